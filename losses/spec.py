@@ -1,0 +1,173 @@
+"""The declaration around a loss function: what it needs, what it returns, which hyper-parameters it has."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from losses.batch import PreferenceBatch
+from losses.registry import Registry, RegistryError, nearest, origin_of
+
+DATA_KINDS = ("paired", "unpaired")
+NEEDS = ("reference", "prompt_embeddings", "scores")
+REDUCTIONS = ("sum", "mean")
+HYPERPARAMETER_TYPES = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword argument of a loss: its type, its default, and the values that a default grid tries."""
+
+    name: str
+    type: type
+    default: bool | int | float | str
+    grid: tuple
+
+    def check(self, value: object, owner: str) -> bool | int | float | str:
+        """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type or (self.type is float and not math.isfinite(value)):
+            raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A registered loss. Call it with a batch and hyper-parameters to get one value per example (or contrast row)."""
+
+    name: str
+    function: Callable[..., Tensor]
+    paper: str
+    data: str
+    needs: frozenset[str]
+    reduction: str
+    couples_examples: bool
+    start_value: Callable[..., float] | None
+    hyperparameters: Mapping[str, Hyperparameter] = field(hash=False)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n")[0]
+
+    def settings(self, given: Mapping[str, object] | None = None) -> dict[str, bool | int | float | str]:
+        """Return every hyper-parameter with its value, defaults filled in; raise `RegistryError` on a wrong one."""
+        given = dict(given or {})
+        for name in given:
+            if name not in self.hyperparameters:
+                raise RegistryError(
+                    f"loss {self.name!r} has no hyper-parameter {name!r}{nearest(name, self.hyperparameters)}"
+                )
+        owner = f"loss {self.name!r}"
+        return {
+            name: parameter.check(given[name], owner) if name in given else parameter.default
+            for name, parameter in self.hyperparameters.items()
+        }
+
+    def grid(self) -> list[dict]:
+        """Return the default grid as settings: the product of each hyper-parameter's declared values."""
+        axes = [[(name, value) for value in p.grid] for name, p in self.hyperparameters.items() if p.grid]
+        return [self.settings(dict(point)) for point in itertools.product(*axes)]
+
+    def start(self, settings: Mapping[str, object]) -> float | None:
+        """Return the value that every row must have when policy = reference, or None where none is declared."""
+        return None if self.start_value is None else float(self.start_value(**settings))
+
+    def __call__(self, batch: PreferenceBatch, **settings) -> Tensor:
+        """Return the loss of each row, `(rows,)`; the loss of the batch is their mean."""
+        settings = self.settings(settings)
+        if self.data == "paired" and len(batch.chosen) != len(batch.rejected):
+            raise ValueError(
+                f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
+            )
+        return self.function(batch, **settings)
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def register_loss(
+    name: str,
+    *,
+    paper: str = "",
+    grid: Mapping[str, Iterable] | None = None,
+    data: str = "paired",
+    needs: Iterable[str] = ("reference",),
+    reduction: str = "sum",
+    couples_examples: bool = False,
+    start_value: Callable[..., float] | None = None,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
+
+    - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
+    - `data`: "paired" or "unpaired"; `needs`: of "reference", "prompt_embeddings", "scores".
+    - `reduction`: "sum" or "mean", how the log-probs of a completion enter the loss.
+    - `couples_examples`: true when the value of one row depends on other rows of the effective batch.
+    - `start_value`: the loss at policy = reference as a function of the hyper-parameters; training checks it.
+
+    The function itself is returned unchanged. Raises `RegistryError` on a declaration that does not hold.
+    """
+
+    def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        origin = origin_of(function)
+        where = f"loss {name!r} ({origin})"
+        _one_of(where, "data", data, DATA_KINDS)
+        _one_of(where, "reduction", reduction, REDUCTIONS)
+        for need in needs:
+            _one_of(where, "needs", need, NEEDS)
+        loss = Loss(
+            name=name,
+            function=function,
+            paper=paper,
+            data=data,
+            needs=frozenset(needs),
+            reduction=reduction,
+            couples_examples=couples_examples,
+            start_value=start_value,
+            hyperparameters=_hyperparameters(function, grid or {}, where),
+        )
+        LOSSES.add(name, loss, origin)
+        return function
+
+    return decorate
+
+
+def get_loss(name: str) -> Loss:
+    """Return a registered loss; an unknown name raises `RegistryError` with the nearest one."""
+    return LOSSES.get(name)
+
+
+def list_losses() -> list[str]:
+    """Return the names of all registered losses, in the order of registration."""
+    return list(LOSSES)
+
+
+def _one_of(where: str, what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RegistryError(f"{where}: {what} is {value!r}{nearest(value, allowed)}")
+
+
+def _hyperparameters(function: Callable, grid: Mapping[str, Iterable], where: str) -> dict[str, Hyperparameter]:
+    _batch, *keywords = inspect.signature(function).parameters.values()
+    types = typing.get_type_hints(function)
+    found = {}
+    for keyword in keywords:
+        if keyword.kind is not keyword.KEYWORD_ONLY or keyword.default is keyword.empty:
+            raise RegistryError(f"{where}: {keyword.name!r} must be keyword-only (after *) and have a default")
+        kind = types.get(keyword.name, type(keyword.default))
+        if kind not in HYPERPARAMETER_TYPES:
+            raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
+        parameter = Hyperparameter(keyword.name, kind, keyword.default, ())
+        values = tuple(parameter.check(value, where) for value in grid.get(keyword.name, ()))
+        found[keyword.name] = Hyperparameter(keyword.name, kind, parameter.check(keyword.default, where), values)
+    for name in grid:
+        if name not in found:
+            raise RegistryError(f"{where}: the grid names {name!r}, which is no argument{nearest(name, found)}")
+    return found

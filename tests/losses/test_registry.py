@@ -1,0 +1,129 @@
+"""The registry: what it accepts, what it refuses, and what it says then."""
+
+import pytest
+import torch
+
+from losses import PreferenceBatch, RegistryError, get_loss, list_losses, register_loss
+from losses.registry import Registry
+from losses.spec import LOSSES
+
+
+@pytest.fixture
+def scratch():
+    """Losses registered by a test are gone after it."""
+    entries, origins = dict(LOSSES._entries), dict(LOSSES._origins)
+    yield
+    LOSSES._entries, LOSSES._origins = entries, origins
+
+
+def test_the_losses_of_the_papers_comparison_are_registered():
+    assert list_losses()[:7] == [
+        "dpo",
+        "ipo",
+        "ipo_sum",
+        "rpo_paired",
+        "rpo_unpaired",
+        "rpo_uniform",
+        "rpo_diagonal",
+    ]
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(RegistryError, match=r"unknown loss 'rpo_pared'; did you mean 'rpo_paired'\?"):
+        get_loss("rpo_pared")
+
+
+def test_an_unknown_hyperparameter_suggests_the_nearest():
+    batch = PreferenceBatch.from_logps(*[torch.zeros(2)] * 4)
+    with pytest.raises(RegistryError, match=r"loss 'dpo' has no hyper-parameter 'betta'; did you mean 'beta'\?"):
+        get_loss("dpo")(batch, betta=0.1)
+
+
+@pytest.mark.parametrize("value", ["0.1", True, None, float("nan"), float("inf")])
+def test_a_hyperparameter_of_the_wrong_type_is_refused(value):
+    with pytest.raises(RegistryError, match="beta must be a float"):
+        get_loss("dpo").settings({"beta": value})
+
+
+def test_an_integer_serves_as_a_float():
+    assert get_loss("dpo").settings({"beta": 1}) == {"beta": 1.0}
+
+
+def test_two_registrations_under_one_name_name_both_places(scratch):
+    @register_loss("twice")
+    def first(batch, *, beta: float = 0.1):
+        """First."""
+
+    with pytest.raises(RegistryError) as error:
+
+        @register_loss("twice")
+        def second(batch, *, beta: float = 0.1):
+            """Second."""
+
+    assert f"{__file__}:{first.__code__.co_firstlineno}" in str(error.value)
+    assert str(error.value).count(__file__) == 2
+
+
+def test_registering_the_same_function_again_replaces_it(scratch):
+    for default in (0.1, 0.2):
+
+        @register_loss("again")
+        def loss(batch, *, beta: float = default):
+            """A cell of a notebook, run twice."""
+
+    assert get_loss("again").settings() == {"beta": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        ({"data": "pairs"}, "data is 'pairs'; did you mean 'paired'"),
+        ({"needs": ["referenc"]}, "needs is 'referenc'; did you mean 'reference'"),
+        ({"reduction": "average"}, "reduction is 'average'"),
+        ({"grid": {"betta": [1.0]}}, "the grid names 'betta', which is no argument; did you mean 'beta'"),
+        ({"grid": {"beta": ["large"]}}, "beta must be a float, got 'large'"),
+    ],
+)
+def test_a_declaration_that_does_not_hold_is_refused(scratch, declaration, message):
+    with pytest.raises(RegistryError, match=message):
+
+        @register_loss("wrong", **declaration)
+        def loss(batch, *, beta: float = 0.1):
+            """Never registered."""
+
+    assert "wrong" not in list_losses()
+
+
+def test_hyperparameters_are_keyword_only_with_defaults(scratch):
+    with pytest.raises(RegistryError, match="'beta' must be keyword-only"):
+
+        @register_loss("positional")
+        def positional(batch, beta: float = 0.1):
+            """Never registered."""
+
+    with pytest.raises(RegistryError, match="have a default"):
+
+        @register_loss("no_default")
+        def no_default(batch, *, beta: float):
+            """Never registered."""
+
+
+def test_the_default_grid_is_the_product_of_the_declared_values():
+    grid = get_loss("rpo_paired").grid()
+    assert len(grid) == 4 * 3
+    assert {"beta": 0.01, "temperature": 0.75} in grid
+
+
+def test_every_registered_loss_is_documented_and_has_a_grid():
+    for loss in map(get_loss, list_losses()):
+        assert loss.summary and loss.paper, loss.name
+        for parameter in loss.hyperparameters.values():
+            assert parameter.grid, f"{loss.name}: {parameter.name}"
+            assert parameter.default in parameter.grid, f"{loss.name}: the default of {parameter.name} is not tried"
+
+
+def test_registries_of_other_kinds_speak_of_their_kind():
+    tasks: Registry[int] = Registry("task")
+    tasks.add("hh", 1, "here:1")
+    with pytest.raises(RegistryError, match="unknown task 'h'"):
+        tasks.get("h")
