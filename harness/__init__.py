@@ -1,0 +1,1 @@
+"""A benchmark harness that compares preference-optimisation losses for language models."""

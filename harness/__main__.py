@@ -1,0 +1,115 @@
+"""The command line: python -m harness COMMAND."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from harness.config import load_experiment
+from harness.errors import UserError
+from losses import RegistryError
+
+INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status: 0, 1 for failed cells, 2 for what the user must change."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except (UserError, RegistryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    experiment = load_experiment(options.experiment, options.overrides)
+    from harness.run import run_experiment  # torch and transformers, only now
+
+    return run_experiment(experiment, Console())
+
+
+def _report(options: argparse.Namespace) -> int:
+    experiment = load_experiment(options.experiment, options.overrides)
+    from harness.reporting.report import print_leaderboard, write_report
+
+    console = Console()
+    print_leaderboard(write_report(experiment.folder), console)
+    console.print(f"report in {experiment.folder}", highlight=False, markup=False)
+    return 0
+
+
+def _losses(options: argparse.Namespace) -> int:
+    from harness.listing import losses_as_dicts, losses_table
+    from harness.plugins import load_plugins
+
+    load_plugins(options.plugin)
+    if options.json:
+        print(json.dumps(losses_as_dicts(), indent=2))
+    else:
+        Console().print(losses_table())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Compare preference-optimisation losses for language models: same start, data and budget.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def experiment_command(name: str, function, help: str, epilog: str) -> None:
+        command = commands.add_parser(
+            name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.add_argument("experiment", help="the experiment file (YAML)")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key.path=value", help="overrides of the file, in OmegaConf's dotted form"
+        )
+        command.set_defaults(command=function)
+
+    experiment_command(
+        "run",
+        _run,
+        "Train, sample, judge and score what an experiment asks for and is not done yet; then write its report.",
+        "examples:\n"
+        "  python -m harness run experiments/rpo_vs_dpo.yaml\n"
+        "  python -m harness run experiments/rpo_vs_dpo.yaml name=longer train.epochs=2 seeds=[0,1]\n\n"
+        "exit status: 0 all cells are there, 1 a cell failed, 2 something must be changed first",
+    )
+    experiment_command(
+        "report",
+        _report,
+        "Rebuild leaderboard, tables and plots from what the runs left. Needs no torch, GPU or key.",
+        "example:\n  python -m harness report experiments/rpo_vs_dpo.yaml",
+    )
+    listing = commands.add_parser(
+        "losses",
+        help="List the registered losses.",
+        description="List the registered losses: paper, data, needs, reduction, hyper-parameters with default and grid.",
+        epilog="examples:\n  python -m harness losses\n  python -m harness losses --plugin my_loss.py --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listing.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="a Python file that registers losses"
+    )
+    listing.set_defaults(command=_losses)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Executes a plan: every stage that is not done yet, then the report. A failed cell fails alone."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+
+from rich.console import Console
+from rich.markup import escape
+
+from harness.config import ExperimentConfig
+from harness.duration import readable
+from harness.errors import UserError
+from harness.manifest import describe_run
+from harness.plan import SFT, Cell, Plan, make_plan
+from harness.progress import Display
+from harness.reporting.report import print_leaderboard, write_report
+from harness.stages import Stages
+from harness.store import find_artifact, write_json
+from losses import RegistryError
+
+
+def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
+    """Run what is not done yet, write the report and print the leaderboard; return the exit status.
+
+    0: every cell is there; 1: a cell failed (the reason is in its row and its `failed.json`). `UserError` and
+    `RegistryError` are raised before anything is trained.
+    """
+    started = time.monotonic()
+    plan = make_plan(experiment)
+    stages = Stages(plan)
+    _announce(plan, stages, console)
+    write_json(experiment.folder / "plan.json", plan.description())
+    counts = {name: prepared.counts for name, prepared in stages.prepared.items()}
+    write_json(experiment.folder / "manifest.json", describe_run(plan, counts))
+    failures = _run_cells(plan, stages, console)
+    frame = write_report(experiment.folder)
+    print_leaderboard(frame, console)
+    console.print(
+        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}", highlight=False
+    )
+    for label, reason in failures.items():
+        console.print(f"failed: {escape(label)}: {escape(reason)}", highlight=False, style="red")
+    return 1 if failures else 0
+
+
+def is_done(plan: Plan, stages: Stages, cell: Cell) -> bool:
+    """Whether a cell has been trained (its later stages check themselves)."""
+    return find_artifact(stages.folder(cell) / "train", cell.inputs) is not None
+
+
+def _announce(plan: Plan, stages: Stages, console: Console) -> None:
+    """Say what the run will do before it does it."""
+    experiment = plan.experiment
+    losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
+    todo = [cell for cell in plan.cells if not is_done(plan, stages, cell)]
+    lines = [
+        f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - len(todo)} already trained)",
+        f"  model   {experiment.model.name}, training {_tuned(plan)}, {experiment.model.dtype}, on {stages.accelerator.device}"
+        + (f" x {stages.accelerator.num_processes}" if stages.accelerator.num_processes > 1 else ""),
+        f"  losses  {', '.join(losses)}, and the SFT policy as a row of its own; seeds {experiment.seeds}",
+    ]
+    for name, prepared in stages.prepared.items():
+        sizes = [f"{len(split.examples)} {kind}" for kind, split in prepared.splits.items()]
+        sizes.append(f"{len(prepared.questions)} test prompts against {plan.tasks[name].task.baseline}")
+        cut = {k: v for k, v in prepared.counts.items() if v and ("truncated" in k or "too long" in k)}
+        notes = "; ".join(f"{what}: {count}" for what, count in cut.items())
+        lines.append(f"  {name:<7} {', '.join(sizes)}" + (f" ({notes})" if notes else ""))
+    lines.append(f"  judge   {plan.judge.name}")
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _tuned(plan: Plan) -> str:
+    model = plan.experiment.model
+    return {
+        "full": "all weights",
+        "lora": f"LoRA of rank {model.lora.rank}",
+        "last_layers": f"the last {model.last_layers} layers",
+    }[model.tune]
+
+
+def _run_cells(plan: Plan, stages: Stages, console: Console) -> dict[str, str]:
+    """Bring every cell to its end; return the reasons of those that failed, by label."""
+    failures: dict[str, str] = {}
+    broken: dict[str, Exception] = {}  # a task whose shared stages failed fails each of its cells, once tried
+    with Display(console, len(plan.cells)) as display:
+        for cell in plan.cells:
+            failure = stages.folder(cell) / "failed.json"
+            stage = "sft"
+            try:
+                if cell.task in broken:
+                    raise broken[cell.task]
+                try:
+                    _run_shared(cell.task, stages, display)
+                except Exception as error:
+                    broken[cell.task] = error
+                    raise
+                stages.folder(cell).mkdir(parents=True, exist_ok=True)
+                write_json(stages.folder(cell) / "cell.json", plan.describe(cell))
+                stage = "train"
+                with display.stage(f"{cell.label}: train") as progress:
+                    stages.train(cell, progress)
+                for task in cell.evaluated_on:
+                    stage = f"sample-{task}"
+                    with display.stage(f"{cell.label}: sample {task}") as progress:
+                        stages.sample(cell, task, progress)
+                    stage = f"judge-{task}"
+                    with display.stage(f"{task}: making the judge ready"):
+                        stages.judge_of(cell.task, task)
+                    with display.stage(f"{cell.label}: judge {task}") as progress:
+                        stages.judge(cell, task, progress)
+                failure.unlink(missing_ok=True)
+            except Exception as error:  # whatever a cell does wrong is its own; the others go on
+                reason = f"{type(error).__name__}: {error}".split("\n")[0]
+                if isinstance(error, (UserError, RegistryError)):
+                    reason = str(error)
+                failures[cell.label] = f"{stage}: {reason}"
+                display.line(f"{cell.label}: {stage} failed: {reason}")
+                failure.parent.mkdir(parents=True, exist_ok=True)
+                details = "".join(traceback.format_exception(error))
+                write_json(failure, {"stage": stage, "reason": reason, "traceback": details})
+            display.cell_done()
+    return failures
+
+
+def _run_shared(task: str, stages: Stages, display: Display) -> None:
+    """Make what all cells of a task share: the frozen layers' activations, SFT, the reference's log-probs."""
+    for split in stages.prepared[task].splits:
+        with display.stage(f"{task}: frozen layers, {split}") as progress:
+            stages.source(task, split, progress)
+    with display.stage(f"{task}: SFT") as progress:
+        stages.sft(task, progress)
+    for split in stages.prepared[task].splits:
+        with display.stage(f"{task}: reference log-probs, {split}") as progress:
+            stages.reference(task, split, progress)

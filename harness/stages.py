@@ -1,0 +1,258 @@
+"""The stages of an experiment: SFT and reference once per task, then train, sample and judge for each cell.
+
+Each stage is an artifact: complete or absent, never computed twice. Stages know how to do one thing; the order, the
+display and what to do about failures are `harness.run`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from harness.evaluation.base import Comparison, Judge, JudgeContext
+from harness.evaluation.sampling import sample
+from harness.hashing import hash_value
+from harness.plan import SFT, Cell, Plan
+from harness.store import Artifact, build_artifact, find_artifact, read_jsonl, write_json, write_jsonl
+from harness.tasks.base import Prompt
+from harness.training.data import PreparedTask, Tokens, prepare_task
+from harness.training.policy import TENSORS, Policy, load_policy
+from harness.training.precompute import BatchSource, TokenLogProbs, reference_logprobs, score, trunk_activations
+from harness.training.preference import Split, train_preference
+from harness.training.sft import train_sft
+
+Progress = Callable[[int, int], None]
+
+
+class Stages:
+    """The stages of one plan. Heavy things are made on first use and kept while they serve."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.experiment = plan.experiment
+        self.store = plan.store
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.prepared: dict[str, PreparedTask] = {
+            name: prepare_task(name, planned.task, planned.data, planned.config, plan.renderer)
+            for name, planned in plan.tasks.items()
+        }
+        # One policy and one reference at a time: cells come in the order of their tasks.
+        self._policy = lru_cache(maxsize=1)(self._load_policy)
+        self._reference_policy = lru_cache(maxsize=1)(self._load_reference_policy)
+        self.judge_of = lru_cache(maxsize=None)(self._make_judge)
+
+    # ------------------------------------------------------------------ what cells share
+
+    def sft(self, task: str, progress: Progress) -> Artifact:
+        """The SFT policy of a task: every cell's start and reference."""
+        config = self.experiment.sft
+
+        def build(folder: Path) -> None:
+            completions = [e.chosen for e in self.prepared[task].splits["train"].examples if e.chosen is not None]
+            policy = self._to_device(load_policy(self.plan.model, self.experiment.model, seed=config.seed))
+            policy.verify()
+            train_sft(
+                policy, completions, self.source(task, "train", progress), config, self.accelerator, folder, progress
+            )
+
+        return self.store.artifact("sft", self.plan.sft_inputs(task), build)
+
+    def source(self, task: str, split: str, progress: Progress) -> BatchSource:
+        """The token data of a split; where the last layers alone are trained, with the frozen ones' activations."""
+        bare = self._bare_source(self.prepared[task].splits[split].sequences)
+        if self.experiment.model.tune != "last_layers":
+            return bare
+        trunk = trunk_activations(
+            self.store, self._base_policy, self.plan.model_hash, self.experiment.model, bare, progress
+        )
+        return dataclasses.replace(bare, trunk=trunk)
+
+    def reference(self, task: str, split: str, progress: Progress) -> TokenLogProbs:
+        """The reference's log-probs of a split."""
+        sft = self.sft(task, progress)
+        weights = hash_value([self.plan.model_hash, sft.manifest["files"][TENSORS]])
+        return reference_logprobs(
+            self.store,
+            lambda: self._reference_policy(task),
+            weights,
+            self.experiment.model.dtype,
+            self.source(task, split, progress),
+            progress,
+        )
+
+    def embeddings(self, task: str, split: str) -> np.ndarray:
+        """The prompt embeddings of a split's examples, `(examples, d)`."""
+        return self.plan.encoder.embed([prompt_text(e.prompt) for e in self.prepared[task].splits[split].examples])
+
+    # ------------------------------------------------------------------ a cell's own
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's results are."""
+        return self.experiment.folder / "cells" / cell.key
+
+    def train(self, cell: Cell, progress: Progress) -> Artifact:
+        """Train the cell's policy; for the SFT row there is nothing to train."""
+
+        def build(folder: Path) -> None:
+            if cell.loss == SFT:
+                nothing = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
+                write_json(folder / "summary.json", nothing)
+                return
+            policy = self._to_device(
+                load_policy(
+                    self.plan.model, self.experiment.model, [self.sft(cell.task, progress).path], seed=cell.seed
+                )
+            )
+            loss = self.plan.losses[cell.loss]
+            embeds = "prompt_embeddings" in loss.needs
+            train_preference(
+                policy,
+                loss,
+                cell.settings,
+                self._split(cell.task, "train", embeds, progress),
+                self._split(cell.task, "dev", embeds, progress),
+                self.experiment.train,
+                cell.seed,
+                self.accelerator,
+                folder,
+                progress,
+            )
+
+        return build_artifact(self.folder(cell) / "train", "train", cell.inputs, build)
+
+    def sample(self, cell: Cell, task: str, progress: Progress) -> Artifact:
+        """Sample the cell's policy on a task's test prompts, and score the samples under policy and reference."""
+        prepared, decoding, renderer = self.prepared[task], self.experiment.sample, self.plan.renderer
+        inputs = {
+            "policy": cell.key,
+            "decoding": {k: v for k, v in dataclasses.asdict(decoding).items() if k != "batch_size"},
+            "seed": cell.seed,
+            "prompts": hash_value(
+                [[q.id, q.baseline, ids] for q, ids in zip(prepared.questions, prepared.question_ids, strict=True)]
+            ),
+        }
+
+        def build(folder: Path) -> None:
+            policy = self._policy(cell)
+            samples = sample(
+                policy.model,
+                prepared.question_ids,
+                [q.id for q in prepared.questions],
+                decoding=decoding,
+                seed=cell.seed,
+                stop_tokens=renderer.stop_tokens,
+                pad_token=renderer.pad_token,
+                progress=progress,
+            )
+            sequences = [Tokens(ids, s.ids) for ids, s in zip(prepared.question_ids, samples, strict=True)]
+            batches = self._bare_source(sequences)
+            policies = [policy] if cell.loss == SFT else [policy, self._reference_policy(cell.task)]
+            scored = score(policies, batches)
+            every = range(len(sequences))
+            logps, reference_logps = scored[0].sums(every).tolist(), scored[-1].sums(every).tolist()
+            write_jsonl(
+                folder / "samples.jsonl",
+                (
+                    {
+                        "id": q.id,
+                        "prompt": [dataclasses.asdict(m) for m in q.prompt],
+                        "response": renderer.decode(s.ids),
+                        "baseline": q.baseline,
+                        "tokens": len(s.ids),
+                        "finished": s.finished,
+                        "logp": logp,
+                        "reference_logp": reference_logp,
+                    }
+                    for q, s, logp, reference_logp in zip(
+                        prepared.questions, samples, logps, reference_logps, strict=True
+                    )
+                ),
+            )
+
+        return build_artifact(self.folder(cell) / f"sample-{task}", "sample", inputs, build)
+
+    def judge(self, cell: Cell, task: str, progress: Progress) -> Artifact:
+        """Judge the cell's samples on a task against its baseline."""
+        judge = self.judge_of(cell.task, task)
+        samples = find_artifact(self.folder(cell) / f"sample-{task}")
+        inputs = {"judge": judge.id, "samples": samples.manifest["files"]["samples.jsonl"]}
+        path = self.folder(cell) / f"judge-{task}"
+
+        def build(folder: Path) -> None:
+            rows = read_jsonl(samples.path / "samples.jsonl")
+            prompts = {q.id: q.prompt for q in self.prepared[task].questions}
+            comparisons = [Comparison(r["id"], prompts[r["id"]], r["response"], r["baseline"]) for r in rows]
+            done = 0
+
+            def advance(more: int) -> None:
+                nonlocal done
+                done += more
+                progress(done, len(comparisons))
+
+            judgements = judge.judge(comparisons, advance)
+            write_jsonl(folder / "judgements.jsonl", map(dataclasses.asdict, judgements))
+            agreement = dataclasses.asdict(judge.agreement) if judge.agreement else None
+            write_json(folder / "judge.json", {"id": judge.id, "agreement": agreement})
+
+        found = find_artifact(path, inputs)
+        if found and any(row["status"] == "failed" for row in read_jsonl(found.path / "judgements.jsonl")):
+            shutil.rmtree(path)  # what failed is asked again; what was answered is in the judge's cache
+        return build_artifact(path, "judge", inputs, build)
+
+    # ------------------------------------------------------------------ the making of it
+
+    def _bare_source(self, sequences: list[Tokens]) -> BatchSource:
+        return BatchSource(sequences, self.plan.renderer.pad_token, self.experiment.train.micro_batch_tokens)
+
+    def _split(self, task: str, split: str, embeds: bool, progress: Progress) -> Split:
+        tokens = self.prepared[task].splits[split]
+        return Split(
+            tokens.examples,
+            tokens.paired,
+            self.source(task, split, progress),
+            self.reference(task, split, progress),
+            self.embeddings(task, split) if embeds else None,
+        )
+
+    def _to_device(self, policy: Policy) -> Policy:
+        return policy.to(self.accelerator.device)
+
+    def _base_policy(self) -> Policy:
+        return self._to_device(load_policy(self.plan.model, self.experiment.model))
+
+    def _load_reference_policy(self, task: str) -> Policy:
+        sft = self.sft(task, lambda done, total: None)
+        return self._to_device(load_policy(self.plan.model, self.experiment.model, [sft.path]))
+
+    def _load_policy(self, cell: Cell) -> Policy:
+        if cell.loss == SFT:
+            return self._reference_policy(cell.task)
+        tensors = [self.sft(cell.task, lambda done, total: None).path, self.folder(cell) / "train"]
+        return self._to_device(load_policy(self.plan.model, self.experiment.model, tensors))
+
+    def _make_judge(self, trained_on: str, task: str) -> Judge:
+        """The judge of a task; where the task has no preferences of its own, it learns from those of the training task."""
+        source = self.prepared[task if self.prepared[task].judge_fit else trained_on]
+        context = JudgeContext(
+            template=self.plan.tasks[task].task.template,
+            fit=source.judge_fit,
+            held_out=source.judge_test,
+            labels=source.labels,
+            embed=self.plan.encoder.embed,
+            encoder=self.plan.encoder.hash,
+            store=self.store,
+            cache=self.store.root,
+        )
+        return self.plan.judge.make(self.plan.judge_options, context)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Return a prompt as one text, for its embedding."""
+    return "\n\n".join(message.content for message in prompt)

@@ -1,0 +1,219 @@
+"""The policy: a causal language model, what of it is trained, and how its trained part is kept.
+
+A trained policy is the base model plus one file of tensors (or two: SFT's, then the loss's). With LoRA the SFT
+adapter is merged before the loss gets a fresh one, so that the reference is the SFT model and never the base.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.assets import quiet
+from harness.config import ModelConfig
+from harness.errors import UserError
+from harness.training.batches import TokenBatch
+from harness.training.logprobs import token_logprobs
+
+TENSORS = "tensors.safetensors"
+
+
+class Policy(nn.Module):
+    """A causal LM that gives log-probs of completion tokens, in fp32, under the experiment's compute dtype.
+
+    With `tune: last_layers`, `trunk` computes the frozen layers' activations and the forward pass can start from
+    them; they serve every policy of the experiment.
+    """
+
+    def __init__(self, model, config: ModelConfig):
+        super().__init__()
+        self.model = model
+        self.compute_dtype = getattr(torch, config.dtype)
+        self.trunk = self.top = None
+        if config.tune == "last_layers":
+            trunk, top = split_decoder(model.get_decoder(), config.last_layers)
+            object.__setattr__(self, "trunk", trunk)  # views of `model`: not to be registered a second time
+            object.__setattr__(self, "top", top)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` fp32 log-probs of the batch's completion tokens."""
+        with self._autocast():
+            if batch.hidden is not None:
+                hidden = self.top(inputs_embeds=batch.hidden, use_cache=False).last_hidden_state
+            else:
+                hidden = self.model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            hidden = hidden.flatten(0, 1)[batch.position]
+            head = self.model.get_output_embeddings()
+            return token_logprobs(hidden, head.weight, batch.targets, getattr(head, "bias", None))
+
+    @torch.no_grad()
+    def trunk_activations(self, input_ids: Tensor) -> Tensor:
+        """Return `(rows, length, d)`: what the frozen layers pass to the trained ones, in the compute dtype."""
+        with self._autocast():
+            return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state.to(self.compute_dtype)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def save(self, folder: Path) -> None:
+        """Write the trained tensors, fp32, as safetensors."""
+        save_file({name: p.detach().float().cpu().contiguous() for name, p in self.trained().items()}, folder / TENSORS)
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Check on a few tokens that log-probs equal those of the model's own logits; raise `UserError` if not.
+
+        A model that scales or caps its logits, or whose layers cannot be run apart, is caught here.
+        """
+        ids = torch.arange(1, 13, device=self.device).remainder(self.model.config.vocab_size).view(2, 6)
+        batch = TokenBatch(
+            input_ids=ids,
+            targets=ids[:, 1:].flatten(),
+            position=torch.cat([torch.arange(5), torch.arange(6, 11)]).to(self.device),
+            row=torch.arange(2, device=self.device).repeat_interleave(5),
+        )
+        with self._autocast():
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).flatten()
+        tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
+        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(ids)]:
+            batch.hidden = hidden
+            if not torch.allclose(self(batch), expected, atol=tolerance):
+                how = "from its last layers alone" if hidden is not None else "from its last hidden state"
+                hint = "; use tune: full or lora" if hidden is not None else ""
+                raise UserError(
+                    f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
+                )
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+
+def load_tokenizer(folder: Path, config: ModelConfig):
+    """Load the tokenizer of a model folder."""
+    from transformers import AutoTokenizer
+
+    with quiet(), _user_error(f"tokenizer in {folder}"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def context_length(folder: Path, config: ModelConfig) -> int | None:
+    """Return how many tokens the model can read, or None where its configuration does not say."""
+    from transformers import AutoConfig
+
+    with quiet(), _user_error(f"configuration in {folder}"):
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    return getattr(settings, "max_position_embeddings", None)
+
+
+def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:
+    """Load the base model, apply trained tensors (folders written by `Policy.save`) in turn, and make it trainable.
+
+    `seed` is that of a fresh LoRA adapter. The policy is returned in eval mode.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), _user_error(f"model in {folder}"):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
+        )
+    for path in trained:
+        _apply(model, load_file(path / TENSORS), config)
+    torch.manual_seed(seed)
+    _choose_trained(model, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # small steps would vanish in bf16: what is trained is kept in fp32
+            parameter.data = parameter.data.float()
+    return Policy(model, config).eval()
+
+
+def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
+    """Return (trunk, top): views of a decoder, all layers but the last `last`, and those with the final norm.
+
+    Both share the decoder's parameters. Raises `UserError` for a decoder that is not built of `.layers`.
+    """
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
+        raise UserError(f"tune: last_layers does not know the layers of {type(decoder).__name__}; use lora or full")
+    depth = len(decoder.layers)
+    if last >= depth:
+        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
+    parts = []
+    for span in (slice(0, depth - last), slice(depth - last, depth)):
+        part = copy.copy(decoder)
+        part._modules = dict(decoder._modules)
+        part.layers = decoder.layers[span]
+        part.config = copy.deepcopy(decoder.config)
+        part.config.num_hidden_layers = len(part.layers)
+        if getattr(decoder.config, "layer_types", None):
+            part.config.layer_types = list(decoder.config.layer_types)[span]
+        parts.append(part)
+    parts[0].norm = nn.Identity()
+    return parts[0], parts[1]
+
+
+def _choose_trained(model, config: ModelConfig) -> None:
+    model.requires_grad_(config.tune == "full")
+    if config.tune == "last_layers":
+        decoder = model.get_decoder()
+        split_decoder(decoder, config.last_layers)  # for its errors
+        for module in (*decoder.layers[-config.last_layers :], decoder.norm):
+            module.requires_grad_(True)
+    if config.tune == "lora":
+        _add_lora(model, config)
+
+
+def _add_lora(model, config: ModelConfig):
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+    settings = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    with quiet(), _user_error("model.lora"):
+        return get_peft_model(model, settings)  # puts the adapter into `model` itself
+
+
+def _apply(model, tensors: dict[str, Tensor], config: ModelConfig) -> None:
+    """Put trained tensors into a freshly loaded model; a LoRA adapter is merged into its weights."""
+    wrapped = _add_lora(model, config) if config.tune == "lora" else None
+    parameters = dict(model.named_parameters())
+    missing = sorted(set(tensors) - set(parameters))
+    if missing:
+        raise UserError(f"trained tensors do not fit the model: it has no {missing[0]!r}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if parameters[name].dtype != torch.float32:
+                parameters[name].data = tensor.to(parameters[name].device)
+            else:
+                parameters[name].copy_(tensor)
+    if wrapped is not None:
+        wrapped.merge_and_unload()
+
+
+class _user_error:
+    """Turn what a library raises while it loads something into a `UserError` that names the thing."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError)) and not isinstance(error, UserError):
+            raise UserError(
+                f"{self.what}: {str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__}"
+            ) from error
+        return False

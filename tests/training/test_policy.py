@@ -1,0 +1,132 @@
+"""The policy: what is trained, what is saved, and that it comes back as it was."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from harness.config import ModelConfig
+from harness.errors import UserError
+from harness.store import Store
+from harness.training.batches import collate
+from harness.training.data import Tokens
+from harness.training.policy import TENSORS, context_length, load_policy
+from harness.training.precompute import BatchSource, score, trunk_activations
+
+SEQUENCES = [Tokens((5, 6, 7), (8, 9)), Tokens((10, 11), (12, 13, 14, 15, 16, 17))]
+IDS = torch.arange(20)[None]
+
+
+def nudge(policy):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.trained().values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def logits(policy):
+    with torch.no_grad():
+        return policy.model(IDS).logits
+
+
+@pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
+def test_what_was_trained_comes_back(tiny_model, tmp_path, tune):
+    config = ModelConfig(tune=tune, last_layers=1)
+    policy = load_policy(tiny_model, config)
+    before = logits(policy)
+    nudge(policy)
+    policy.save(tmp_path)
+    again = load_policy(tiny_model, config, [tmp_path])
+    assert not torch.allclose(before, logits(policy))
+    torch.testing.assert_close(logits(again), logits(policy), atol=1e-4, rtol=1e-4)
+
+
+def test_last_layers_trains_those_and_the_final_norm_alone(tiny_model):
+    names = set(load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1)).trained())
+    assert names and all(name.startswith(("model.layers.2.", "model.norm.")) for name in names)
+
+
+def test_a_fresh_adapter_on_a_merged_sft_adapter_starts_at_the_sft_model_and_not_at_the_base(tiny_model, tmp_path):
+    config = ModelConfig(tune="lora")
+    sft = load_policy(tiny_model, config)
+    nudge(sft)
+    sft.save(tmp_path)
+    start = load_policy(tiny_model, config, [tmp_path], seed=7)
+    torch.testing.assert_close(logits(start), logits(sft), atol=1e-4, rtol=1e-4)
+    assert all("lora" in name for name in start.trained())
+    assert not torch.allclose(logits(start), logits(load_policy(tiny_model, config)), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_last_layers_over_stored_activations_equal_the_whole_model(tiny_model, tmp_path, dtype):
+    config = ModelConfig(tune="last_layers", last_layers=1, dtype=dtype)
+    policy = load_policy(tiny_model, config)
+    bare = BatchSource(SEQUENCES, pad_token=2, budget=100)
+    trunk = trunk_activations(Store(tmp_path), lambda: policy, "hash", config, bare, lambda done, total: None)
+    stored = BatchSource(SEQUENCES, pad_token=2, budget=100, trunk=trunk)
+    batch = stored.batch([0, 1], policy)
+    assert batch.hidden is not None
+    expected = policy(bare.batch([0, 1], policy))
+    torch.testing.assert_close(policy(batch), expected, atol=1e-5 if dtype == "float32" else 0.05, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_trained_is_kept_in_fp32(tiny_model, dtype):
+    policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1, dtype=dtype))
+    assert {p.dtype for p in policy.trained().values()} == {torch.float32}
+    assert policy(collate(SEQUENCES, 2)).dtype == torch.float32
+    policy.verify()
+
+
+def test_log_probs_do_not_depend_on_padding(tiny_model):
+    policy = load_policy(tiny_model, ModelConfig())
+    (together,) = score([policy], BatchSource(SEQUENCES, pad_token=2, budget=1000))
+    (apart,) = score([policy], BatchSource(SEQUENCES, pad_token=7, budget=1))
+    torch.testing.assert_close(torch.from_numpy(together.values), torch.from_numpy(apart.values), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_whose_logits_are_not_those_of_its_last_hidden_state_is_refused(tiny_model):
+    policy = load_policy(tiny_model, ModelConfig())
+    forward = policy.model.forward
+
+    def capped(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits.tanh()
+        return output
+
+    policy.model.forward = capped
+    with pytest.raises(UserError, match="differ from its own logits"):
+        policy.verify()
+
+
+def test_more_trained_layers_than_there_are_is_the_user_s_to_mend(tiny_model):
+    with pytest.raises(UserError, match="last_layers=3, but the model has 3 layers; use tune: full"):
+        load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=3))
+
+
+def test_unknown_lora_targets_are_the_user_s_to_mend(tiny_model):
+    config = ModelConfig(tune="lora")
+    config.lora.targets = "no_such_layer"
+    with pytest.raises(UserError, match=r"model\.lora: .*no_such_layer"):
+        load_policy(tiny_model, config)
+
+
+def test_tensors_of_another_model_are_refused(tiny_model, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"model.layers.9.weight": torch.zeros(1)}, tmp_path / TENSORS)
+    with pytest.raises(UserError, match="do not fit the model: it has no 'model.layers.9.weight'"):
+        load_policy(tiny_model, ModelConfig(), [tmp_path])
+
+
+def test_a_broken_configuration_is_named(tiny_model, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
+    with pytest.raises(UserError, match="broken"):
+        load_policy(folder, ModelConfig())
+
+
+def test_the_context_length_is_read_from_the_configuration(tiny_model):
+    assert context_length(tiny_model, ModelConfig()) == 512
