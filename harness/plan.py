@@ -1,34 +1,29 @@
-"""From an experiment to its cells: what is trained, evaluated and judged, under which keys. Nothing runs here.
+"""From an experiment to its cells: data, model and the keys of all that is to be computed. Nothing runs here.
 
 All that a user can get wrong is found while planning, before anything expensive starts.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-import harness.evaluation.judges  # noqa: F401  (registers the judges)
 from harness.assets import model_folder, weights_hash
-from harness.config import ExperimentConfig, TaskConfig, merged
+from harness.config import ExperimentConfig, TaskConfig
 from harness.encoder import Encoder
 from harness.errors import UserError
-from harness.evaluation.base import JUDGES, JudgeKind
 from harness.hashing import hash_source, hash_value
 from harness.plugins import load_plugins
+from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
-from harness.tasks import TASKS, Task, TaskData
+from harness.tasks import Task, TaskData
 from harness.training.policy import context_length, load_tokenizer
 from harness.training.render import Renderer
-from losses import Loss, get_loss
+from losses import Loss
 from losses.registry import origin_of
 
-SFT = "sft"  # the row of the policy that every loss starts from
 FORMAT = 1  # raised when training changes what the same experiment computes
 
 
@@ -67,14 +62,12 @@ class Plan:
     """Everything that a run needs to know before it begins."""
 
     experiment: ExperimentConfig
+    resolved: Resolved
     model: Path
     model_hash: str
     renderer: Renderer
     encoder: Encoder
     tasks: dict[str, PlannedTask]
-    losses: dict[str, Loss]
-    judge: JudgeKind
-    judge_options: object
     cells: list[Cell]
     store: Store
 
@@ -93,7 +86,7 @@ class Plan:
 
     def describe(self, cell: Cell) -> dict:
         """Return one cell as reporting reads it (`cell.json`)."""
-        loss = self.losses.get(cell.loss)
+        loss = self.resolved.losses.get(cell.loss)
         return {
             "key": cell.key,
             "trained_on": cell.task,
@@ -114,113 +107,35 @@ def make_plan(experiment: ExperimentConfig) -> Plan:
     lengths that the model cannot take, a judge that could not work, or a results folder that cannot be written.
     """
     load_plugins(experiment.plugins)
-    losses, grids = _losses(experiment)
-    tasks = {name: _resolve_task(name, config) for name, config in experiment.tasks.items()}
-    evaluated_on = _evaluations(experiment, tasks)
-    judge, options = _judge(experiment)
+    resolved = resolve(experiment)
+    resolved.judge.check(resolved.judge_options)
     _check_writable(experiment.folder)
     store = Store(experiment.store)
     folder = model_folder(experiment.model.name, experiment.model.revision)
     _check_lengths(experiment, context_length(folder, experiment.model))
     renderer = Renderer(load_tokenizer(folder, experiment.model))
     model_hash = weights_hash(folder)
-    planned = {name: _load(name, task, experiment.tasks[name]) for name, task in tasks.items()}
-    _check_data(losses, planned)
+    planned = {name: _load(name, task, experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    _check_data(resolved.losses, planned)
     cells = [
-        _cell(experiment, model_hash, planned[name], loss, settings, seed, evaluated_on[name])
-        for name in evaluated_on
+        _cell(experiment, model_hash, planned[name], resolved.losses.get(loss), settings, seed, evaluated_on)
+        for name, evaluated_on in resolved.evaluated_on.items()
         for seed in experiment.seeds
-        for loss, settings in [(None, {}), *((losses[k], s) for k, grid in grids.items() for s in grid)]
+        for loss, settings in [(SFT, {}), *resolved.points]
     ]
-    return Plan(
-        experiment,
-        folder,
-        model_hash,
-        renderer,
-        Encoder(experiment.encoder, store),
-        planned,
-        losses,
-        judge,
-        options,
-        cells,
-        store,
-    )
-
-
-def _losses(experiment: ExperimentConfig) -> tuple[dict[str, Loss], dict[str, list[dict]]]:
-    """Return the losses by name, and for each the settings that its grid expands to."""
-    losses, grids = {}, {}
-    for name, given in experiment.losses.items():
-        if name == SFT:
-            raise UserError("losses: 'sft' needs no entry; the SFT policy is a row of every leaderboard")
-        losses[name] = loss = get_loss(name)
-        if given == "grid":
-            grids[name] = loss.grid()
-            continue
-        if given is not None and not isinstance(given, Mapping):
-            raise UserError(
-                f"losses.{name}: give hyper-parameters as a mapping (a list is a grid), or the word 'grid'; got {given!r}"
-            )
-        axes = []
-        for key, value in (given or {}).items():
-            parameter = loss.hyperparameters.get(key)
-            values = list(parameter.grid) if value == "grid" and parameter and parameter.type is not str else value
-            axes.append([(key, v) for v in (values if isinstance(values, list) else [values])])
-        grids[name] = [loss.settings(dict(point)) for point in itertools.product(*axes)]
-        if not grids[name]:
-            raise UserError(f"losses.{name}: an empty list of values leaves nothing to run")
-    return losses, grids
-
-
-def _resolve_task(name: str, config: TaskConfig) -> Task:
-    try:
-        return TASKS.get(config.kind or name)
-    except ValueError as error:
-        raise UserError(f"tasks.{name}: {error}; set tasks.{name}.kind for a name of your own") from None
-
-
-def _evaluations(experiment: ExperimentConfig, tasks: Mapping[str, Task]) -> dict[str, tuple[str, ...]]:
-    """Return for each training task the tasks that its policies are evaluated on, itself first."""
-    trained = [name for name, task in tasks.items() if task.trains]
-    if not trained:
-        raise UserError("tasks: none of them trains a policy; add one such as hh or tldr")
-    evaluated = {name: [name] for name in trained}
-    for name, task in tasks.items():
-        sources = experiment.tasks[name].evaluates
-        if task.trains and sources:
-            raise UserError(
-                f"tasks.{name}.evaluates: {name} trains policies of its own; only tasks such as alpaca_eval evaluate others'"
-            )
-        for source in sources if not task.trains else ():
-            if source not in evaluated:
-                raise UserError(
-                    f"tasks.{name}.evaluates: {source!r} is no training task of this experiment ({', '.join(trained)})"
-                )
-            evaluated[source].append(name)
-        if not task.trains and not sources:
-            raise UserError(
-                f"tasks.{name} trains nothing: say whose policies it evaluates, for example evaluates: [{trained[0]}]"
-            )
-    return {name: tuple(names) for name, names in evaluated.items()}
-
-
-def _judge(experiment: ExperimentConfig) -> tuple[JudgeKind, object]:
-    given = dict(experiment.judge)
-    kind = JUDGES.get(given.pop("kind", "preference_model"))
-    options = OmegaConf.to_object(merged(kind.options, given, f"judge ({kind.name})"))
-    kind.check(options)
-    return kind, options
+    encoder = Encoder(experiment.encoder, store)
+    return Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, cells, store)
 
 
 def _check_writable(folder: Path) -> None:
+    """Try to write where the results will be, and leave nothing there."""
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
         raise UserError(
-            f"results folder {folder} cannot be written ({error.strerror}); choose another with results=FOLDER"
+            f"results folder {folder} cannot be written ({error.strerror}: {existing}); choose another with results=FOLDER"
         ) from None
 
 

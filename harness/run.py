@@ -13,9 +13,10 @@ from harness.config import ExperimentConfig
 from harness.duration import readable
 from harness.errors import UserError
 from harness.manifest import describe_run
-from harness.plan import SFT, Cell, Plan, make_plan
+from harness.plan import Cell, Plan, make_plan
 from harness.progress import Display
 from harness.reporting.report import print_leaderboard, write_report
+from harness.resolve import SFT
 from harness.stages import Stages
 from harness.store import find_artifact, write_json
 from losses import RegistryError
@@ -67,7 +68,7 @@ def _announce(plan: Plan, stages: Stages, console: Console) -> None:
         cut = {k: v for k, v in prepared.counts.items() if v and ("truncated" in k or "too long" in k)}
         notes = "; ".join(f"{what}: {count}" for what, count in cut.items())
         lines.append(f"  {name:<7} {', '.join(sizes)}" + (f" ({notes})" if notes else ""))
-    lines.append(f"  judge   {plan.judge.name}")
+    lines.append(f"  judge   {plan.resolved.judge.name}")
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 

@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from harness.evaluation.base import Comparison, Judge, JudgeContext
 from harness.evaluation.sampling import sample
 from harness.hashing import hash_value
-from harness.plan import SFT, Cell, Plan
+from harness.plan import Cell, Plan
+from harness.resolve import SFT
 from harness.store import Artifact, build_artifact, find_artifact, read_jsonl, write_json, write_jsonl
 from harness.tasks.base import Prompt
 from harness.training.data import PreparedTask, Tokens, prepare_task
@@ -110,7 +111,7 @@ class Stages:
                     self.plan.model, self.experiment.model, [self.sft(cell.task, progress).path], seed=cell.seed
                 )
             )
-            loss = self.plan.losses[cell.loss]
+            loss = self.plan.resolved.losses[cell.loss]
             embeds = "prompt_embeddings" in loss.needs
             train_preference(
                 policy,
@@ -250,7 +251,7 @@ class Stages:
             store=self.store,
             cache=self.store.root,
         )
-        return self.plan.judge.make(self.plan.judge_options, context)
+        return self.plan.resolved.judge.make(self.plan.resolved.judge_options, context)
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -151,4 +151,4 @@ def write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
 
 def read_jsonl(path: Path) -> list[dict]:
     """Read one JSON object a line."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]

@@ -1,0 +1,202 @@
+"""Rows from where data lie: a packaged file, a local file or folder, or the hub. Every row knows where it came from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from losses.registry import nearest
+
+EXTENSIONS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+# The words by which files, folders and `split` columns name a split, as the hub reads them.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "dev": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: its columns, `file:line` (or the like), and "train", "dev" or "test" where that is known."""
+
+    values: dict[str, Any]
+    where: str
+    split: str | None = None
+
+    def get(self, column: str) -> Any:
+        """Return the column's value; a null counts as absent (None)."""
+        return self.values.get(column)
+
+
+def read_rows(data: str, subset: str | None = None, *, revision: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a local file, a local folder in a hub data set's layout, or a hub data set.
+
+    `subset` is a sub-folder, or a hub data set's configuration; `revision` is the hub's. A `split` column goes
+    before the split that a file's name says. Raises `UserError` for what is missing, empty or malformed.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        rows = _folder_rows(path, subset)
+    elif path.is_file():
+        if subset:
+            raise UserError(f"{data} is a file, so it has no subset {subset!r}; name the folder, or leave 'subset' out")
+        rows = _file_rows(path, None)
+    elif HUB_ID.fullmatch(data) and not data.endswith(EXTENSIONS):
+        from harness.tasks.hub import read_hub
+
+        rows = read_hub(data, subset, revision)
+    else:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"no data at {data}: neither a file, a folder, nor a hub id (owner/name){_hint(path.name, siblings)}"
+        )
+    yield from not_empty(rows, data)
+
+
+def read_packaged(name: str, subset: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a file that the package carries, `data/<name>.jsonl.gz`; it has no subsets."""
+    if subset:
+        raise UserError(
+            f"the packaged {name} data has no subset {subset!r}; leave 'subset' out, or name a data set in 'data'"
+        )
+    with resources.as_file(resources.files("harness.tasks") / "data" / f"{name}.jsonl.gz") as path:
+        yield from _file_rows(path, None)
+
+
+def not_empty(rows: Iterable[Row], source: str) -> Iterator[Row]:
+    """Pass rows on; raise `UserError` if there was none."""
+    row = None
+    for row in rows:
+        yield row
+    if row is None:
+        raise UserError(f"{source} is empty: it holds no rows")
+
+
+def make_row(values: object, where: str, split: str | None) -> Row:
+    """Return a row whose `split` column, if it has one, is respected. Raises `UserError` for what is not a row."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: a row must be an object of columns, got {type(values).__name__}")
+    named = values.get("split")
+    if named is not None:
+        split = split_of(named) if isinstance(named, str) else None
+        if split is None:
+            words = ", ".join(word for words in SPLIT_WORDS.values() for word in words)
+            raise UserError(f"{where}: column 'split' holds {named!r}, which names no split; accepted: {words}")
+    return Row(values, where, split)
+
+
+def split_of(name: str) -> str | None:
+    """Return the split ("train", "dev" or "test") that a name such as "train-00000-of-00001" or "valid2" speaks of."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for word in words for split, known in SPLIT_WORDS.items() if word in known), None)
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """Say which of `known` is near `name`, or nothing: the others in a folder are no help."""
+    hint = nearest(name, known)
+    return hint if "did you mean" in hint else ""
+
+
+def _folder_rows(folder: Path, subset: str | None) -> Iterator[Row]:
+    """Yield the rows of a folder's files, in the order of their paths.
+
+    As on the hub, once one file or folder is named after a split, files that are not are something else.
+    """
+    root = folder / subset if subset else folder
+    if not root.is_dir():
+        folders = [p.name for p in folder.iterdir() if p.is_dir()]
+        raise UserError(f"{folder} has no subset {subset!r}{nearest(subset, folders) or '; it has no sub-folders'}")
+    found = sorted(p.relative_to(root) for p in root.rglob("*") if p.name.endswith(EXTENSIONS) and p.is_file())
+    found = [p for p in found if p.name not in METADATA and not any(part.startswith(".") for part in p.parts)]
+    splits = {path: next(filter(None, map(split_of, reversed(path.parts))), None) for path in found}
+    named = {path: split for path, split in splits.items() if split} or splits
+    if not named:
+        raise UserError(f"{root} holds no data file; looked for {', '.join(EXTENSIONS)}")
+    for path, split in named.items():
+        yield from _file_rows(root / path, split)
+
+
+def _file_rows(path: Path, split: str | None) -> Iterator[Row]:
+    kinds = {".parquet": _parquet_values, ".jsonl": _jsonl_values, ".jsonl.gz": _jsonl_values}
+    kinds |= {".json": _json_values, ".json.gz": _json_values}
+    read = next((read for extension, read in kinds.items() if path.name.endswith(extension)), None)
+    if read is None:
+        raise UserError(f"{path}: unknown kind of file; accepted: {', '.join(EXTENSIONS)}")
+    try:
+        for where, values in read(path):
+            yield make_row(values, where, split)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+
+
+def _open(path: Path):
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _jsonl_values(path: Path) -> Iterator[tuple[str, object]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if text := _decoded(line, path, number).strip():
+                try:
+                    yield f"{path}:{number}", json.loads(text)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
+                except RecursionError:
+                    raise UserError(f"{path}:{number}: not valid JSON: nested too deeply") from None
+
+
+def _json_values(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield the elements of a JSON list, or the values that follow one another (JSON lines under another name)."""
+    with _open(path) as file:
+        text = _decoded(file.read(), path, 1)
+    end = re.match(r"\s*", text).end()
+    listed = text.startswith("[", end)
+    space = re.compile(r"[\s,]*" if listed else r"\s*")
+    decoder = json.JSONDecoder()
+    line, counted = 1, 0
+    try:
+        if listed:
+            decoder.decode(text)  # the whole first, so that a missing comma or bracket is an error and not a row
+            end = space.match(text, end + 1).end()
+        while end < len(text) and not (listed and text[end] == "]"):
+            line, counted = line + text.count("\n", counted, end), end
+            values, end = decoder.raw_decode(text, end)
+            yield f"{path}:{line}", values
+            end = space.match(text, end).end()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise UserError(f"{path}:{line}: not valid JSON: nested too deeply") from None
+
+
+def _decoded(content: bytes, path: Path, line: int) -> str:
+    try:
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{line + content.count(10, 0, error.start)}: not UTF-8 text: {error.reason}") from None
+
+
+def _parquet_values(path: Path) -> Iterator[tuple[str, object]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", values
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,174 @@
+"""Which rows train, which fit the judge, which are held out: by prompt, and the same whatever the order of the files.
+
+Each prompt has a number in [0, 1), from the sha256 of its text, and the number decides. A source without splits of
+its own (the packaged files) is cut by `HASHED`; one with a test split keeps it, and only the rest is cut, by `REST`.
+
+Two dialogues may be one conversation broken off at different turns, so that the answer to one stands in the prompt
+of the other. Hence the number is that of how the dialogue opens (up to the first user turn), and whole conversations
+go together; only where most dialogues open alike (with a fixed instruction, say) is it that of the whole prompt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from harness.errors import UserError
+from harness.hashing import hash_value
+from harness.tasks.base import Preference, Question, TaskData
+from harness.tasks.formats import Dropped, Record
+from harness.tasks.sources import Row
+
+# Upper ends of each split's share. Half of a small set trains: the judge's fit needs hundreds of pairs, and the test
+# hundreds of prompts for an interval of a few points. The packaged HH gives 1,535 / 717 / 312 / 476 pairs.
+HASHED = {"train": 0.50, "judge_fit": 0.75, "dev": 0.85, "test": 1.0}
+# Data sets with a test split of their own are mostly large, so that smaller shares do.
+REST = {"judge_fit": 0.10, "dev": 0.15, "train": 1.0}
+REST_BUT_DEV = {"judge_fit": 0.10, "train": 1.0}  # where the source has a dev split too
+
+
+def read_task(rows: Iterable[Row], parse: Callable[[Row], Record], *, source: str, labels: str) -> TaskData:
+    """Parse rows and split them. `parse` returns a row's record, or raises `Dropped` with a reason.
+
+    In `counts`, "rows read" is the sum of all "rows dropped, <reason>", of the "<split>: rows" (those with a label)
+    and of "test: rows without a label". Raises `UserError` where paired and unpaired rows are mixed, where no row is
+    left, or where too few are left to split.
+    """
+    records, counts = [], Counter()
+    places: dict[bool, str] = {}  # of the first pair, and of the first unpaired row
+    for row in rows:
+        counts["rows read"] += 1
+        try:
+            record = parse(row)
+        except Dropped as reason:
+            counts[f"rows dropped, {reason}"] += 1
+            continue
+        records.append(record)
+        if record.preference is not None:
+            places.setdefault(record.preference.paired, row.where)
+            if len(places) == 2:
+                raise UserError(f"{places[True]} is a pair, {places[False]} is unpaired; put them into two data sets")
+    if not records:
+        raise UserError(f"{source}: no row can be used ({_told(counts)})")
+    data = split_records(records, labels=labels)
+    counts.update(data.counts)
+    empty = [name for name in ("train", "dev", "test") if not getattr(data, name)]
+    if empty and places:
+        raise UserError(
+            f"{source}: its {len({r.key for r in records})} distinct prompts, split by prompt, leave nothing for "
+            f"{' and '.join(empty)} ({_told(counts)}); give more rows, or a 'split' column that says train, dev and test"
+        )
+    return replace(data, counts=dict(counts))
+
+
+def _told(counts: Counter[str]) -> str:
+    return "; ".join(f"{key}: {count}" for key, count in counts.items() if key.startswith("rows "))
+
+
+def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
+    """Return the records as task data whose `counts` tell the sizes of the splits and what was dropped on the way."""
+    parts: dict[str, list[Record]] = {split: [] for split in HASHED}
+    counts: Counter[str] = Counter()
+    # In the order of content hashes nothing depends on the order of the files, and the first n are a fair sample.
+    for split, record in _assigned(sorted(records, key=_content_key)):
+        if split in parts:
+            parts[split].append(record)
+        else:
+            counts[f"rows dropped, {split}"] += 1
+    labelled = {split: [r.preference for r in part if r.preference is not None] for split, part in parts.items()}
+    judge_fit, judge_test = _pairs(labelled["judge_fit"]), _pairs(labelled["test"])
+    sizes = {
+        "train: rows": len(labelled["train"]),
+        "dev: rows": len(labelled["dev"]),
+        "judge_fit: rows": len(labelled["judge_fit"]),
+        "judge_fit: pairs": len(judge_fit),
+        "judge_test: rows": len(labelled["test"]),
+        "judge_test: pairs": len(judge_test),
+        "test: rows without a label": len(parts["test"]) - len(labelled["test"]),
+    }
+    counts.update(sizes)
+    questions = _questions(parts["test"], counts)
+    return TaskData(labelled["train"], labelled["dev"], questions, judge_fit, judge_test, labels, dict(counts))
+
+
+def _assigned(records: Sequence[Record]) -> list[tuple[str, Record]]:
+    """Give each record a split or, in its place, the reason why it has none."""
+    number = _numbers(records)
+    named = {record.split for record in records}
+    if len(named) == 1:  # one split alone (a folder with only test.jsonl, say) divides nothing
+        return _assigned_by_hash(records, number)
+    if "test" not in named:  # train and validation only: what was held out is the test
+        records = [replace(r, split="test") if r.split == "dev" else r for r in records]
+    held_out = {split: {r.key for r in records if r.split == split} for split in ("test", "dev")}
+    shares = REST_BUT_DEV if held_out["dev"] else REST
+
+    def assign(record: Record) -> str:
+        for split, keys in held_out.items():
+            if record.split == split:
+                return split if split == "test" or record.preference is not None else "no label"
+            if record.key in keys:
+                return f"prompt also in {split}"
+        return "no label" if record.preference is None else _share(number(record), shares)
+
+    return [(assign(record), record) for record in records]
+
+
+def _assigned_by_hash(records: Sequence[Record], number: Callable[[Record], float]) -> list[tuple[str, Record]]:
+    """Split labelled records by number; the others are test questions, unless a labelled one puts them elsewhere."""
+    labelled = {number(record): _share(number(record), HASHED) for record in records if record.preference is not None}
+
+    def assign(record: Record) -> str:
+        split = labelled.get(number(record), "test")
+        return split if split == "test" or record.preference is not None else f"no label, and prompt in {split}"
+
+    return [(assign(record), record) for record in records]
+
+
+def _numbers(records: Sequence[Record]) -> Callable[[Record], float]:
+    """Return the function from a record to its prompt's number in [0, 1)."""
+    by_opening = 2 * len({r.opening_key for r in records}) >= len({r.key for r in records})
+    # 13 hex digits are 52 bits, which a float holds exactly.
+    return lambda record: int((record.opening_key if by_opening else record.key)[:13], 16) / 2**52
+
+
+def _share(number: float, shares: dict[str, float]) -> str:
+    return next(split for split, end in shares.items() if number < end)
+
+
+def _content_key(record: Record) -> str:
+    preference = record.preference
+    sides = None if preference is None else [preference.chosen, preference.rejected]
+    return hash_value([[[turn.role, turn.content] for turn in record.prompt], sides, record.baseline, record.split])
+
+
+def _questions(records: Iterable[Record], counts: Counter[str]) -> list[Question]:
+    """Return one question per distinct prompt, in the order of their ids; count the rows that give none."""
+    questions: dict[str, Question] = {}
+    for record in records:
+        # The end of the digest, so that the order has nothing to do with the split, which its beginning decides.
+        name = record.key[-16:]
+        if record.baseline is None:
+            counts["test: rows without a baseline"] += 1
+        elif name in questions:
+            counts["test: rows on another's prompt"] += 1
+        else:
+            questions[name] = Question(name, record.prompt, record.baseline)
+    counts["test: questions"] = len(questions)
+    return [questions[name] for name in sorted(questions)]
+
+
+def _pairs(preferences: Iterable[Preference]) -> list[Preference]:
+    """Return the pairs; of unpaired data, those that a desirable and an undesirable completion of one prompt make."""
+    pairs: list[Preference] = []
+    waiting: dict[tuple, list[Preference]] = {}
+    for preference in preferences:
+        if preference.paired:
+            pairs.append(preference)
+        elif partners := waiting.get((preference.prompt, preference.chosen is not None)):
+            other = partners.pop(0)
+            good, bad = (preference, other) if preference.chosen is not None else (other, preference)
+            pairs.append(Preference(preference.prompt, good.chosen, bad.rejected))
+        else:
+            waiting.setdefault((preference.prompt, preference.chosen is None), []).append(preference)
+    return pairs

@@ -1,0 +1,150 @@
+"""What each accepted form of a row says, and what is said of a row that is not accepted."""
+
+import pytest
+
+from harness.errors import UserError
+from harness.tasks import Message, Preference
+from harness.tasks.formats import Dropped, parse_dialogue, parse_standard
+from harness.tasks.sources import Row
+
+
+def parse(**values):
+    return parse_standard(Row(values, "data.jsonl:7", "train"))
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+ASK = (Message("user", "Why?"),)
+LONG = (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why?"))
+PAIR = {"chosen": "Because.", "rejected": "No."}
+TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
+
+
+@pytest.mark.parametrize(
+    "values, prompt",
+    [
+        ({"prompt": "Why?", **PAIR}, ASK),
+        ({"prompt": "Why?", "chosen": " Because.\n", "rejected": "No. "}, ASK),
+        ({"prompt": [user("Why?")], **PAIR}, ASK),
+        ({"prompt": TURNS, "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}, LONG),
+        # the prompt again inside both answers, as text and as messages
+        ({"prompt": "Why?", "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why? "), assistant("No.")]}, ASK),
+        ({"prompt": TURNS, "chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
+        # no prompt, but whole conversations
+        ({"chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
+        ({"prompt": None, "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why?"), assistant("No.")]}, ASK),
+        ({"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}, ASK),
+        ({"prompt": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:", **PAIR}, LONG),
+    ],
+)  # fmt: skip
+def test_forms_of_a_pair(values, prompt):
+    record = parse(**values)
+    assert record.prompt == prompt
+    assert record.preference == Preference(prompt, "Because.", "No.")
+    assert record.baseline == "Because." and record.split == "train"
+
+
+@pytest.mark.parametrize("completion", ["Because.", [assistant("Because.")], [user("Why?"), assistant("Because.")]])
+@pytest.mark.parametrize("label", [True, False, 1, 0])
+def test_forms_of_an_unpaired_row(completion, label):
+    record = parse(prompt="Why?", completion=completion, label=label)
+    sides = ("Because.", None) if label else (None, "Because.")
+    assert record.preference == Preference(ASK, *sides) and not record.preference.paired
+    assert record.baseline == ("Because." if label else None)
+
+
+def test_an_unpaired_row_may_be_a_whole_conversation():
+    record = parse(completion=[*TURNS, assistant("Because.")], label=True)
+    assert record.preference == Preference(LONG, "Because.", None)
+
+
+def test_a_prompt_that_only_mentions_speakers_is_text():
+    text = "Human: is this a dialogue?\n\nAssistant: no, I go on"
+    assert parse(prompt=text, **PAIR).prompt == (Message("user", text),)
+
+
+ACCEPTED = "accepted: prompt/chosen/rejected, or prompt/completion/label"
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"prompt": "a", "chosen": "b", "rejcted": "c"}, f"no column 'rejected' (is 'rejcted' meant?); columns here: prompt, chosen, rejcted; {ACCEPTED}"),
+        ({"question": "a", "answer": "b"}, f"no column 'chosen'; columns here: question, answer; {ACCEPTED}"),
+        ({}, f"no column 'chosen'; columns here: none; {ACCEPTED}"),
+        ({"chosen": "a", "rejected": "b"}, f"no column 'prompt'; columns here: chosen, rejected; {ACCEPTED}; without prompt, whole conversations"),
+        ({"prompt": "a", "chosen": None, "rejected": "b"}, f"column 'chosen' is null; {ACCEPTED}"),
+        ({"prompt": "a", "completion": "b"}, "no column 'label'"),
+        ({"prompt": "a", "label": True}, "no column 'completion'"),
+        ({"prompt": "a", "completion": "b", "label": "good"}, "column 'label' must be true (desirable) or false, got 'good'"),
+        ({"prompt": "a", "completion": "b", "label": 2}, "column 'label' must be true (desirable) or false, got 2"),
+        ({"prompt": 3, **PAIR}, "column 'prompt' must be text, got a number"),
+        ({"prompt": "a", "chosen": {"text": "b"}, "rejected": "c"}, "column 'chosen' must be text, got an object with 'text'"),
+        ({"prompt": ["a"], **PAIR}, "column 'prompt': message 1 must be an object with 'role' and 'content', got text"),
+        ({"prompt": [{"from": "human"}], **PAIR}, "message 1 must be an object with 'role' and 'content', got an object with 'from'"),
+        ({"prompt": [user("a"), {"role": "bot", "content": "b"}], **PAIR}, "column 'prompt': message 2 has the role 'bot'; accepted: system, user, assistant"),
+        ({"prompt": [user(None)], **PAIR}, "column 'prompt': message 1: 'content' must be text, got null"),
+        ({"prompt": "a\ud800", **PAIR}, "column 'prompt' holds a broken character (a lone surrogate) at position 1"),
+        ({"prompt": "a", "chosen": [assistant("\udfff")], "rejected": "b"}, "column 'chosen': message 1 holds a broken character"),
+    ],
+)  # fmt: skip
+def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
+    with pytest.raises(UserError) as error:
+        parse(**values)
+    assert str(error.value).startswith("data.jsonl:7: ") and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values, reason",
+    [
+        ({"prompt": "a", "chosen": " \n", "rejected": "b"}, "empty completion"),
+        ({"prompt": "a", "chosen": "b", "rejected": ""}, "empty completion"),
+        ({"prompt": "a", "completion": "", "label": True}, "empty completion"),
+        ({"prompt": "a", "chosen": "b", "rejected": " b"}, "chosen and rejected are the same"),
+        ({"prompt": " ", **PAIR}, "empty turn in the prompt"),
+        ({"prompt": [], **PAIR}, "prompt does not end with a user turn"),
+        ({"prompt": [user("a"), assistant("b")], **PAIR}, "prompt does not end with a user turn"),
+        ({"prompt": "a", "chosen": [user("x"), assistant("y")], "rejected": "z"}, "completion is more than one turn beyond the prompt"),
+        ({"prompt": "a", "chosen": [user("a")], "rejected": "z"}, "last turn is not the assistant's"),
+        ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "chosen and rejected have different prompts"),
+        ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a\n\nAssistant: b"}, "last turn is not the assistant's"),
+        ({"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"}, "not a dialogue that a human opens"),
+        ({"chosen": "\n\nHuman:\n\nAssistant: a", "rejected": "\n\nHuman:\n\nAssistant: b"}, "empty turn in the prompt"),
+    ],
+)  # fmt: skip
+def test_rows_that_real_data_contain_now_and_then_are_dropped_with_a_reason(values, reason):
+    with pytest.raises(Dropped) as dropped:
+        parse(**values)
+    assert str(dropped.value) == reason
+
+
+def test_a_dialogue_is_turns_in_order_without_surrounding_space():
+    text = "\n\nHuman: Hi \n\nAssistant:  Hello.\n\nHow are you?\n\nHuman: Fine"
+    assert parse_dialogue(text) == (
+        Message("user", "Hi"),
+        Message("assistant", "Hello.\n\nHow are you?"),
+        Message("user", "Fine"),
+    )
+
+
+def test_a_speaker_s_name_inside_a_line_is_text():
+    text = "\n\nHuman: Say 'Assistant: hi'.\nHuman: is a word\n\nAssistant: Human: no.  Human: yes\n\nHumans: we"
+    assert parse_dialogue(text) == (
+        Message("user", "Say 'Assistant: hi'.\nHuman: is a word"),
+        Message("assistant", "Human: no.  Human: yes\n\nHumans: we"),
+    )
+
+
+def test_a_marker_after_the_same_speaker_is_text_of_one_turn():
+    text = "\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d\n\nHuman: e"
+    assert parse_dialogue(text) == (
+        Message("user", "a"),
+        Message("assistant", "b\n\nAssistant: c"),
+        Message("user", "d\n\nHuman: e"),
+    )
