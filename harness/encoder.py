@@ -27,12 +27,19 @@ class Encoder:
         self.folder: Path = model_folder(name)
         self.hash = weights_hash(self.folder)
         self.store = store
+        self._seen: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return `(len(texts), d)` float32 unit vectors; computed once per distinct list of texts."""
+        """Return `(len(texts), d)` float32 unit vectors. A text that this encoder has seen is not computed again."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._seen]
+        self._seen.update(zip(new, self._compute(new), strict=True))
+        return np.stack([self._seen[text] for text in texts])
+
+    def stored(self, texts: Sequence[str]) -> np.ndarray:
+        """Return what `embed` gives, kept in the store for later runs with the same list of texts."""
         inputs = {"encoder": self.hash, "pieces": MAX_PIECES, "texts": hash_value(list(texts))}
         artifact = self.store.artifact(
-            "embeddings", inputs, lambda folder: np.save(folder / "embeddings.npy", self._compute(texts))
+            "embeddings", inputs, lambda folder: np.save(folder / "embeddings.npy", self.embed(texts))
         )
         return np.load(artifact.path / "embeddings.npy", allow_pickle=False)
 

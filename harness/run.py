@@ -32,6 +32,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     plan = make_plan(experiment)
     stages = Stages(plan)
     _announce(plan, stages, console)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
     write_json(experiment.folder / "plan.json", plan.description())
     counts = {name: prepared.counts for name, prepared in stages.prepared.items()}
     write_json(experiment.folder / "manifest.json", describe_run(plan, counts))
@@ -39,10 +40,10 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     frame = write_report(experiment.folder)
     print_leaderboard(frame, console)
     console.print(
-        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}", highlight=False
+        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}", highlight=False, soft_wrap=True
     )
     for label, reason in failures.items():
-        console.print(f"failed: {escape(label)}: {escape(reason)}", highlight=False, style="red")
+        console.print(f"failed: {escape(label)}: {escape(reason)}", highlight=False, style="red", soft_wrap=True)
     return 1 if failures else 0
 
 

@@ -90,7 +90,7 @@ class Stages:
 
     def embeddings(self, task: str, split: str) -> np.ndarray:
         """The prompt embeddings of a split's examples, `(examples, d)`."""
-        return self.plan.encoder.embed([prompt_text(e.prompt) for e in self.prepared[task].splits[split].examples])
+        return self.plan.encoder.stored([prompt_text(e.prompt) for e in self.prepared[task].splits[split].examples])
 
     # ------------------------------------------------------------------ a cell's own
 
