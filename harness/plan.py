@@ -19,7 +19,7 @@ from harness.plugins import load_plugins
 from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
 from harness.tasks import Task, TaskData
-from harness.training.policy import context_length, load_tokenizer
+from harness.training.policy import load_tokenizer, model_settings
 from harness.training.render import Renderer
 from losses import Loss
 from losses.registry import origin_of
@@ -112,7 +112,7 @@ def make_plan(experiment: ExperimentConfig) -> Plan:
     _check_writable(experiment.folder)
     store = Store(experiment.store)
     folder = model_folder(experiment.model.name, experiment.model.revision)
-    _check_lengths(experiment, context_length(folder, experiment.model))
+    _check_model(experiment, model_settings(folder, experiment.model))
     renderer = Renderer(load_tokenizer(folder, experiment.model))
     model_hash = weights_hash(folder)
     planned = {name: _load(name, task, experiment.tasks[name]) for name, task in resolved.tasks.items()}
@@ -139,7 +139,12 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _check_lengths(experiment: ExperimentConfig, context: int | None) -> None:
+def _check_model(experiment: ExperimentConfig, settings) -> None:
+    """Reject lengths and layers that the model does not have."""
+    depth, context = getattr(settings, "num_hidden_layers", None), getattr(settings, "max_position_embeddings", None)
+    last = experiment.model.last_layers
+    if experiment.model.tune == "last_layers" and depth is not None and last >= depth:
+        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
     for name, task in experiment.tasks.items():
         for what, length in (
             ("max_completion_tokens", task.max_completion_tokens),

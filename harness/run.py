@@ -36,19 +36,23 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     write_json(experiment.folder / "plan.json", plan.description())
     counts = {name: prepared.counts for name, prepared in stages.prepared.items()}
     write_json(experiment.folder / "manifest.json", describe_run(plan, counts))
-    failures = _run_cells(plan, stages, console)
+    with Display(console, len(plan.cells)) as display:
+        _make_judges(plan, stages, display)
+        failures = _run_cells(plan, stages, display)
     frame = write_report(experiment.folder)
     print_leaderboard(frame, console)
     console.print(
-        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}", highlight=False, soft_wrap=True
+        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}",
+        highlight=False,
+        soft_wrap=True,
     )
     for label, reason in failures.items():
         console.print(f"failed: {escape(label)}: {escape(reason)}", highlight=False, style="red", soft_wrap=True)
     return 1 if failures else 0
 
 
-def is_done(plan: Plan, stages: Stages, cell: Cell) -> bool:
-    """Whether a cell has been trained (its later stages check themselves)."""
+def is_trained(stages: Stages, cell: Cell) -> bool:
+    """Whether a cell's policy is there (its later stages check themselves)."""
     return find_artifact(stages.folder(cell) / "train", cell.inputs) is not None
 
 
@@ -56,7 +60,7 @@ def _announce(plan: Plan, stages: Stages, console: Console) -> None:
     """Say what the run will do before it does it."""
     experiment = plan.experiment
     losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
-    todo = [cell for cell in plan.cells if not is_done(plan, stages, cell)]
+    todo = [cell for cell in plan.cells if not is_trained(stages, cell)]
     lines = [
         f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - len(todo)} already trained)",
         f"  model   {experiment.model.name}, training {_tuned(plan)}, {experiment.model.dtype}, on {stages.accelerator.device}"
@@ -83,47 +87,53 @@ def _tuned(plan: Plan) -> str:
     }[model.tune]
 
 
-def _run_cells(plan: Plan, stages: Stages, console: Console) -> dict[str, str]:
+def _make_judges(plan: Plan, stages: Stages, display: Display) -> None:
+    """Make every judge before anything is trained: what it lacks is said now, not after hours."""
+    for trained_on, tasks in plan.resolved.evaluated_on.items():
+        for task in tasks:
+            with display.stage(f"{task}: judge"):
+                stages.judge_of(trained_on, task)
+
+
+def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
     """Bring every cell to its end; return the reasons of those that failed, by label."""
     failures: dict[str, str] = {}
     broken: dict[str, Exception] = {}  # a task whose shared stages failed fails each of its cells, once tried
-    with Display(console, len(plan.cells)) as display:
-        for cell in plan.cells:
-            failure = stages.folder(cell) / "failed.json"
-            stage = "sft"
-            try:
-                if cell.task in broken:
-                    raise broken[cell.task]
+    for cell in plan.cells:
+        failure = stages.folder(cell) / "failed.json"
+        stage = "sft"
+        try:
+            if cell.task in broken:
+                raise broken[cell.task]
+            if not is_trained(stages, cell):
                 try:
                     _run_shared(cell.task, stages, display)
                 except Exception as error:
                     broken[cell.task] = error
                     raise
-                stages.folder(cell).mkdir(parents=True, exist_ok=True)
-                write_json(stages.folder(cell) / "cell.json", plan.describe(cell))
-                stage = "train"
-                with display.stage(f"{cell.label}: train") as progress:
-                    stages.train(cell, progress)
-                for task in cell.evaluated_on:
-                    stage = f"sample-{task}"
-                    with display.stage(f"{cell.label}: sample {task}") as progress:
-                        stages.sample(cell, task, progress)
-                    stage = f"judge-{task}"
-                    with display.stage(f"{task}: making the judge ready"):
-                        stages.judge_of(cell.task, task)
-                    with display.stage(f"{cell.label}: judge {task}") as progress:
-                        stages.judge(cell, task, progress)
-                failure.unlink(missing_ok=True)
-            except Exception as error:  # whatever a cell does wrong is its own; the others go on
-                reason = f"{type(error).__name__}: {error}".split("\n")[0]
-                if isinstance(error, (UserError, RegistryError)):
-                    reason = str(error)
-                failures[cell.label] = f"{stage}: {reason}"
-                display.line(f"{cell.label}: {stage} failed: {reason}")
-                failure.parent.mkdir(parents=True, exist_ok=True)
-                details = "".join(traceback.format_exception(error))
-                write_json(failure, {"stage": stage, "reason": reason, "traceback": details})
-            display.cell_done()
+            stages.folder(cell).mkdir(parents=True, exist_ok=True)
+            write_json(stages.folder(cell) / "cell.json", plan.describe(cell))
+            stage = "train"
+            with display.stage(f"{cell.label}: train") as progress:
+                stages.train(cell, progress)
+            for task in cell.evaluated_on:
+                stage = f"sample-{task}"
+                with display.stage(f"{cell.label}: sample {task}") as progress:
+                    stages.sample(cell, task, progress)
+                stage = f"judge-{task}"
+                with display.stage(f"{cell.label}: judge {task}") as progress:
+                    stages.judge(cell, task, progress)
+            failure.unlink(missing_ok=True)
+        except Exception as error:  # whatever a cell does wrong is its own; the others go on
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            if isinstance(error, (UserError, RegistryError)):
+                reason = str(error)
+            failures[cell.label] = f"{stage}: {reason}"
+            display.line(f"{cell.label}: {stage} failed: {reason}")
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            details = "".join(traceback.format_exception(error))
+            write_json(failure, {"stage": stage, "reason": reason, "traceback": details})
+        display.cell_done()
     return failures
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from harness.evaluation.base import Comparison, Judge, JudgeContext
+from harness.evaluation.base import COUNTED, Comparison, Judge, JudgeContext
 from harness.evaluation.sampling import sample
 from harness.hashing import hash_value
 from harness.plan import Cell, Plan
@@ -183,7 +183,11 @@ class Stages:
         """Judge the cell's samples on a task against its baseline."""
         judge = self.judge_of(cell.task, task)
         samples = find_artifact(self.folder(cell) / f"sample-{task}")
-        inputs = {"judge": judge.id, "samples": samples.manifest["files"]["samples.jsonl"]}
+        inputs = {
+            "judge": judge.id,
+            "options": dataclasses.asdict(self.plan.resolved.judge_options),
+            "samples": samples.manifest["files"]["samples.jsonl"],
+        }
         path = self.folder(cell) / f"judge-{task}"
 
         def build(folder: Path) -> None:
@@ -203,8 +207,8 @@ class Stages:
             write_json(folder / "judge.json", {"id": judge.id, "agreement": agreement})
 
         found = find_artifact(path, inputs)
-        if found and any(row["status"] == "failed" for row in read_jsonl(found.path / "judgements.jsonl")):
-            shutil.rmtree(path)  # what failed is asked again; what was answered is in the judge's cache
+        if found and any(row["status"] not in COUNTED for row in read_jsonl(found.path / "judgements.jsonl")):
+            shutil.rmtree(path)  # what is missing is asked again; what was answered is in the judge's cache
         return build_artifact(path, "judge", inputs, build)
 
     # ------------------------------------------------------------------ the making of it

@@ -8,7 +8,12 @@ import yaml
 
 from harness.__main__ import main
 
-LOSSES = {"dpo": {"beta": 0.1}, "ipo": {"tau": 0.1}, "rpo_paired": {"beta": 0.1, "temperature": 0.5}, "rpo_unpaired": {}}
+LOSSES = {
+    "dpo": {"beta": 0.1},
+    "ipo": {"tau": 0.1},
+    "rpo_paired": {"beta": 0.1, "temperature": 0.5},
+    "rpo_unpaired": {},
+}
 
 
 def write_experiment(folder: Path, model_folder: Path, encoder_folder: Path, name: str = "tiny", **changes) -> Path:

@@ -28,7 +28,9 @@ def test_the_name_is_the_file_s_and_the_rest_has_defaults(write):
 
 
 def test_overrides_in_dotted_form_go_before_the_file(write):
-    experiment = load_experiment(write(MINIMAL + "train: {lr: 1e-6}\n"), ["train.lr=1e-5", "seeds=[0,1]", "tasks.hh.train_pairs=8"])
+    experiment = load_experiment(
+        write(MINIMAL + "train: {lr: 1e-6}\n"), ["train.lr=1e-5", "seeds=[0,1]", "tasks.hh.train_pairs=8"]
+    )
     assert experiment.train.lr == 1e-5
     assert experiment.seeds == [0, 1]
     assert experiment.tasks["hh"].train_pairs == 8
@@ -41,7 +43,10 @@ def test_overrides_in_dotted_form_go_before_the_file(write):
         ("train: {learning_rate: 1}\n", r"unknown key 'train\.learning_rate'; known here: lr, "),
         ("train: {epoch: 1}\n", r"unknown key 'train\.epoch'; did you mean 'epochs'\?"),
         ("train: {lr: fast}\n", r"train\.lr: Value 'fast' of type 'str' could not be converted to Float"),
-        ("model: {tune: some}\n", r"model\.tune: Invalid value 'some', expected one of \['full', 'lora', 'last_layers'\]"),
+        (
+            "model: {tune: some}\n",
+            r"model\.tune: Invalid value 'some', expected one of \['full', 'lora', 'last_layers'\]",
+        ),
         ("seeds: 3\n", "seeds: "),
         ("seeds: [1, 1]\n", "seeds holds a seed twice"),
         ("name: a/b\n", "name 'a/b' must be letters"),
@@ -64,7 +69,10 @@ def test_what_is_wrong_is_said_in_one_line(write, text, message):
         ("- a\n- b\n", "is a mapping of keys"),
         ("losses: {dpo: {}}\n", "'tasks' is empty"),
         ("tasks: {hh: {}}\n", "'losses' is empty"),
-        ("tasks: {hh: {train_pair: 3}}\nlosses: {dpo: }\n", r"unknown key 'tasks\.hh\.train_pair'; did you mean 'train_pairs'"),
+        (
+            "tasks: {hh: {train_pair: 3}}\nlosses: {dpo: }\n",
+            r"unknown key 'tasks\.hh\.train_pair'; did you mean 'train_pairs'",
+        ),
         ("tasks: [hh]\nlosses: {dpo: }\n", "the wrong kind of value"),
         ("", "is empty"),
     ],

@@ -141,7 +141,15 @@ def test_another_experiment_on_the_same_data_shares_what_was_computed(copy):
     assert rerun(copy, "name=other", "losses={rpo_uniform: {}, rpo_diagonal: {}}", "seeds=[1]") == 0
     after = artifacts(copy / "results" / "store")
     assert after == before  # the same SFT, reference log-probs, trunk, embeddings and judge
-    assert set(leaderboard(copy, "other").loss) == {"sft", "dpo", "ipo", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal"}
+    assert set(leaderboard(copy, "other").loss) == {
+        "sft",
+        "dpo",
+        "ipo",
+        "rpo_paired",
+        "rpo_unpaired",
+        "rpo_uniform",
+        "rpo_diagonal",
+    }
 
 
 def test_a_loss_of_the_user_s_own_runs_beside_the_others(copy):
@@ -202,8 +210,9 @@ def test_a_loss_that_is_wrong_at_step_0_fails_before_it_trains(copy):
         "    return 1 - beta * batch.logratio_margin\n"
     )
     assert rerun(copy, f"plugins=[{plugin}]", "losses={wrong: {}}") == 1
-    assert "at step 0 the loss is 1; wrong declares a start value of 0" in (
-        read_json(cell_folder(copy, "wrong") / "failed.json")["reason"]
+    assert (
+        "at step 0 the loss is 1; wrong declares a start value of 0"
+        in (read_json(cell_folder(copy, "wrong") / "failed.json")["reason"])
     )
 
 

@@ -108,13 +108,12 @@ def load_tokenizer(folder: Path, config: ModelConfig):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
-def context_length(folder: Path, config: ModelConfig) -> int | None:
-    """Return how many tokens the model can read, or None where its configuration does not say."""
+def model_settings(folder: Path, config: ModelConfig):
+    """Read a model's configuration (a transformers `PretrainedConfig`) without its weights."""
     from transformers import AutoConfig
 
     with quiet(), _user_error(f"configuration in {folder}"):
-        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    return getattr(settings, "max_position_embeddings", None)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:

@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.store import Store
 from harness.training.batches import collate
 from harness.training.data import Tokens
-from harness.training.policy import TENSORS, context_length, load_policy
+from harness.training.policy import TENSORS, load_policy, model_settings
 from harness.training.precompute import BatchSource, score, trunk_activations
 
 SEQUENCES = [Tokens((5, 6, 7), (8, 9)), Tokens((10, 11), (12, 13, 14, 15, 16, 17))]
@@ -116,7 +116,7 @@ def test_tensors_of_another_model_are_refused(tiny_model, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"model.layers.9.weight": torch.zeros(1)}, tmp_path / TENSORS)
-    with pytest.raises(UserError, match="do not fit the model: it has no 'model.layers.9.weight'"):
+    with pytest.raises(UserError, match=r"do not fit the model: it has no 'model\.layers\.9\.weight'"):
         load_policy(tiny_model, ModelConfig(), [tmp_path])
 
 
@@ -128,5 +128,5 @@ def test_a_broken_configuration_is_named(tiny_model, tmp_path):
         load_policy(folder, ModelConfig())
 
 
-def test_the_context_length_is_read_from_the_configuration(tiny_model):
-    assert context_length(tiny_model, ModelConfig()) == 512
+def test_settings_are_read_without_the_weights(tiny_model):
+    assert model_settings(tiny_model, ModelConfig()).max_position_embeddings == 512

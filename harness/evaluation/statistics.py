@@ -1,0 +1,184 @@
+"""Numbers with their uncertainty: win rates over prompts and seeds, differences between policies, proportions, means.
+
+Preferences come as a (seeds, prompts) matrix in [0, 1]: 1 where the policy's response won, 0 where the baseline's did,
+0.5 for a tie, NaN where there is no judgement. A missing judgement is left out; it is never a loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+BLOCK = 500  # resamples that are held in memory at once in wide types
+PROMPTS, SEEDS, OTHER_SEEDS = range(3)  # the streams of random numbers: one for each thing that is drawn
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its interval; all three are NaN where nothing was measured."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+def win_rate(
+    preferences: np.ndarray, *, resamples: int = RESAMPLES, level: float = LEVEL, rng_seed: int = 0
+) -> Interval:
+    """Return the mean preference of a (seeds, prompts) matrix with its bootstrap interval.
+
+    The interval answers: how much would the win rate move with other prompts of the same kind and, where there are
+    several seeds, with other seeds? Both are drawn with replacement, independently of each other, and the interval
+    holds the middle `level` of the means of the resampled matrices. The draws of prompts depend on `rng_seed` and
+    the number of prompts alone: a report comes out the same twice, and all policies of a task see the same draws.
+
+    What it does not cover:
+
+    - Few seeds. Resampling S seeds shows only (S - 1) / S of the variance between seeds: half of it for 2, two
+      thirds for 3. In simulations with 3 seeds of 256 prompts, the 95 % interval held the truth in 98 % of the cases
+      where seeds did not matter and in 96 % where they moved the rate by 3 points, but only in 83 % where they
+      moved it by 10. With one seed it says nothing at all about other seeds.
+    - The judge. Its errors are taken as they are; its agreement with labels stands beside the number.
+    - Several comparisons at once. Each interval stands alone.
+
+    Where resampling has nothing to show, because there is one prompt or because every judgement is the same (all won,
+    all lost), the interval is Wilson's for that many prompts instead of one of no width.
+    """
+    preferences = _rows_with_values(preferences)
+    judged = ~np.isnan(preferences)
+    if not judged.any():
+        return UNKNOWN
+    value = float(preferences[judged].mean())
+    prompts = int(judged.any(axis=0).sum())
+    if prompts == 1 or np.ptp(preferences[judged]) == 0:
+        return Interval(value, *wilson_interval(value * prompts, prompts, level=level))
+    means = _resampled_means(preferences, _prompt_draws(preferences.shape[1], resamples, rng_seed), SEEDS, rng_seed)
+    return Interval(value, *_percentiles(means, level))
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, level: float = LEVEL, rng_seed: int = 0
+) -> Interval:
+    """Return the win rate of `a` minus that of `b` with its bootstrap interval.
+
+    Both are (seeds, prompts) matrices whose columns are the same prompts; each draw of prompts is applied to both, so
+    that the difficulty of a prompt cancels. Rows of matrices of equal height are the same seeds and are drawn
+    together; otherwise (one SFT policy against three seeds of a loss) the seeds of each are drawn on their own.
+    Prompts, and seeds drawn together, that only one of the two was judged on are left out. The limits are those of
+    `win_rate`. Where all differences are the same the interval has no width: two policies that never differ.
+
+    Raises `ValueError` if the numbers of prompts differ.
+    """
+    a, b = np.atleast_2d(np.asarray(a, dtype=float)), np.atleast_2d(np.asarray(b, dtype=float))
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"a pairing needs the same prompts on both sides, got {a.shape[1]} and {b.shape[1]}")
+    together = a.shape[0] == b.shape[0]
+    if together:
+        seeds = ~np.isnan(a).all(axis=1) & ~np.isnan(b).all(axis=1)
+        a, b = a[seeds], b[seeds]
+    else:
+        a, b = _rows_with_values(a), _rows_with_values(b)
+    common = ~np.isnan(a).all(axis=0) & ~np.isnan(b).all(axis=0)
+    if not common.any():
+        return UNKNOWN
+    a, b = np.where(common, a, np.nan), np.where(common, b, np.nan)
+    draws = _prompt_draws(a.shape[1], resamples, rng_seed)
+    means_a = _resampled_means(a, draws, SEEDS, rng_seed)
+    means_b = _resampled_means(b, draws, SEEDS if together else OTHER_SEEDS, rng_seed)
+    return Interval(float(np.nanmean(a) - np.nanmean(b)), *_percentiles(means_a - means_b, level))
+
+
+def wilson_interval(successes: float, n: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's interval of a proportion; ties may count as half a success. (NaN, NaN) for n = 0.
+
+    It keeps its coverage near 0 and 1, where successes / n plus or minus its standard error does not.
+    """
+    if n == 0:
+        return math.nan, math.nan
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    rate = successes / n
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At the ends the formula is exactly 0 and 1, but its rounding is not.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def mean_with_error(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of a (seeds, prompts) matrix, or of one row of it, and its standard error. NaN is left out.
+
+    For the KL to the reference (log-prob under the policy minus that under the reference, in nats) and for lengths.
+    The error is that of the per-prompt means over the seeds, because responses to one prompt are alike: it covers
+    other prompts, not other seeds. NaN for fewer than two prompts.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    present = ~np.isnan(values)
+    if not present.any():
+        return math.nan, math.nan
+    counts = present.sum(axis=0)
+    means = np.where(present, values, 0).sum(axis=0)[counts > 0] / counts[counts > 0]
+    error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
+    return float(values[present].mean()), error
+
+
+def coverage(preferences: np.ndarray) -> float:
+    """Return the share of judgements that carry a preference: of the cells of the matrix, those that are not NaN."""
+    preferences = np.asarray(preferences, dtype=float)
+    return float((~np.isnan(preferences)).mean()) if preferences.size else math.nan
+
+
+def flip_rate(flipped: Iterable[bool | None]) -> float:
+    """Return how often the two orders gave opposite verdicts, among the judgements that had both; NaN if none had."""
+    known = [bool(flip) for flip in flipped if isinstance(flip, (bool, np.bool_))]  # None and pandas' NA: not known
+    return sum(known) / len(known) if known else math.nan
+
+
+def _rows_with_values(matrix: np.ndarray) -> np.ndarray:
+    """A seed without any judgement is not a seed to be drawn."""
+    matrix = np.atleast_2d(np.asarray(matrix, dtype=float))
+    return matrix[~np.isnan(matrix).all(axis=1)]
+
+
+@lru_cache(maxsize=4)
+def _prompt_draws(prompts: int, resamples: int, rng_seed: int) -> np.ndarray:
+    """Return (resamples, prompts) uint8: how often each prompt is in each resample (about once: never near 255).
+
+    Kept, because all policies of a task share it; in one byte each, because test sets have up to 10,000 prompts.
+    """
+    rng = np.random.default_rng([rng_seed, PROMPTS])
+    draws = np.empty((resamples, prompts), dtype=np.uint8)
+    for block in _blocks(resamples):
+        drawn = rng.integers(prompts, size=draws[block].shape)
+        drawn += np.arange(len(drawn))[:, None] * prompts
+        draws[block] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    return draws
+
+
+def _blocks(resamples: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, resamples, BLOCK))
+
+
+def _resampled_means(preferences: np.ndarray, prompt_draws: np.ndarray, stream: int, rng_seed: int) -> np.ndarray:
+    """Return the mean of each resampled matrix, (resamples,); NaN where a resample holds no judgement."""
+    judged = ~np.isnan(preferences)
+    columns = np.concatenate([np.where(judged, preferences, 0), judged]).astype(np.float32).T
+    totals = np.concatenate([prompt_draws[block].astype(np.float32) @ columns for block in _blocks(len(prompt_draws))])
+    sums, counts = np.split(totals, 2, axis=1)  # each (resamples, seeds)
+    if len(preferences) > 1:
+        seeds = np.random.default_rng([rng_seed, stream]).integers(len(preferences), size=sums.shape)
+        sums, counts = np.take_along_axis(sums, seeds, axis=1), np.take_along_axis(counts, seeds, axis=1)
+    with np.errstate(invalid="ignore"):
+        return sums.sum(axis=1, dtype=float) / counts.sum(axis=1, dtype=float)
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

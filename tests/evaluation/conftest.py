@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from harness.evaluation.base import JudgeContext
+from harness.store import Store
+
+
+@pytest.fixture
+def make_context(tmp_path: Path):
+    """Return a function that makes a judge's context in a folder of the test's own."""
+
+    def make(folder: str = "", **given) -> JudgeContext:
+        root = tmp_path / folder
+        settings = {
+            "template": "hh",
+            "fit": [],
+            "held_out": [],
+            "labels": "made up",
+            "embed": None,
+            "encoder": "none",
+            "store": Store(root / "store"),
+            "cache": root / "cache",
+        }
+        return JudgeContext(**{**settings, **given})
+
+    return make

@@ -1,0 +1,124 @@
+"""A stand-in for an OpenAI-compatible endpoint: a real HTTP server on 127.0.0.1 whose answers a test programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Reply:
+    """One answer. `body` replaces the chat completion that `text`, `finish_reason` and `refusal` would make."""
+
+    text: str | None = None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    status: int = 200
+    body: object = None
+    content_type: str = "application/json"
+    delay: float = 0.0
+    headers: dict = field(default_factory=lambda: {"retry-after-ms": "1"})  # the client's retries come at once
+
+
+@dataclass
+class Request:
+    """What the server was asked: the JSON body, and in it the texts to compare, as the fences delimit them."""
+
+    body: dict
+    headers: Message  # names in any case
+
+    @property
+    def content(self) -> str:
+        return self.body["messages"][0]["content"]
+
+    @property
+    def mark(self) -> str:
+        return re.search(r"mark (\w+)\.", self.content).group(1)
+
+    @property
+    def prompt(self) -> str:
+        return self.fenced("prompt")
+
+    @property
+    def responses(self) -> tuple[str, str]:
+        return self.fenced("response-1"), self.fenced("response-2")
+
+    def fenced(self, name: str) -> str:
+        opening, closing = f"<{name}-{self.mark}>\n", f"\n</{name}-{self.mark}>"
+        return self.content.split(opening)[1].split(closing)[0]
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # connections that come at once; a refused one would be tried again a second later
+
+
+class FakeOpenAI:
+    """The server. `respond(request) -> Reply` decides; `requests` keeps all that came, `busiest` how many at once."""
+
+    def __init__(self, respond: Callable[[Request], Reply]):
+        self.respond = respond
+        self.requests: list[Request] = []
+        self.under_way = 0
+        self.busiest = 0
+        lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                request = Request(body, self.headers)
+                with lock:
+                    fake.requests.append(request)
+                    fake.under_way += 1
+                    fake.busiest = max(fake.busiest, fake.under_way)
+                reply = fake.respond(request)
+                time.sleep(reply.delay)
+                with lock:
+                    fake.under_way -= 1
+                payload = completion(reply, body["model"]) if reply.body is None else reply.body
+                data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+                try:
+                    self.send_response(reply.status)
+                    for name, value in {**reply.headers, "Content-Type": reply.content_type}.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                except ConnectionError:  # a client that did not wait
+                    self.close_connection = True
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> FakeOpenAI:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def completion(reply: Reply, model: str) -> dict:
+    message = {"role": "assistant", "content": reply.text, "refusal": reply.refusal}
+    choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+    return {"id": "chat-1", "object": "chat.completion", "created": 0, "model": f"{model}-2026", "choices": [choice]}
+
+
+def prefers(word: str) -> Callable[[Request], Reply]:
+    """A judge that prefers the response with this word in it, wherever it stands."""
+    return lambda request: Reply(f"One says {word}.\nPreferred: {1 if word in request.responses[0] else 2}")

@@ -1,0 +1,37 @@
+"""Every experiment file that ships loads, and expands into the cells that it should."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import load_experiment
+from harness.resolve import resolve
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(EXPERIMENTS)))
+def test_a_shipped_experiment_loads_and_expands(path):
+    experiment = load_experiment(path)
+    resolved = resolve(experiment)
+    assert resolved.points and resolved.evaluated_on
+
+
+def test_the_demo_compares_what_the_readme_says():
+    resolved = resolve(load_experiment(EXPERIMENTS / "rpo_vs_dpo.yaml"))
+    assert list(resolved.losses) == ["dpo", "ipo", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal"]
+    assert resolved.evaluated_on == {"hh": ("hh", "alpaca_eval"), "tldr": ("tldr",)}
+
+
+@pytest.mark.parametrize("name", ["hh", "tldr"])
+def test_the_paper_s_files_hold_the_paper_s_setting(name):
+    """RMSprop 5e-7, 150 warm-up steps, one epoch, batch 64, clipping 10, 512 tokens of which 256 prompt, 256 prompts."""
+    experiment = load_experiment(EXPERIMENTS / "paper" / f"{name}.yaml")
+    for optim in (experiment.sft, experiment.train):
+        assert (optim.optimizer, optim.lr, optim.warmup_steps, optim.schedule) == ("rmsprop", 5e-7, 150, "constant")
+        assert (optim.epochs, optim.batch_size, optim.clip) == (1, 64, 10.0)
+    task = experiment.tasks[name]
+    assert task.max_prompt_tokens == 256 and task.max_prompt_tokens + task.max_completion_tokens == 512
+    assert task.test_prompts == 256 and experiment.sample.top_p == 0.95
+    assert experiment.judge["kind"] == "openai" and len(experiment.seeds) > 1
