@@ -1,0 +1,173 @@
+"""The leaderboard for people: Markdown for a file, rich tables for a terminal. Both show the essential columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness.reporting.leaderboard import INCOMPLETE, OK
+from harness.reporting.results import ROW, one_line
+
+NOTHING = "-"  # where there is no number
+Z = 1.96  # standard errors on each side in a 95 % interval of a mean
+
+
+def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
+    """Return the leaderboard of `build_leaderboard` as a Markdown page: a table with its notes per task, and one of training."""
+    page = [f"# {escape(experiment)}: leaderboard"]
+    for title, rows in tables(frame):
+        page += [f"## {escape(title)}", _markdown_table(_result_columns(rows))]
+        page += ["\n".join(f"- {escape(note)}" for note in notes(rows, decoding))]
+    trained = frame.drop_duplicates(ROW[1:])  # the same policies whatever they are evaluated on
+    page += [
+        "## Training",
+        _markdown_table(_training_columns(trained)),
+        "Means over seeds. Dev: on the held-out pairs, after training.",
+    ]
+    page += ["All columns, unrounded, with the keys of the cells: leaderboard.csv. Every response: prompts.csv."]
+    return "\n\n".join(page) + "\n"
+
+
+def terminal_tables(frame: pd.DataFrame) -> list[Table]:
+    """Return one rich table per task with the essential columns, readable at 100 columns, its notes below it."""
+    found = []
+    for title, rows in tables(frame):
+        table = Table(
+            title=Text(title, style="bold"),
+            caption=Text("\n".join(notes(rows)), style="dim"),
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        columns = {
+            "#": _each(rows["rank"], "{:d}"),
+            "loss": [" ".join(filter(None, pair)) for pair in zip(rows["loss"], rows["settings"], strict=True)],
+            "win rate, %": _intervals(rows, "win_rate", "{:.1f}"),
+            "vs SFT": _intervals(rows, "vs_sft", "{:+.1f}"),
+            "n": _each(rows["n"], "{:,d}"),
+            "tokens": _each(rows["mean_tokens"], "{:.1f}"),
+            "dev acc, %": _each(100 * rows["dev_accuracy"], "{:.1f}"),
+            "KL": _each(rows["kl"], "{:.2f}"),
+        }
+        for header in columns:
+            fixed = header in ("#", "n", "tokens", "KL")
+            table.add_column(header, justify="left" if header == "loss" else "right", no_wrap=fixed, overflow="fold")
+        for cells in zip(*columns.values(), strict=True):
+            table.add_row(*map(Text, cells))
+        found.append(table)
+    return found
+
+
+def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the title and the rows of each table of a leaderboard: one per (task, trained_on)."""
+    for (task, trained_on), rows in frame.groupby(["task", "trained_on"], sort=False):
+        yield task if task == trained_on else f"{task} (trained on {trained_on})", rows
+
+
+def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
+    """Return what must be known to read one table, a sentence or two each; `decoding` is left out where not given."""
+    first = rows.iloc[0]
+    seeds = rows["seeds"].str.split().str.len().max()
+    found = [
+        f"Win rate against {first['baseline']}; a tie is half a win, a missing judgement is left out. Brackets: 95 % bootstrap "
+        f"intervals over prompts {f'and {seeds} seeds' if seeds > 1 else '(one seed: others may differ by more)'}. "
+        "vs SFT: points, paired on prompts."
+    ]
+    judged = rows[rows["judge"] != ""]
+    found += [_judge(judged.iloc[0])] if len(judged) else []
+    if rows["baseline_characters"].notna().any():
+        found.append(f"The baseline's responses have {rows['baseline_characters'].max():.0f} characters on average.")
+    if decoding is not None:
+        found.append("Decoding: " + ", ".join(f"{name}={value}" for name, value in decoding.items()) + ".")
+    for row in rows[rows["status"] != OK].itertuples():
+        why = f"{100 * row.coverage:.1f} % of its judgements are there" if row.status == INCOMPLETE else row.status
+        found.append(f"No rank for {' '.join(filter(None, (row.loss, row.settings)))}: {why}.")
+    return found
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table too: no markup, no HTML, one line."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*|~\[\]!#$])", r"\\\1", text)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is no markup
+
+
+def _judge(row: pd.Series) -> str:
+    if pd.isna(row["judge_agreement"]):
+        return f"Judge: {row['judge']}; its agreement with labels was not measured."
+    accuracy, low, high = (
+        f"{100 * row[name]:.1f}" for name in ("judge_agreement", "judge_agreement_low", "judge_agreement_high")
+    )
+    return (
+        f"Judge: {row['judge']}; it agrees with {accuracy} % [{low}, {high}] of "
+        f"{row['judge_agreement_n']:,} held-out labels: {row['judge_agreement_labels']}."
+    )
+
+
+def _result_columns(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
+    return {
+        "#": _each(rows["rank"], "{:d}"),
+        "loss": rows["loss"],
+        "settings": rows["settings"],
+        "win rate, %": _intervals(rows, "win_rate", "{:.1f}"),
+        "vs SFT, points": _intervals(rows, "vs_sft", "{:+.1f}"),
+        "n": _each(rows["n"], "{:,d}"),
+        "coverage, %": _each(100 * rows["coverage"], "{:.1f}"),
+        "flips, %": _each(100 * rows["flip_rate"], "{:.1f}"),
+        "tokens": _each(rows["mean_tokens"], "{:.1f}"),
+        "characters": _each(rows["mean_characters"], "{:.0f}"),
+        "finished, %": _each(100 * rows["finished"], "{:.0f}"),
+        "KL, nats": _with_errors(rows, "kl", "{:.2f}"),
+        "status": rows["status"].str.partition(":")[0],  # the reason of a failure stands in the notes
+    }
+
+
+def _training_columns(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
+    return {
+        "trained on": rows["trained_on"],
+        "loss": rows["loss"],
+        "settings": rows["settings"],
+        "log-probs": rows["reduction"],
+        "data": rows["data"],
+        "examples": _each(rows["examples"], "{:,d}"),
+        "tokens": _each(rows["tokens"], "{:,d}"),
+        "steps": _each(rows["steps"], "{:,d}"),
+        "forward passes": _each(rows["forward_passes"], "{:,d}"),
+        "seconds": _each(rows["train_seconds"], "{:,.0f}"),
+        "dev accuracy, %": _each(100 * rows["dev_accuracy"], "{:.1f}"),
+        "dev margin, nats": _each(rows["dev_margin"], "{:.2f}"),
+    }
+
+
+def _each(values: pd.Series, form: str) -> list[str]:
+    return [NOTHING if pd.isna(value) else form.format(value) for value in values]
+
+
+def _intervals(rows: pd.DataFrame, name: str, form: str) -> list[str]:
+    ends = (_each(rows[column], form) for column in (name, f"{name}_low", f"{name}_high"))
+    return [value if value == NOTHING else f"{value} [{low}, {high}]" for value, low, high in zip(*ends, strict=True)]
+
+
+def _with_errors(rows: pd.DataFrame, name: str, form: str) -> list[str]:
+    pairs = zip(_each(rows[name], form), _each(Z * rows[f"{name}_se"], form), strict=True)
+    return [value if error == NOTHING else f"{value} ± {error}" for value, error in pairs]
+
+
+def _markdown_table(columns: Mapping[str, Sequence[str]]) -> str:
+    """Lay columns out with even widths; those of numbers are aligned to the right."""
+    texts = {header: [escape(cell) or NOTHING for cell in cells] for header, cells in columns.items()}
+    words = ("loss", "settings", "status", "trained on", "log-probs", "data")
+    laid_out = []
+    for header, cells in texts.items():
+        width = max(len(cell) for cell in [header, "--:", *cells])
+        rule = "-" * width if header in words else "-" * (width - 1) + ":"
+        laid_out.append(
+            [cell.ljust(width) if header in words else cell.rjust(width) for cell in (header, rule, *cells)]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in zip(*laid_out, strict=True))

@@ -1,0 +1,148 @@
+"""A results folder written as plain files, as `run` leaves it, with numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+DECODING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 64, "batch_size": 16}
+BASELINES = {"hh": "the chosen response", "tldr": "the human summary", "alpaca_eval": "gpt-4-1106-preview"}
+AGREEMENT = {"accuracy": 0.64, "low": 0.6, "high": 0.68, "n": 500, "labels": "human choices"}
+JUDGE = "preference_model-1a2b3c"
+
+
+def plan_cell(loss: str, settings: dict, seed: int, trained_on: str = "hh", evaluated_on: tuple = ("hh",)) -> dict:
+    """One entry of plan.json; its key says what it is."""
+    return {
+        "key": f"{trained_on}-{loss}-{'-'.join(map(str, settings.values()))}-{seed}".replace("/", "_"),
+        "trained_on": trained_on,
+        "loss": loss,
+        "settings": settings,
+        "seed": seed,
+        "reduction": "" if loss == "sft" else "mean" if loss == "ipo" else "sum",
+        "paper": "2305.18290",
+        "data": "" if loss == "sft" else "unpaired" if "unpaired" in loss else "paired",
+        "evaluated_on": list(evaluated_on),
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_plan(folder: Path, cells: list[dict]) -> Path:
+    tasks = dict.fromkeys(task for cell in cells for task in cell["evaluated_on"])
+    baselines = BASELINES | {task: f"the reference of {task}" for task in tasks if task not in BASELINES}
+    plan = {"experiment": folder.name, "baselines": baselines, "decoding": DECODING, "cells": cells}
+    write_json(folder / "plan.json", plan)
+    return folder
+
+
+def write_training(folder: Path, cell: dict, *, steps: int = 4, dev_accuracy: float = 0.6) -> None:
+    """Training that logs every step, and the dev pairs at its start and end; the SFT row trains nothing."""
+    path = folder / "cells" / cell["key"] / "train"
+    if cell["loss"] == "sft":
+        nothing = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
+        write_json(path / "summary.json", nothing)
+        return
+    logratios = {"chosen_logratio": -0.5, "rejected_logratio": -1.5}
+    pairs = {"accuracy": dev_accuracy, "margin": 2.0}
+    batch = {"accuracy": None, "margin": None} if cell["data"] == "unpaired" else pairs
+    rows = [
+        {"split": "train", "step": step, "loss": 0.6, "learning_rate": 1e-5, "grad_norm": 2.0 / step, "tokens": 100}
+        | {"seconds": 1.0, **logratios, **batch}
+        for step in range(1, steps + 1)
+    ]
+    start = {"split": "dev", "step": 0, "loss": 0.69, "accuracy": 0.5, "margin": 0.0, "kl": 0.0, **logratios}
+    end = {"split": "dev", "step": steps, "loss": 0.6, "kl": 1.0, **pairs, **logratios}
+    write_jsonl(path / "metrics.jsonl", [start, *rows, end])
+    summary = {"steps": steps, "examples": 8 * steps, "tokens": 1000, "forward_passes": 16 * steps, "seconds": 12.5}
+    write_json(path / "summary.json", {**summary, "dev": end})
+
+
+def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decoding: dict = DECODING) -> None:
+    """One response per entry of `kl`; response i has 10 + i tokens and 100 characters, the baseline's 80."""
+    path = folder / "cells" / cell["key"] / f"sample-{task}"
+    rows = [
+        {
+            "id": f"{task}-{i}",
+            "prompt": [{"role": "user", "content": "Why?"}],
+            "response": "r" * 100,
+            "baseline": "b" * 80,
+            "tokens": 10 + i,
+            "finished": i > 0,
+            "logp": -20.0 + nats,
+            "reference_logp": -20.0,
+        }
+        for i, nats in enumerate(kl)
+    ]
+    write_jsonl(path / "samples.jsonl", rows)
+    inputs = {"decoding": {name: value for name, value in decoding.items() if name != "batch_size"}}
+    write_json(path / "artifact.json", {"inputs": inputs, "files": {"samples.jsonl": f"hash of {kl}"}})
+
+
+def write_judgements(
+    folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE
+) -> None:
+    """A verdict is a preference, or the status of a judgement that has none. The first verdict flipped."""
+    path = folder / "cells" / cell["key"] / f"judge-{task}"
+    rows = []
+    for i, verdict in enumerate(verdicts):
+        counted = not isinstance(verdict, str)
+        status = verdict if not counted else "tie" if verdict == 0.5 else "ok"
+        row = {"id": f"{task}-{i}", "status": status, "preference": verdict if counted else None}
+        rows.append(row | {"flipped": i == 0 if counted else None, "detail": "" if counted else "no answer"})
+    write_jsonl(path / "judgements.jsonl", rows)
+    write_json(path / "judge.json", {"id": judge, "agreement": AGREEMENT})
+    write_json(path / "artifact.json", {"inputs": {"samples": f"hash of {kl}"}, "files": {}})
+
+
+def write_cell(folder: Path, cell: dict, verdicts: dict[str, list], kl: list[float] | None = None, **judged) -> None:
+    """A cell that ran to its end: trained, and on each task sampled and judged."""
+    write_json(folder / "cells" / cell["key"] / "cell.json", cell)
+    write_training(folder, cell)
+    for task, given in verdicts.items():
+        nats = kl[: len(given)] if kl else [0.0 if cell["loss"] == "sft" else 1.0] * len(given)
+        write_samples(folder, cell, task, nats)
+        write_judgements(folder, cell, task, given, nats, **judged)
+
+
+def write_example(folder: Path) -> Path:
+    """Two training tasks, one that only evaluates; SFT and three losses; two seeds; what failed and what is missing.
+
+    On hh: a failed judge (rpo_paired, seed 1, prompts 0 and 2), a failed cell (ipo, seed 0). On tldr: rpo_paired has
+    not been run.
+    """
+    dpo, ipo, rpo = {"beta": 0.1}, {"tau": 0.1}, {"beta": 0.1, "temperature": 0.5}
+    settings = {"sft": {}, "dpo": dpo, "ipo": ipo, "rpo_paired": rpo}
+    hh = {
+        ("sft", 0): [0, 0, 1, 0.5],
+        ("sft", 1): [0, 1, 0, 0.5],
+        ("dpo", 0): [1, 1, 1, 0.5],
+        ("dpo", 1): [1, 0, 1, 0.5],
+        ("ipo", 1): [1, 1, 1, 1],
+        ("rpo_paired", 0): [1, 1, 0, 0],
+        ("rpo_paired", 1): ["failed", 1, "unparsable", 0],
+    }
+    tldr = {"sft": [0, 1, 0, 1], "dpo": [0.5, 0.5, 0.5, 0.5], "ipo": [1, 1, 0, 1]}
+    cells = []
+    for task, evaluated_on in (("hh", ("hh", "alpaca_eval")), ("tldr", ("tldr",))):
+        for seed in (0, 1):
+            for loss in settings:
+                cell = plan_cell(loss, settings[loss], seed, task, evaluated_on)
+                cells.append(cell)
+                kl = {("dpo", 0): [1.0, 2.0, 3.0, 4.0], ("dpo", 1): [3.0, 4.0, 5.0, 6.0]}.get((loss, seed))
+                if task == "hh" and (loss, seed) in hh:
+                    write_cell(folder, cell, {"hh": hh[loss, seed], "alpaca_eval": [1, 0]}, kl)
+                elif task == "hh":
+                    reason = "ValueError: the loss became nan | <b>step 3</b>\nmore"
+                    write_json(folder / "cells" / cell["key"] / "failed.json", {"stage": "train", "reason": reason})
+                elif loss in tldr:
+                    write_cell(folder, cell, {"tldr": tldr[loss]})
+    return write_plan(folder, cells)
