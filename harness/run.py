@@ -31,6 +31,8 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     started = time.monotonic()
     plan = make_plan(experiment)
     stages = Stages(plan)
+    main = stages.accelerator.is_main_process  # of several, one speaks and writes what is not an artifact
+    console.quiet = console.quiet or not main
     _announce(plan, stages, console)
     experiment.folder.mkdir(parents=True, exist_ok=True)
     write_json(experiment.folder / "plan.json", plan.description())
@@ -39,8 +41,9 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     with Display(console, len(plan.cells)) as display:
         _make_judges(plan, stages, display)
         failures = _run_cells(plan, stages, display)
-    frame = write_report(experiment.folder)
-    print_leaderboard(frame, console)
+    stages.accelerator.wait_for_everyone()
+    if main:
+        print_leaderboard(write_report(experiment.folder), console)
     console.print(
         f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}",
         highlight=False,

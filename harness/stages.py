@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
 
 from harness.evaluation.base import COUNTED, Comparison, Judge, JudgeContext
 from harness.evaluation.sampling import sample
@@ -30,6 +33,7 @@ from harness.training.preference import Split, train_preference
 from harness.training.sft import train_sft
 
 Progress = Callable[[int, int], None]
+PATIENCE = timedelta(hours=6)  # how long a process waits for one that samples or judges alone
 
 
 class Stages:
@@ -39,7 +43,9 @@ class Stages:
         self.plan = plan
         self.experiment = plan.experiment
         self.store = plan.store
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        )
         self.prepared: dict[str, PreparedTask] = {
             name: prepare_task(name, planned.task, planned.data, planned.config, plan.renderer)
             for name, planned in plan.tasks.items()
@@ -63,7 +69,8 @@ class Stages:
                 policy, completions, self.source(task, "train", progress), config, self.accelerator, folder, progress
             )
 
-        return self.store.artifact("sft", self.plan.sft_inputs(task), build)
+        inputs = self.plan.sft_inputs(task)
+        return self._together(self.store.path("sft", inputs), "sft", inputs, build)
 
     def source(self, task: str, split: str, progress: Progress) -> BatchSource:
         """The token data of a split; where the last layers alone are trained, with the frozen ones' activations."""
@@ -126,7 +133,7 @@ class Stages:
                 progress,
             )
 
-        return build_artifact(self.folder(cell) / "train", "train", cell.inputs, build)
+        return self._together(self.folder(cell) / "train", "train", cell.inputs, build)
 
     def sample(self, cell: Cell, task: str, progress: Progress) -> Artifact:
         """Sample the cell's policy on a task's test prompts, and score the samples under policy and reference."""
@@ -207,11 +214,26 @@ class Stages:
             write_json(folder / "judge.json", {"id": judge.id, "agreement": agreement})
 
         found = find_artifact(path, inputs)
-        if found and any(row["status"] not in COUNTED for row in read_jsonl(found.path / "judgements.jsonl")):
+        main = self.accelerator.is_main_process
+        if main and found and any(row["status"] not in COUNTED for row in read_jsonl(found.path / "judgements.jsonl")):
             shutil.rmtree(path)  # what is missing is asked again; what was answered is in the judge's cache
         return build_artifact(path, "judge", inputs, build)
 
     # ------------------------------------------------------------------ the making of it
+
+    def _together(self, path: Path, kind: str, inputs: dict, build: Callable[[Path], None]) -> Artifact:
+        """Build an artifact in which all processes take part; only the main one's files are kept.
+
+        (What a single process can build needs no more than the store's lock: one builds it, the others wait.)
+        """
+        (found,) = broadcast_object_list([find_artifact(path, inputs) is not None])
+        if self.accelerator.is_main_process:
+            build_artifact(path, kind, inputs, build)
+        elif not found:
+            with tempfile.TemporaryDirectory() as scratch:
+                build(Path(scratch))
+        self.accelerator.wait_for_everyone()
+        return Artifact(path)
 
     def _bare_source(self, sequences: list[Tokens]) -> BatchSource:
         return BatchSource(sequences, self.plan.renderer.pad_token, self.experiment.train.micro_batch_tokens)

@@ -10,12 +10,9 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.evaluation.base import COUNTED
 from harness.store import MANIFEST, read_json, read_jsonl
 
-COUNTED = (
-    "ok",
-    "tie",
-)  # the statuses that carry a preference, as harness.evaluation.base has them, without its imports
 DONE, NOT_JUDGED, NOT_RUN, FAILED = "done", "not judged yet", "not run yet", "failed"
 IDENTITY = ["evaluated_on", "trained_on", "loss", "settings", "seed", "cell"]
 TABLE = ["evaluated_on", "trained_on"]  # one leaderboard: the same prompts, judge and training data
