@@ -266,12 +266,13 @@ class Stages:
 
     def _make_judge(self, trained_on: str, task: str) -> Judge:
         """The judge of a task; where the task has no preferences of its own, it learns from those of the training task."""
-        source = self.prepared[task if self.prepared[task].judge_fit else trained_on]
+        own = bool(self.prepared[task].judge_fit)
+        source = self.prepared[task if own else trained_on]
         context = JudgeContext(
             template=self.plan.tasks[task].task.template,
             fit=source.judge_fit,
             held_out=source.judge_test,
-            labels=source.labels,
+            labels=source.labels if own else f"{source.labels}, on {trained_on}",
             embed=self.plan.encoder.embed,
             encoder=self.plan.encoder.hash,
             store=self.store,

@@ -149,7 +149,7 @@ def test_a_refit_gives_the_same_judge(fitted, tmp_path):
     assert model_of(tmp_path, "one") == model_of(tmp_path, "two")
 
 
-def test_a_fit_that_the_store_has_is_not_repeated(fitted):
+def test_a_fit_and_its_agreement_that_the_store_has_are_not_repeated(fitted):
     calls = []
 
     def counting(texts):
@@ -160,6 +160,20 @@ def test_a_fit_that_the_store_has_is_not_repeated(fitted):
     assert calls == [40, 40]
     assert fitted(pairs(40, seed=0), embed=counting).id == first.id
     assert calls == [40, 40]
+    held_out = pairs(30, seed=1)
+    measured = fitted(pairs(40, seed=0), held_out=held_out, embed=counting)
+    assert calls[2:] == [40, 40, 30, 30] and measured.id == first.id
+    again = fitted(pairs(40, seed=0), held_out=held_out, embed=counting)
+    assert len(calls) == 6 and again.agreement == measured.agreement and again.agreement.n == 30
+
+
+def test_words_can_outweigh_a_length_that_was_never_seen(fitted):
+    """Kind answers, longer by half than rude ones: a rude one of 100,000 words does not make up for its rudeness."""
+    longer = [Preference(p.prompt, f"{p.chosen} {'word1 ' * 6}", p.rejected) for p in pairs(200, seed=0)]
+    judge = fitted(longer)
+    for n in (10, 100, 100_000):
+        (judgement,) = judged(judge, [Comparison("x", longer[0].prompt, "rude " * n, "kind word1 word1 word1 " * 5)])
+        assert judgement.preference == 0.0, n
 
 
 @pytest.mark.parametrize(

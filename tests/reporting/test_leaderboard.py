@@ -1,6 +1,7 @@
 """The numbers of the leaderboard, derived by hand from the preferences in `results_folder.write_example`."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +169,9 @@ def test_a_sampled_cell_that_awaits_its_judge_has_lengths_but_no_win_rate(tmp_pa
     found = build_leaderboard(load_results(folder)).iloc[0]
     assert (found["status"], found["coverage"], found["mean_tokens"], found["kl"]) == ("incomplete", 0, 10.5, 2)
     assert math.isnan(found["win_rate"])
+
+
+def test_every_column_is_explained_in_the_results_readme():
+    page = (Path(__file__).resolve().parents[2] / "results" / "README.md").read_text(encoding="utf-8")
+    for name, meaning in COLUMNS.items():
+        assert f"| `{name}` | {meaning} |" in page, name

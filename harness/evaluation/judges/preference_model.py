@@ -1,7 +1,8 @@
 """The offline judge: a logistic regression that learns from labelled pairs which of two responses people prefer.
 
 It sees a pair as the difference of two feature vectors (the sentence embedding of the last user turn with the
-response, and the log of the response's length), without an intercept. So it is antisymmetric: swapping the responses
+response, and the log of the response's length), without an intercept. The difference in length is bounded, so that
+responses much longer or shorter than any that it learned from do not decide alone. The model is antisymmetric: swapping the responses
 turns its verdict round, and there is no order to depend on. It is a weak judge; its accuracy on pairs that it has
 not seen stands beside every result.
 """
@@ -23,7 +24,7 @@ from harness.tasks.base import Preference, Prompt
 
 KIND = "preference-models"
 FILE = "model.json"
-FORMAT = 1  # raised when the features or the fit change
+FORMAT = 2  # raised when the features or the fit change
 FEWEST_PAIRS = 20
 ASKED = 300  # characters of the last user turn that are embedded
 
@@ -58,71 +59,78 @@ def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceMo
             f" {FEWEST_PAIRS} pairs on 2 prompts); raise the task's judge_pairs, give it more data, or set judge.kind=openai"
         )
     content = [[_text(pair.prompt, side) for side in (pair.chosen, pair.rejected)] for pair in pairs]
-    inputs = {
+    held_out = [pair for pair in context.held_out if pair.paired]
+    identity = {
         "format": FORMAT,
         "pairs": hash_value([groups, content]),
         "encoder": context.encoder,
         "options": asdict(options),
     }
+    tested = [[_text(pair.prompt, side) for side in (pair.chosen, pair.rejected)] for pair in held_out]
 
     def build(folder):
-        prompts = [pair.prompt for pair in pairs]
-        features = _features(context.embed, prompts, [p.chosen for p in pairs], [p.rejected for p in pairs])
-        write_json(folder / FILE, fit(features, groups, options))
+        fitted = fit(_pair_features(context.embed, pairs), groups, options)
+        scores = Scorer(fitted)(_pair_features(context.embed, held_out)) if held_out else []
+        right = float(sum(map(_preference, scores)))
+        write_json(folder / FILE, {**fitted, "held_out": {"n": len(held_out), "right": right}})
 
-    artifact = context.store.artifact(KIND, inputs, build)
-    coefficients = np.array(read_json(artifact.path / FILE)["coefficients"])
-    return PreferenceModelJudge(f"preference_model:{key_of(inputs)[:8]}", coefficients, context)
+    artifact = context.store.artifact(KIND, {**identity, "held_out": hash_value(tested)}, build)
+    fitted = read_json(artifact.path / FILE)
+    return PreferenceModelJudge(f"preference_model:{key_of(identity)[:8]}", fitted, context)
+
+
+class Scorer:
+    """A fitted model: from raw features `(n, d + 1)` to the log-odds `(n,)` that the first response is preferred."""
+
+    def __init__(self, fitted: dict):
+        self._coefficients = np.array(fitted["coefficients"])
+        self._length_scale = fitted["length_scale"]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return _bounded(features, self._length_scale) @ self._coefficients
 
 
 class PreferenceModelJudge:
     """See the module. `agreement` is the accuracy on the held-out pairs, None where there are none."""
 
-    def __init__(self, id: str, coefficients: np.ndarray, context: JudgeContext):
+    def __init__(self, id: str, fitted: dict, context: JudgeContext):
         self.id = id
-        self._coefficients = coefficients
+        self._score = Scorer(fitted)
         self._embed = context.embed
-        self.agreement = self._agreement([pair for pair in context.held_out if pair.paired], context.labels)
+        right, n = fitted["held_out"]["right"], fitted["held_out"]["n"]
+        self.agreement = Agreement(right / n, *wilson_interval(right, n), n, context.labels) if n else None
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
         """Return one judgement per comparison, in order; all are computed at once, and `progress` is told once."""
-        scores = self._scores(
-            [c.prompt for c in comparisons], [c.response for c in comparisons], [c.baseline for c in comparisons]
-        )
+        if not comparisons:
+            return []
+        responses, baselines = [c.response for c in comparisons], [c.baseline for c in comparisons]
+        scores = self._score(_features(self._embed, [c.prompt for c in comparisons], responses, baselines))
         progress(len(comparisons))
         return [
             Judgement(c.id, "tie" if score == 0 else "ok", _preference(score))
             for c, score in zip(comparisons, scores, strict=True)
         ]
 
-    def _scores(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-        """Return the log-odds that the first response is preferred, (n,)."""
-        if not prompts:
-            return np.zeros(0)
-        return _features(self._embed, prompts, first, second) @ self._coefficients
-
-    def _agreement(self, pairs: Sequence[Preference], labels: str) -> Agreement | None:
-        if not pairs:
-            return None
-        scores = self._scores([p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
-        right = sum(map(_preference, scores))
-        return Agreement(right / len(pairs), *wilson_interval(right, len(pairs)), len(pairs), labels)
-
 
 def fit(features: np.ndarray, groups: Sequence[str], options: PreferenceModelOptions) -> dict:
-    """Fit the regression to (n, d) differences chosen - rejected; return C, its validation losses and d coefficients.
+    """Fit the regression to raw features of chosen - rejected, (n, d + 1); return what describes it, as JSON can hold.
 
-    Of `options.C` the one with the lowest log-loss on left-out groups is taken, the strongest penalty among equals.
+    That is C, the validation losses, the scale of the differences in length (their root mean square), and the
+    coefficients. Of `options.C` the one with the lowest log-loss on left-out groups is taken, the strongest penalty among equals.
     """
     from sklearn.model_selection import GroupKFold
 
+    scale = float(np.sqrt((features[:, -1] ** 2).mean())) or 1.0
+    features = _bounded(features, scale)
     folds = list(GroupKFold(min(options.folds, len(set(groups)))).split(features, groups=groups))
     losses = {}
     for c in sorted(set(options.C)):
         margins = [features[test] @ _coefficients(features[train], c) for train, test in folds]
         losses[c] = float(np.logaddexp(0, -np.concatenate(margins)).mean())
     best = min(losses, key=losses.__getitem__)
-    return {"C": best, "validation_loss": losses, "coefficients": _coefficients(features, best).tolist()}
+    coefficients = _coefficients(features, best).tolist()
+    return {"C": best, "validation_loss": losses, "length_scale": scale, "coefficients": coefficients}
 
 
 def _coefficients(features: np.ndarray, c: float) -> np.ndarray:
@@ -133,6 +141,16 @@ def _coefficients(features: np.ndarray, c: float) -> np.ndarray:
     model = LogisticRegression(C=c, fit_intercept=False, max_iter=1000, tol=1e-6)
     model.fit(np.concatenate([features, -features]), np.repeat([1, 0], n), sample_weight=np.full(2 * n, 0.5))
     return model.coef_[0]
+
+
+def _bounded(features: np.ndarray, scale: float) -> np.ndarray:
+    """Return the features with the difference of log lengths as tanh(difference / scale), in (-1, 1)."""
+    return np.column_stack([features[:, :-1], np.tanh(features[:, -1] / scale)])
+
+
+def _pair_features(embed: Callable, pairs: Sequence[Preference]) -> np.ndarray:
+    """Return the raw features of chosen against rejected, (n, d + 1)."""
+    return _features(embed, [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
 
 
 def _features(embed: Callable, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
