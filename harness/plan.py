@@ -75,12 +75,17 @@ class Plan:
         """Return what determines the SFT policy of a task: the key of its artifact."""
         return _start_inputs(self.experiment, self.model_hash, self.tasks[task])
 
+    @property
+    def decoding(self) -> dict:
+        """What determines a sample besides policy, prompt and seed; how many are drawn at once does not."""
+        return {key: value for key, value in asdict(self.experiment.sample).items() if key != "batch_size"}
+
     def description(self) -> dict:
         """Return the plan as reporting reads it (`plan.json`)."""
         return {
             "experiment": self.experiment.name,
             "baselines": {name: planned.task.baseline for name, planned in self.tasks.items()},
-            "decoding": asdict(self.experiment.sample),
+            "decoding": self.decoding,
             "cells": [self.describe(cell) for cell in self.cells],
         }
 

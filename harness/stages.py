@@ -137,10 +137,10 @@ class Stages:
 
     def sample(self, cell: Cell, task: str, progress: Progress) -> Artifact:
         """Sample the cell's policy on a task's test prompts, and score the samples under policy and reference."""
-        prepared, decoding, renderer = self.prepared[task], self.experiment.sample, self.plan.renderer
+        prepared, renderer = self.prepared[task], self.plan.renderer
         inputs = {
             "policy": cell.key,
-            "decoding": {k: v for k, v in dataclasses.asdict(decoding).items() if k != "batch_size"},
+            "decoding": self.plan.decoding,
             "seed": cell.seed,
             "prompts": hash_value(
                 [[q.id, q.baseline, ids] for q, ids in zip(prepared.questions, prepared.question_ids, strict=True)]
@@ -153,7 +153,7 @@ class Stages:
                 policy.model,
                 prepared.question_ids,
                 [q.id for q in prepared.questions],
-                decoding=decoding,
+                decoding=self.experiment.sample,
                 seed=cell.seed,
                 stop_tokens=renderer.stop_tokens,
                 pad_token=renderer.pad_token,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from harness.assets import model_folder, weights_hash
 from harness.config import ModelConfig, SampleConfig
@@ -21,6 +23,15 @@ from tests.experiment import run
 
 pytestmark = pytest.mark.slow
 DEMO = Path(__file__).resolve().parent.parent / "experiments" / "rpo_vs_dpo.yaml"
+
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    """Unlike the tiny models, these gain from every core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_smollm2_is_converted_once_and_answers_a_question():

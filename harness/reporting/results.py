@@ -131,7 +131,7 @@ def _cell(cell: Mapping, path: Path, failure: Mapping | None) -> dict:
 def _evaluation(cell: Mapping, path: Path, task: str, failure: Mapping | None, decoding: Mapping) -> dict:
     """Say how far a cell is on one task. What an earlier run left behind and this one has not redone is not used."""
     samples, judgements = (_manifest(path / f"{stage}-{task}") for stage in ("sample", "judge"))
-    sampled = bool(samples) and samples["inputs"]["decoding"].items() <= decoding.items()
+    sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
     judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"]["samples.jsonl"]
     failed = bool(failure) and not (judged and _stage(failure)[1] not in ("", task))  # unless it was another task's
     state = FAILED if failed else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED

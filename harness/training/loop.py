@@ -60,6 +60,7 @@ def optimise(
         scheduler.step()
         seconds = round(time.perf_counter() - started, 4)
         after_step(step, {**metrics, "learning_rate": rate, "grad_norm": norm, "seconds": seconds})
+    accelerator.free_memory()  # it keeps every optimiser that it prepared, and with them each cell's weights
 
 
 def _sum_over_processes(parameters: Sequence[torch.nn.Parameter], accelerator: Accelerator) -> None:

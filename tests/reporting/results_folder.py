@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-DECODING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 64, "batch_size": 16}
+DECODING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 64}
 BASELINES = {"hh": "the chosen response", "tldr": "the human summary", "alpaca_eval": "gpt-4-1106-preview"}
 AGREEMENT = {"accuracy": 0.64, "low": 0.6, "high": 0.68, "n": 500, "labels": "human choices"}
 JUDGE = "preference_model-1a2b3c"
@@ -83,7 +83,7 @@ def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decod
         for i, nats in enumerate(kl)
     ]
     write_jsonl(path / "samples.jsonl", rows)
-    inputs = {"decoding": {name: value for name, value in decoding.items() if name != "batch_size"}}
+    inputs = {"decoding": decoding}
     write_json(path / "artifact.json", {"inputs": inputs, "files": {"samples.jsonl": f"hash of {kl}"}})
 
 
