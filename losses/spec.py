@@ -87,7 +87,15 @@ class Loss:
             raise ValueError(
                 f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
             )
-        return self.function(batch, **settings)
+        rows = self.function(batch, **settings)
+        chosen, rejected = len(batch.chosen), len(batch.rejected)
+        allowed = {chosen} if self.data == "paired" else {chosen, chosen + rejected}
+        if rows.ndim != 1 or len(rows) not in allowed:
+            raise ValueError(
+                f"loss {self.name!r} must return one value per row, 1-D ({' or '.join(map(str, sorted(allowed)))} here); "
+                f"it returned shape {tuple(rows.shape)}"
+            )
+        return rows
 
 
 LOSSES: Registry[Loss] = Registry("loss")
@@ -133,6 +141,11 @@ def register_loss(
             start_value=start_value,
             hyperparameters=_hyperparameters(function, grid or {}, where),
         )
+        if start_value is not None:
+            try:
+                inspect.signature(start_value).bind(**loss.settings())
+            except TypeError as error:
+                raise RegistryError(f"{where}: start_value must take the hyper-parameters by name: {error}") from None
         LOSSES.add(name, loss, origin)
         return function
 

@@ -50,6 +50,7 @@ def sample(
     sorted by length into batches of `decoding.batch_size`, padded on the left. Greedy at temperature 0.
     """
     model.eval()
+    model.generation_config = GenerationConfig()  # transformers fills what is left open from the model's own
     results: list[Sample | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     settings = GenerationConfig(

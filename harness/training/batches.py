@@ -35,11 +35,12 @@ def effective_batches(
     Every example is used exactly once an epoch. For `data="paired"` row i of both sides is a pair. For
     `data="unpaired"` the two classes are shuffled apart, so that a chosen response stands beside rejected ones to
     other prompts; a batch holds as many responses as one of pairs would, and of each class its share, so that steps,
-    tokens and data are those of the paired losses.
+    tokens and data are those of the paired losses. Both classes are in every batch, where there are both: with fewer
+    of one than there would be batches, the batches are fewer and larger.
     """
     chosen = [i for i, e in enumerate(examples) if e.chosen is not None]
     rejected = [i for i, e in enumerate(examples) if e.rejected is not None]
-    steps = max(1, math.ceil((len(chosen) + len(rejected)) / (2 * batch_size)))
+    steps = max(1, min(math.ceil((len(chosen) + len(rejected)) / (2 * batch_size)), len(chosen), len(rejected)))
     chosen = _shuffled(chosen, seed, epoch, 0)
     rejected = chosen if data == "paired" else _shuffled(rejected, seed, epoch, 1)
     return [
@@ -92,10 +93,6 @@ class TokenBatch:
     position: Tensor
     row: Tensor
     hidden: Tensor | None = None
-
-    @property
-    def rows(self) -> int:
-        return self.input_ids.shape[0]
 
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on another device."""

@@ -1,7 +1,7 @@
 """The policy: a causal language model, what of it is trained, and how its trained part is kept.
 
 A trained policy is the base model plus one file of tensors (or two: SFT's, then the loss's). With LoRA the SFT
-adapter is merged before the loss gets a fresh one, so that the reference is the SFT model and never the base.
+adapter stays active below the one that the loss trains, so that the reference is the SFT model and never the base.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ class Policy(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return `(targets,)` fp32 log-probs of the batch's completion tokens."""
-        with self._autocast():
+        with self.autocast():
             if batch.hidden is not None:
                 hidden = self.top(inputs_embeds=batch.hidden, use_cache=False).last_hidden_state
             else:
@@ -59,7 +60,7 @@ class Policy(nn.Module):
     @torch.no_grad()
     def trunk_activations(self, input_ids: Tensor) -> Tensor:
         """Return `(rows, length, d)`: what the frozen layers pass to the trained ones, in the compute dtype."""
-        with self._autocast():
+        with self.autocast():
             return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state.to(self.compute_dtype)
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -83,7 +84,7 @@ class Policy(nn.Module):
             position=torch.cat([torch.arange(5), torch.arange(6, 11)]).to(self.device),
             row=torch.arange(2, device=self.device).repeat_interleave(5),
         )
-        with self._autocast():
+        with self.autocast():
             logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).flatten()
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
@@ -96,7 +97,8 @@ class Policy(nn.Module):
                     f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
                 )
 
-    def _autocast(self):
+    def autocast(self):
+        """Return the context in which the model runs, for log-probs and for sampling alike."""
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
 
@@ -119,7 +121,8 @@ def model_settings(folder: Path, config: ModelConfig):
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:
     """Load the base model, apply trained tensors (folders written by `Policy.save`) in turn, and make it trainable.
 
-    `seed` is that of a fresh LoRA adapter. The policy is returned in eval mode.
+    With LoRA each folder is an adapter of its own, and the one to be trained, drawn with `seed`, comes on top: it
+    changes nothing until it is trained. The policy is returned in eval mode.
     """
     from transformers import AutoModelForCausalLM
 
@@ -127,13 +130,21 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
         )
-    for path in trained:
-        _apply(model, load_file(path / TENSORS), config)
+        tensors = [load_file(path / TENSORS) for path in trained]
     torch.manual_seed(seed)
-    _choose_trained(model, config)
+    if config.tune == "lora":
+        _add_adapters(model, config, len(tensors) + 1)
+    else:
+        model.requires_grad_(config.tune == "full")
+    if config.tune == "last_layers":
+        decoder = model.get_decoder()
+        for module in (*decoder.layers[-config.last_layers :], decoder.norm):
+            module.requires_grad_(True)
     for parameter in model.parameters():
         if parameter.requires_grad:  # small steps would vanish in bf16: what is trained is kept in fp32
             parameter.data = parameter.data.float()
+    for part in tensors:
+        _apply(model, part)
     return Policy(model, config).eval()
 
 
@@ -161,18 +172,11 @@ def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
     return parts[0], parts[1]
 
 
-def _choose_trained(model, config: ModelConfig) -> None:
-    model.requires_grad_(config.tune == "full")
-    if config.tune == "last_layers":
-        decoder = model.get_decoder()
-        split_decoder(decoder, config.last_layers)  # for its errors
-        for module in (*decoder.layers[-config.last_layers :], decoder.norm):
-            module.requires_grad_(True)
-    if config.tune == "lora":
-        _add_lora(model, config)
+def _add_adapters(model, config: ModelConfig, count: int) -> None:
+    """Put `count` LoRA adapters into the model, all active, the last one to be trained.
 
-
-def _add_lora(model, config: ModelConfig):
+    They stay beside the weights. Merged into bf16 weights, most of a small change would be rounded away.
+    """
     from peft import LoraConfig, get_peft_model
 
     lora = config.lora
@@ -180,25 +184,27 @@ def _add_lora(model, config: ModelConfig):
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
     )
+    names = [f"adapter{i}" for i in range(count)]
     with quiet(), _user_error("model.lora"):
-        return get_peft_model(model, settings)  # puts the adapter into `model` itself
+        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # puts the adapter into `model` itself
+        for name in names[1:]:
+            wrapped.add_adapter(name, settings)
+    wrapped.base_model.set_adapter(names)
+    for name, parameter in model.named_parameters():
+        is_adapter = ".lora_" in name
+        parameter.requires_grad_(is_adapter and f".{names[-1]}." in name)
+        if is_adapter:
+            parameter.data = parameter.data.float()
 
 
-def _apply(model, tensors: dict[str, Tensor], config: ModelConfig) -> None:
-    """Put trained tensors into a freshly loaded model; a LoRA adapter is merged into its weights."""
-    wrapped = _add_lora(model, config) if config.tune == "lora" else None
+def _apply(model, tensors: dict[str, Tensor]) -> None:
+    """Put trained tensors, fp32, into the model's parameters of the same names."""
     parameters = dict(model.named_parameters())
     missing = sorted(set(tensors) - set(parameters))
     if missing:
         raise UserError(f"trained tensors do not fit the model: it has no {missing[0]!r}")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if parameters[name].dtype != torch.float32:
-                parameters[name].data = tensor.to(parameters[name].device)
-            else:
-                parameters[name].copy_(tensor)
-    if wrapped is not None:
-        wrapped.merge_and_unload()
+    for name, tensor in tensors.items():
+        parameters[name].data = tensor.to(parameters[name].device)
 
 
 class _user_error:
@@ -211,7 +217,9 @@ class _user_error:
         return None
 
     def __exit__(self, kind, error, traceback) -> bool:
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError)) and not isinstance(error, UserError):
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)) and not isinstance(
+            error, UserError
+        ):
             raise UserError(
                 f"{self.what}: {str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__}"
             ) from error

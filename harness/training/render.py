@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,6 +47,17 @@ class Renderer:
         specials = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         return next((token for token in tail if token in specials), self.tokenizer.eos_token_id)
 
+    @cached_property
+    def _control(self) -> re.Pattern:
+        """The strings that the tokenizer turns into control tokens."""
+        words = {str(t) for t in self.tokenizer.all_special_tokens}
+        words |= {str(t) for t in self.tokenizer.added_tokens_decoder.values()}
+        return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
+
+    def _harmless(self, text: str) -> str:
+        """Return untrusted text in which nothing spells a control token: none may end a turn or begin another."""
+        return self._control.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
     @property
     def stop_tokens(self) -> list[int]:
         """The tokens at which sampling stops."""
@@ -88,7 +100,7 @@ class Renderer:
         A complete one ends with the end-of-turn token, which is trained on; a truncated one does not, so that
         the policy is not taught to stop in the middle of a sentence.
         """
-        ids = self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self._harmless(text.strip()), add_special_tokens=False)["input_ids"]
         ids = (*ids, self.end_of_turn)
         return (ids, False) if len(ids) <= limit else (ids[:limit], True)
 
@@ -97,10 +109,15 @@ class Renderer:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _prompt_ids(self, prompt: Prompt, suffix: str) -> tuple[int, ...]:
-        messages = [*prompt[:-1], replace(prompt[-1], content=prompt[-1].content + suffix)]
+        messages = [replace(m, content=self._harmless(m.content)) for m in prompt]
+        messages[-1] = replace(messages[-1], content=messages[-1].content + suffix)
         if self.tokenizer.chat_template:
             turns = [{"role": m.role, "content": m.content} for m in messages]
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            try:
+                text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            except Exception as error:  # templates raise what they like for roles that they do not know
+                roles = ", ".join(m.role for m in messages)
+                raise UserError(f"the chat template refuses a prompt with the turns {roles}: {error}") from None
             return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = "\n".join(f"{ROLE_TAGS[m.role]}\n{m.content}" for m in messages) + f"\n{ROLE_TAGS['assistant']}\n"
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
