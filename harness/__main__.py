@@ -52,12 +52,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _losses(options: argparse.Namespace) -> int:
-    from harness.listing import losses_as_dicts, losses_table
+    from harness.listing import losses_as_dicts, losses_markdown, losses_table
     from harness.plugins import load_plugins
 
     load_plugins(options.plugin)
     if options.json:
         print(json.dumps(losses_as_dicts(), indent=2))
+    elif options.markdown:
+        print(losses_markdown(), end="")
     else:
         Console().print(losses_table())
     return 0
@@ -120,10 +122,15 @@ def _parser() -> argparse.ArgumentParser:
         "losses",
         help="List the registered losses.",
         description="List the registered losses: paper, data, needs, reduction, hyper-parameters with default and grid.",
-        epilog="examples:\n  python -m harness losses\n  python -m harness losses --plugin my_loss.py --json",
+        epilog="examples:\n"
+        "  python -m harness losses\n"
+        "  python -m harness losses --plugin my_loss.py --json\n"
+        "  python -m harness losses --markdown > docs/losses.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form = listing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument("--markdown", action="store_true", help="print the page that docs/losses.md is")
     listing.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="a Python file that registers losses"
     )
