@@ -52,15 +52,37 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _losses(options: argparse.Namespace) -> int:
-    from harness.listing import losses_as_dicts, losses_table
+    from harness.listing import losses_as_dicts, losses_markdown, losses_table
     from harness.plugins import load_plugins
 
     load_plugins(options.plugin)
     if options.json:
         print(json.dumps(losses_as_dicts(), indent=2))
+    elif options.markdown:
+        print(losses_markdown(), end="")
     else:
         Console().print(losses_table())
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from harness.check import check_loss
+    from harness.outcomes import FAILED, outcome_table, summary_table
+    from harness.plugins import load_plugins, losses_of
+    from losses import get_loss, list_losses
+
+    if bool(options.targets) == options.all:
+        raise UserError("name the losses or .py files to check, or give --all for every registered loss")
+    load_plugins([target for target in options.targets if target.endswith(".py")])
+    named = [name for target in options.targets for name in losses_of(target)]
+    found = {name: check_loss(get_loss(name)) for name in named or list_losses()}
+    console = Console()
+    for table in [summary_table(found)] if options.all else [outcome_table(*item) for item in found.items()]:
+        console.print(table)
+    failed = [name for name, outcomes in found.items() if any(o.status == FAILED for o in outcomes)]
+    said = f"failed: {', '.join(failed)}" if failed else "all checks passed"
+    console.print(f"{len(found)} checked, {said}", highlight=False, markup=False)
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,14 +122,34 @@ def _parser() -> argparse.ArgumentParser:
         "losses",
         help="List the registered losses.",
         description="List the registered losses: paper, data, needs, reduction, hyper-parameters with default and grid.",
-        epilog="examples:\n  python -m harness losses\n  python -m harness losses --plugin my_loss.py --json",
+        epilog="examples:\n"
+        "  python -m harness losses\n"
+        "  python -m harness losses --plugin my_loss.py --json\n"
+        "  python -m harness losses --markdown > docs/losses.md",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form = listing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument("--markdown", action="store_true", help="print the page that docs/losses.md is")
     listing.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="a Python file that registers losses"
     )
     listing.set_defaults(command=_losses)
+    check = commands.add_parser(
+        "check",
+        help="Hold losses to the conformance suite.",
+        description="Hold losses to what they declare and to what training relies on: values at the start, gradients,\n"
+        "extremes, signs, order, micro-batches, needs, reduction, hyper-parameters.",
+        epilog="examples:\n"
+        "  python -m harness check my_loss.py\n"
+        "  python -m harness check dpo rpo_paired\n"
+        "  python -m harness check --all\n\n"
+        "exit status: 0 all passed, 1 a check failed, 2 something must be changed first",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("targets", nargs="*", metavar="TARGET", help="a registered loss, or a Python file of losses")
+    check.add_argument("--all", action="store_true", help="every registered loss, those of installed packages included")
+    check.set_defaults(command=_check)
     return parser
 
 

@@ -1,12 +1,19 @@
-"""The registered losses, as a table and as data."""
+"""The registered losses, as a table, as data and as a page of the docs."""
 
 from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from losses import get_loss, list_losses
-from losses.spec import LOSSES
+from losses.spec import LOSSES, Loss
+
+TEMPLATE = Path(__file__).parent / "templates" / "losses.md"
+PARTS = {"equation": r"L\w*(?= = )", "source": "Source: ", "checked_against": "Checked against: ", "trap": "Trap: "}
 
 
 def losses_as_dicts() -> list[dict]:
@@ -15,12 +22,14 @@ def losses_as_dicts() -> list[dict]:
         {
             "name": loss.name,
             "summary": loss.summary,
+            **_docstring_parts(loss),
             "paper": loss.paper,
             "data": loss.data,
             "needs": sorted(loss.needs),
             "reduction": loss.reduction,
             "couples_examples": loss.couples_examples,
             "start_value": loss.start(loss.settings()),
+            "sign_exceptions": loss.sign_exceptions,
             "hyperparameters": {
                 p.name: {"type": p.type.__name__, "default": p.default, "grid": list(p.grid)}
                 for p in loss.hyperparameters.values()
@@ -51,3 +60,58 @@ def losses_table() -> Table:
         )
         table.add_row(*map(escape, cells))
     return table
+
+
+def losses_markdown() -> str:
+    """Return `docs/losses.md`: the registered losses inside a page written by hand."""
+    listed = losses_as_dicts()
+    overview = ["| loss | data | needs | log-probs | value at the start | paper |", "|---|---|---|---|---|---|"]
+    for loss in listed:
+        start = "" if loss["start_value"] is None else f"{loss['start_value']:.6g}"
+        name, needs = f"[{loss['name']}](#{loss['name']})", ", ".join(loss["needs"])
+        overview.append(
+            f"| {name} | {loss['data']} | {needs} | {loss['reduction']} | {start} | {_link(loss['paper'])} |"
+        )
+    page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("<!-- overview -->", "\n".join(overview))
+    return page.replace("<!-- losses -->", "\n\n".join(map(_section, listed)))
+
+
+def _section(loss: dict) -> str:
+    start = loss["start_value"]
+    facts = {
+        "Paper": ". ".join(filter(None, (_link(loss["paper"]), loss["source"]))),
+        "Data": f"{loss['data']}; needs {', '.join(loss['needs']) or 'nothing beyond log-probs and token counts'}",
+        "Log-probs": f"{loss['reduction']} over tokens"
+        + ("; rows depend on the whole effective batch" if loss["couples_examples"] else ""),
+        "Value at the start": "depends on the data" if start is None else f"{start:.6g} at the defaults",
+        "Sign": loss["sign_exceptions"],
+        "Checked against": loss["checked_against"],
+        "Trap": loss["trap"],
+    }
+    lines = [f"### {loss['name']}", "", loss["summary"], ""]
+    if loss["equation"]:
+        lines += ["```", loss["equation"], "```", ""]
+    lines += [f"- **{heading}**: {text}" for heading, text in facts.items() if text]
+    if loss["hyperparameters"]:
+        lines += ["", "| hyper-parameter | type | default | grid |", "|---|---|---|---|"]
+    for name, p in loss["hyperparameters"].items():
+        lines.append(f"| {name} | {p['type']} | {p['default']} | {', '.join(map(str, p['grid']))} |")
+    return "\n".join(lines)
+
+
+def _docstring_parts(loss: Loss) -> dict[str, str]:
+    """Return what the paragraphs of a loss's docstring say, by how they begin; what is not there is empty."""
+    parts = dict.fromkeys(PARTS, "")
+    for paragraph in (inspect.getdoc(loss.function) or "").split("\n\n")[1:]:
+        text = re.sub(r" ?Returns `[^`]*`\.", "", " ".join(paragraph.split()))
+        for part, beginning in PARTS.items():
+            if re.match(beginning, text):
+                parts[part] = text if part == "equation" else text.partition(": ")[2]
+    return parts
+
+
+def _link(paper: str) -> str:
+    if not paper:
+        return ""
+    return f"[{paper}](https://{'arxiv.org/abs/' if re.fullmatch(r'[0-9.]+', paper) else ''}{paper})"

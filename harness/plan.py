@@ -22,7 +22,7 @@ from harness.tasks import Task, TaskData
 from harness.training.policy import load_tokenizer, model_settings
 from harness.training.render import Renderer
 from losses import Loss
-from losses.registry import origin_of
+from losses.registry import Registry, origin_of
 
 FORMAT = 1  # raised when training changes what the same experiment computes
 
@@ -171,6 +171,8 @@ def _check_data(losses: Mapping[str, Loss], tasks: Mapping[str, PlannedTask]) ->
     for name, planned in tasks.items():
         unpaired = any(not row.paired for row in planned.data.train)
         for loss in losses.values():
+            if "scores" in loss.needs:
+                raise UserError(f"loss {loss.name!r} needs scores, and task {name!r} has none")
             if unpaired and loss.data == "paired":
                 raise UserError(
                     f"loss {loss.name!r} needs pairs, and the data of task {name!r} are unpaired; use an unpaired loss such as rpo_unpaired"
@@ -206,12 +208,22 @@ def _cell(
             "loss": loss.name,
             "source": hash_source(Path(origin_of(loss.function).rpartition(":")[0])),
             "settings": dict(settings),
+            "strategies": _strategy_sources(loss, settings),
             "train": _numeric(asdict(experiment.train)),
             "dev_pairs": planned.config.dev_pairs,
         }
         if "prompt_embeddings" in loss.needs:
             inputs["encoder"] = experiment.encoder
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
+
+
+def _strategy_sources(loss: Loss, settings: Mapping[str, object]) -> dict[str, str]:
+    """Return the source hash of each registered thing that a setting names, such as the user's own RPO weighting."""
+    return {
+        name: hash_source(Path(parameter.choices.origin(settings[name]).rpartition(":")[0]))
+        for name, parameter in loss.hyperparameters.items()
+        if isinstance(parameter.choices, Registry)
+    }
 
 
 def _numeric(optim: dict) -> dict:

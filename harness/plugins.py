@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import UserError
-from losses import RegistryError
+from losses import RegistryError, get_loss, list_losses
+from losses.spec import LOSSES
 
 ENTRY_POINTS = "harness.losses"
 
@@ -33,6 +34,20 @@ def load_plugins(files: Sequence[str]) -> None:
         _importing(f"plugin {file}", partial(spec.loader.exec_module, module))
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _importing(f"entry point {point.name} ({point.value})", point.load)
+
+
+def losses_of(target: str) -> list[str]:
+    """Return the losses that a registered name or a loaded plugin file stands for.
+
+    Raises `UserError` for a file that registers no loss, `RegistryError` for an unknown name.
+    """
+    if not target.endswith(".py"):
+        return [get_loss(target).name]
+    path = str(Path(target).resolve())
+    found = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
+    if not found:
+        raise UserError(f"{target} registers no loss; see @register_loss in docs/your-own-loss.md")
+    return found
 
 
 def _importing(what: str, load) -> None:

@@ -16,6 +16,7 @@ _HOMES = {
     "get_loss": "losses.spec",
     "list_losses": "losses.spec",
     "register_loss": "losses.spec",
+    "register_weighting": "losses.rpo",
 }
 __all__ = list(_HOMES)
 

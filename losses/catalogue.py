@@ -1,5 +1,43 @@
 """Importing this module registers the built-in losses, in the order in which listings show them."""
 
-from losses import dpo, ipo, rpo
+from losses import (  # isort: skip
+    dpo,
+    ipo,
+    rpo,
+    label_noise,
+    hinge,
+    simpo,
+    orpo,
+    cpo,
+    odpo,
+    r_dpo,
+    exo,
+    nca,
+    aot,
+    sppo,
+    kto,
+    apo,
+    discopop,
+    rpo_reward,
+)
 
-__all__ = ["dpo", "ipo", "rpo"]
+__all__ = [
+    "aot",
+    "apo",
+    "cpo",
+    "discopop",
+    "dpo",
+    "exo",
+    "hinge",
+    "ipo",
+    "kto",
+    "label_noise",
+    "nca",
+    "odpo",
+    "orpo",
+    "r_dpo",
+    "rpo",
+    "rpo_reward",
+    "simpo",
+    "sppo",
+]

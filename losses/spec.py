@@ -6,8 +6,8 @@ import inspect
 import itertools
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Hyperparameter:
     type: type
     default: bool | int | float | str
     grid: tuple
+    choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
 
     def check(self, value: object, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
@@ -35,6 +36,8 @@ class Hyperparameter:
             value = float(value)
         if type(value) is not self.type or (self.type is float and not math.isfinite(value)):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
+        if self.choices is not None and value not in self.choices:
+            raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
         return value
 
 
@@ -49,8 +52,9 @@ class Loss:
     needs: frozenset[str]
     reduction: str
     couples_examples: bool
-    start_value: Callable[..., float] | None
+    start_value: Callable[..., float | None] | None
     hyperparameters: Mapping[str, Hyperparameter] = field(hash=False)
+    sign_exceptions: str = ""
 
     @property
     def summary(self) -> str:
@@ -77,8 +81,9 @@ class Loss:
         return [self.settings(dict(point)) for point in itertools.product(*axes)]
 
     def start(self, settings: Mapping[str, object]) -> float | None:
-        """Return the value that every row must have when policy = reference, or None where none is declared."""
-        return None if self.start_value is None else float(self.start_value(**settings))
+        """Return the value that every row must have when policy = reference, or None where it depends on the data."""
+        value = None if self.start_value is None else self.start_value(**settings)
+        return None if value is None else float(value)
 
     def __call__(self, batch: PreferenceBatch, **settings) -> Tensor:
         """Return the loss of each row, `(rows,)`; the loss of the batch is their mean."""
@@ -110,7 +115,9 @@ def register_loss(
     needs: Iterable[str] = ("reference",),
     reduction: str = "sum",
     couples_examples: bool = False,
-    start_value: Callable[..., float] | None = None,
+    start_value: Callable[..., float | None] | None = None,
+    sign_exceptions: str = "",
+    choices: Mapping[str, Collection[str]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
@@ -118,7 +125,10 @@ def register_loss(
     - `data`: "paired" or "unpaired"; `needs`: of "reference", "prompt_embeddings", "scores".
     - `reduction`: "sum" or "mean", how the log-probs of a completion enter the loss.
     - `couples_examples`: true when the value of one row depends on other rows of the effective batch.
-    - `start_value`: the loss at policy = reference as a function of the hyper-parameters; training checks it.
+    - `start_value`: the loss at policy = reference as a function of the hyper-parameters (None where it depends on
+      the data); training checks it.
+    - `sign_exceptions`: a clause that says when the loss lowers a chosen or raises a rejected response, if it does.
+    - `choices`: what a hyper-parameter of type str may be, for each of that type that is not free.
 
     The function itself is returned unchanged. Raises `RegistryError` on a declaration that does not hold.
     """
@@ -139,7 +149,8 @@ def register_loss(
             reduction=reduction,
             couples_examples=couples_examples,
             start_value=start_value,
-            hyperparameters=_hyperparameters(function, grid or {}, where),
+            hyperparameters=_hyperparameters(function, grid or {}, choices or {}, where),
+            sign_exceptions=sign_exceptions,
         )
         if start_value is not None:
             try:
@@ -167,7 +178,9 @@ def _one_of(where: str, what: str, value: str, allowed: tuple[str, ...]) -> None
         raise RegistryError(f"{where}: {what} is {value!r}{nearest(value, allowed)}")
 
 
-def _hyperparameters(function: Callable, grid: Mapping[str, Iterable], where: str) -> dict[str, Hyperparameter]:
+def _hyperparameters(
+    function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str
+) -> dict[str, Hyperparameter]:
     _batch, *keywords = inspect.signature(function).parameters.values()
     types = typing.get_type_hints(function)
     found = {}
@@ -177,10 +190,14 @@ def _hyperparameters(function: Callable, grid: Mapping[str, Iterable], where: st
         kind = types.get(keyword.name, type(keyword.default))
         if kind not in HYPERPARAMETER_TYPES:
             raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
-        parameter = Hyperparameter(keyword.name, kind, keyword.default, ())
-        values = tuple(parameter.check(value, where) for value in grid.get(keyword.name, ()))
-        found[keyword.name] = Hyperparameter(keyword.name, kind, parameter.check(keyword.default, where), values)
-    for name in grid:
-        if name not in found:
-            raise RegistryError(f"{where}: the grid names {name!r}, which is no argument{nearest(name, found)}")
+        parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name))
+        found[keyword.name] = replace(
+            parameter,
+            default=parameter.check(keyword.default, where),
+            grid=tuple(parameter.check(value, where) for value in grid.get(keyword.name, ())),
+        )
+    for what, named in (("grid names", grid), ("choices name", choices)):
+        for name in named:
+            if name not in found:
+                raise RegistryError(f"{where}: the {what} {name!r}, which is no argument{nearest(name, found)}")
     return found

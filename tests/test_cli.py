@@ -114,6 +114,10 @@ def test_data_without_the_columns(refuses, tmp_path):
     assert "columns.jsonl:1: no column 'rejected' (is 'rejectd' meant?)" in message
 
 
+def test_a_loss_that_needs_scores_on_data_without(refuses):
+    assert "loss 'odpo' needs scores, and task 'hh' has none" in refuses(losses={"odpo": {}})
+
+
 def test_lengths_beyond_the_context(refuses):
     message = refuses(tasks=task(max_prompt_tokens=500, max_completion_tokens=100))
     assert "max_prompt_tokens=500 and max_completion_tokens=100 exceed the 512 tokens of context" in message
@@ -213,7 +217,7 @@ def test_a_user_s_losses_are_listed_too(tmp_path):
     assert [loss["name"] for loss in json.loads(result.stdout)][-1] == "mine"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["losses"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["losses"], ["check"]])
 def test_help_has_examples(command):
     result = harness(*command, "--help")
     assert result.returncode == 0

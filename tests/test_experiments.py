@@ -6,9 +6,11 @@ import pytest
 
 from harness.config import load_experiment
 from harness.resolve import resolve
+from losses import get_loss, list_losses
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+BUILT_IN = set(list_losses())  # while tests are collected, nothing else is registered
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(EXPERIMENTS)))
@@ -22,6 +24,11 @@ def test_the_demo_compares_what_the_readme_says():
     resolved = resolve(load_experiment(EXPERIMENTS / "rpo_vs_dpo.yaml"))
     assert list(resolved.losses) == ["dpo", "ipo", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal"]
     assert resolved.evaluated_on == {"hh": ("hh", "alpaca_eval"), "tldr": ("tldr",)}
+
+
+def test_the_zoo_holds_every_loss_that_pairs_without_scores_can_train():
+    trainable = {name for name in BUILT_IN if "scores" not in get_loss(name).needs}
+    assert set(load_experiment(EXPERIMENTS / "zoo.yaml").losses) == trainable
 
 
 @pytest.mark.parametrize("name", ["hh", "tldr"])

@@ -1,24 +1,15 @@
-"""Values of the losses: by hand, by brute force in fp64, at their start, and in the limits that theory gives."""
+"""The RPO family: by hand, by brute force in fp64, in the limits that theory gives, and its weightings."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from losses import PreferenceBatch, get_loss, list_losses
+from losses import PreferenceBatch, RegistryError, get_loss, register_weighting
+from losses.rpo import WEIGHTINGS, embedding_weights
+from tests.losses.by_hand import nll
 
 M, N, D = 5, 7, 16
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-
-
-def nll(x: float) -> float:
-    """-log sigmoid(x), stable for both signs."""
-    return math.log1p(math.exp(-x)) if x >= 0 else -x + math.log1p(math.exp(x))
 
 
 def random_batch(m=M, n=None, seed=0, dtype=torch.float32, scale=3.0) -> PreferenceBatch:
@@ -59,29 +50,6 @@ def brute_weights(batch, temperature) -> list[list[float]]:
         powers = [math.exp(-d / temperature) for d in distances]
         rows.append([p / sum(powers) for p in powers])
     return rows
-
-
-def test_dpo_by_hand():
-    """s_w = -10 - -12 = 2, s_l = -11 - -10 = -1, Delta = 3; beta 0.1: -log sigma(0.3) = log(1 + e^-0.3) = 0.554355."""
-    batch = PreferenceBatch.from_logps(*(torch.tensor([x]) for x in (-10.0, -11.0, -12.0, -10.0)))
-    assert get_loss("dpo")(batch, beta=0.1).item() == pytest.approx(0.5543552, abs=1e-6)
-
-
-def test_ipo_by_hand():
-    """s_w/|y_w| = 2/4 = 0.5, s_l/|y_l| = -1/2 = -0.5, h = 1; tau 0.5: target 1, loss 0. tau 0.1: (1 - 5)^2 = 16."""
-    batch = PreferenceBatch.from_logps(
-        *(torch.tensor([x]) for x in (-10.0, -11.0, -12.0, -10.0)),
-        chosen_tokens=torch.tensor([4]),
-        rejected_tokens=torch.tensor([2]),
-    )
-    assert get_loss("ipo")(batch, tau=0.5).item() == pytest.approx(0.0, abs=1e-6)
-    assert get_loss("ipo")(batch, tau=0.1).item() == pytest.approx(16.0, abs=1e-5)
-
-
-def test_ipo_sum_by_hand():
-    """Delta = 3 as for DPO; tau 0.1: (3 - 5)^2 = 4."""
-    batch = PreferenceBatch.from_logps(*(torch.tensor([x]) for x in (-10.0, -11.0, -12.0, -10.0)))
-    assert get_loss("ipo_sum")(batch, tau=0.1).item() == pytest.approx(4.0, abs=1e-5)
 
 
 def test_rpo_paired_by_hand():
@@ -131,16 +99,7 @@ def test_rpo_diagonal_weights_losses_not_logits():
     assert get_loss("rpo_diagonal")(batch, beta=0.1, diagonal_weight=0.8).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", list_losses())
-def test_the_start_value_is_the_loss_at_policy_equal_to_reference(name):
-    loss = get_loss(name)
-    batch = random_batch()
-    batch = batch.with_policy(batch.chosen.reference, batch.rejected.reference)
-    for point in loss.grid():
-        assert loss(batch, **point).tolist() == pytest.approx([loss.start(point)] * M, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", [n for n in list_losses() if n.startswith("rpo")])
+@pytest.mark.parametrize("name", ["rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal", "rpo"])
 def test_a_contrast_of_one_pair_is_dpo(name):
     batch = random_batch(1)
     assert get_loss(name)(batch, beta=0.3).item() == pytest.approx(get_loss("dpo")(batch, beta=0.3).item(), abs=1e-6)
@@ -164,8 +123,6 @@ def test_rpo_at_temperature_towards_infinity_weighs_all_contrasts_alike():
 
 def test_duplicate_prompts_share_the_weight_of_the_diagonal():
     """Two equal prompts and an orthogonal one: the first row's weights are a, a, b with b = a * e^-2."""
-    from losses.rpo import embedding_weights
-
     prompts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     a = 1 / (2 + math.exp(-2))
     assert embedding_weights(prompts, prompts, 0.5)[0].tolist() == pytest.approx([a, a, a * math.exp(-2)], abs=1e-6)
@@ -197,68 +154,44 @@ def test_an_absent_class_is_an_error_and_not_a_silent_constant():
         get_loss("rpo_unpaired")(empty)
 
 
-@pytest.mark.parametrize("name", list_losses())
-@pytest.mark.parametrize("ratio", [1e4, -1e4])
-def test_values_and_gradients_are_finite_at_extreme_log_ratios(name, ratio):
+@pytest.mark.parametrize(
+    ("weighting", "name"), [("embedding", "rpo_paired"), ("uniform", "rpo_uniform"), ("diagonal", "rpo_diagonal")]
+)
+def test_the_named_variants_are_values_of_one_argument(weighting, name):
     batch = random_batch()
-    policy = (batch.chosen.reference + ratio).requires_grad_()
-    rows = get_loss(name)(batch.with_policy(policy, batch.rejected.reference))
-    rows.sum().backward()
-    assert rows.isfinite().all() and policy.grad.isfinite().all()
+    torch.testing.assert_close(get_loss("rpo")(batch, weighting=weighting), get_loss(name)(batch))
 
 
-@pytest.mark.parametrize("name", list_losses())
-def test_gradients_agree_with_finite_differences(name):
-    batch = random_batch(dtype=torch.float64)
-
-    def total(chosen, rejected):
-        return get_loss(name)(batch.with_policy(chosen, rejected)).sum()
-
-    inputs = (batch.chosen.policy.requires_grad_(), batch.rejected.policy.requires_grad_())
-    assert torch.autograd.gradcheck(total, inputs)
+def test_rpo_of_uniform_mean_is_uniform_rpo_at_beta_over_m():
+    batch = random_batch()
+    expected = get_loss("rpo_uniform")(batch, beta=0.1 / M)
+    torch.testing.assert_close(get_loss("rpo")(batch, weighting="uniform_mean", beta=0.1), expected)
 
 
-@pytest.mark.parametrize("name", list_losses())
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), m=st.integers(1, 9))
-def test_the_order_of_the_pairs_does_not_matter(name, seed, m):
-    batch = random_batch(m, seed=seed)
-    order = torch.randperm(m, generator=torch.Generator().manual_seed(seed))
-    fields = ("policy", "reference", "tokens")
-    sides = [[getattr(side, f)[order] for f in fields] for side in (batch.chosen, batch.rejected)]
-    shuffled = PreferenceBatch.from_logps(
-        sides[0][0],
-        sides[1][0],
-        sides[0][1],
-        sides[1][1],
-        chosen_tokens=sides[0][2],
-        rejected_tokens=sides[1][2],
-        prompt_embeddings=batch.chosen.prompt_embeddings[order],
-    )
-    loss = get_loss(name)
-    torch.testing.assert_close(loss(shuffled), loss(batch)[order], rtol=1e-5, atol=1e-6)
+def test_permuted_embeddings_keep_the_diagonal_and_the_set_of_weights():
+    """Pair i takes the embedding of the pair before it: W'[i, j] = W[i - 1, j - 1], so W'[i, i] is still the largest."""
+    batch = random_batch()
+    own, permuted = (WEIGHTINGS.get(name).weights(batch, 0.5) for name in ("embedding", "permuted_embedding"))
+    torch.testing.assert_close(permuted, own.roll((1, 1), dims=(0, 1)))
+    assert not torch.allclose(permuted, own)
+    assert (permuted.argmax(dim=1) == torch.arange(M)).all()
 
 
-@pytest.mark.parametrize("name", list_losses())
-def test_couples_examples_is_declared_rightly(name):
-    """Changing the second pair changes the first row exactly when the loss says that it couples examples."""
-    loss, batch = get_loss(name), random_batch()
-    nudge = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
-    moved = loss(batch.with_policy(batch.chosen.policy, batch.rejected.policy + nudge))
-    assert (moved[0] != loss(batch)[0]).item() == loss.couples_examples
+def test_a_weighting_of_the_user_s_own_is_a_value_like_any_other():
+    @register_weighting("nearest_only")
+    def nearest_only(batch, temperature):
+        return torch.eye(len(batch.chosen))
+
+    try:
+        batch = random_batch()
+        expected = (get_loss("dpo")(batch) + (M - 1) * torch.full((M,), math.log(2))) / M
+        torch.testing.assert_close(get_loss("rpo")(batch, weighting="nearest_only"), expected)
+    finally:
+        del WEIGHTINGS._entries["nearest_only"], WEIGHTINGS._origins["nearest_only"]
 
 
-@pytest.mark.parametrize("name", list_losses())
-def test_the_reduction_is_declared_rightly(name):
-    """Twice as long completions change the loss exactly when it reduces log-probs by the mean."""
-    loss, batch = get_loss(name), random_batch()
-    longer = PreferenceBatch.from_logps(
-        batch.chosen.policy,
-        batch.rejected.policy,
-        batch.chosen.reference,
-        batch.rejected.reference,
-        chosen_tokens=batch.chosen.tokens * 2,
-        rejected_tokens=batch.rejected.tokens * 2,
-        prompt_embeddings=batch.chosen.prompt_embeddings,
-    )
-    assert (not torch.equal(loss(longer), loss(batch))) == (loss.reduction == "mean")
+def test_an_unknown_weighting_is_found_before_anything_runs():
+    with pytest.raises(RegistryError, match="loss 'rpo': unknown weighting 'embeding'; did you mean 'embedding'"):
+        get_loss("rpo").settings({"weighting": "embeding"})
+    with pytest.raises(RegistryError, match="of is 'logit'; it must be one of logits, losses"):
+        register_weighting("wrong", of="logit")

@@ -1,0 +1,54 @@
+"""What the checks of losses found, and how a terminal shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+
+OK, FAILED, DECLARED, SKIPPED = "ok", "FAILED", "declared exception", "not run"
+COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow", SKIPPED: "dim"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found for one loss; `status` is one of the four above."""
+
+    check: str
+    status: str
+    detail: str
+
+
+def outcome_table(name: str, outcomes: Sequence[Outcome]) -> Table:
+    """Return what every check found for one loss."""
+    table = _table(name, "check", "result", "detail")
+    for outcome in outcomes:
+        table.add_row(outcome.check, _coloured(outcome), escape(outcome.detail))
+    return table
+
+
+def summary_table(found: Mapping[str, Sequence[Outcome]]) -> Table:
+    """Return one row for each loss; checks of it that are more than ok are spelled out."""
+    table = _table("conformance", "loss", "ok", "else", "detail")
+    for name, outcomes in found.items():
+        others = [outcome for outcome in outcomes if outcome.status != OK]
+        table.add_row(
+            escape(name),
+            f"{len(outcomes) - len(others)} of {len(outcomes)}",
+            "\n".join(map(_coloured, others)),
+            "\n".join(escape(f"{outcome.check}: {outcome.detail}") for outcome in others),
+        )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _coloured(outcome: Outcome) -> str:
+    return f"[{COLOURS[outcome.status]}]{outcome.status}[/]"
