@@ -42,6 +42,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    for override in options.overrides:
+        if override.partition("=")[0] not in ("name", "results"):
+            raise UserError(
+                f"override {override!r}: a report shows what the last run left; only name= and results= count"
+            )
     experiment = load_experiment(options.experiment, options.overrides)
     from harness.reporting.report import print_leaderboard, write_report
 

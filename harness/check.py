@@ -89,13 +89,6 @@ def rows(loss: Loss) -> str:
     """It returns one finite value for each pair or unpaired response (or, coupled, for each row of its contrast)."""
     batch = probe(loss)
     found = loss(batch, **loss.settings())
-    examples = len(batch.chosen) if loss.data == "paired" else len(batch.chosen) + len(batch.rejected)
-    if found.ndim != 1 or len(found) == 0:
-        raise Failure(
-            f"returns shape {tuple(found.shape)}; return one value per row and leave their mean to the backbone"
-        )
-    if not loss.couples_examples and len(found) != examples:
-        raise Failure(f"returns {len(found)} rows for {examples} {loss.data} examples that it does not couple")
     if not found.isfinite().all():
         raise Failure(f"returns {found.tolist()} for ordinary log-probs")
     return f"{len(found)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from harness.assets import model_folder, weights_hash
 from harness.config import ExperimentConfig, TaskConfig
-from harness.encoder import Encoder
+from harness.encoder import MAX_PIECES, Encoder
 from harness.errors import UserError
 from harness.hashing import hash_source, hash_value
 from harness.plugins import load_plugins
 from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
-from harness.tasks import Task, TaskData
+from harness.tasks import Task
+from harness.training.data import PreparedTask, prepare_task, prompt_text
 from harness.training.policy import load_tokenizer, model_settings
 from harness.training.render import Renderer
-from losses import Loss
-from losses.registry import Registry, origin_of
+from losses import Loss, PreferenceBatch
+from losses.registry import origin_of
 
 FORMAT = 1  # raised when training changes what the same experiment computes
 
@@ -48,12 +49,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task of the experiment with its data loaded."""
+    """A task of the experiment with its data, tokenised; `hash` is that of the data as they were read."""
 
     name: str
     task: Task
-    config: TaskConfig
-    data: TaskData
+    prepared: PreparedTask
     hash: str
 
 
@@ -68,12 +68,9 @@ class Plan:
     renderer: Renderer
     encoder: Encoder
     tasks: dict[str, PlannedTask]
+    starts: dict[str, dict]  # for each training task what determines its SFT policy: the key of that artifact
     cells: list[Cell]
     store: Store
-
-    def sft_inputs(self, task: str) -> dict:
-        """Return what determines the SFT policy of a task: the key of its artifact."""
-        return _start_inputs(self.experiment, self.model_hash, self.tasks[task])
 
     @property
     def decoding(self) -> dict:
@@ -120,27 +117,29 @@ def make_plan(experiment: ExperimentConfig) -> Plan:
     _check_model(experiment, model_settings(folder, experiment.model))
     renderer = Renderer(load_tokenizer(folder, experiment.model))
     model_hash = weights_hash(folder)
-    planned = {name: _load(name, task, experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    encoder = Encoder(experiment.encoder, store)
+    planned = {name: _load(name, task, experiment.tasks[name], renderer) for name, task in resolved.tasks.items()}
     _check_data(resolved.losses, planned)
+    starts = {name: _start_inputs(experiment, model_hash, planned[name]) for name in resolved.evaluated_on}
     cells = [
-        _cell(experiment, model_hash, planned[name], resolved.losses.get(loss), settings, seed, evaluated_on)
+        _cell(experiment, planned[name], starts[name], resolved.losses.get(loss), settings, seed, evaluated_on, encoder)
         for name, evaluated_on in resolved.evaluated_on.items()
         for seed in experiment.seeds
         for loss, settings in [(SFT, {}), *resolved.points]
     ]
-    encoder = Encoder(experiment.encoder, store)
-    return Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, cells, store)
+    return Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, starts, cells, store)
 
 
 def _check_writable(folder: Path) -> None:
     """Try to write where the results will be, and leave nothing there."""
-    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    place = folder
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise UserError(
-            f"results folder {folder} cannot be written ({error.strerror}: {existing}); choose another with results=FOLDER"
+            f"results folder {folder} cannot be written ({error.strerror}: {place}); choose another with results=FOLDER"
         ) from None
 
 
@@ -162,14 +161,14 @@ def _check_model(experiment: ExperimentConfig, settings) -> None:
                 )
 
 
-def _load(name: str, task: Task, config: TaskConfig) -> PlannedTask:
+def _load(name: str, task: Task, config: TaskConfig, renderer: Renderer) -> PlannedTask:
     data = task.load(config)
-    return PlannedTask(name, task, config, data, hash_value(asdict(data)))
+    return PlannedTask(name, task, prepare_task(name, task, data, config, renderer), hash_value(asdict(data)))
 
 
 def _check_data(losses: Mapping[str, Loss], tasks: Mapping[str, PlannedTask]) -> None:
     for name, planned in tasks.items():
-        unpaired = any(not row.paired for row in planned.data.train)
+        unpaired = planned.task.trains and not planned.prepared.splits["train"].paired
         for loss in losses.values():
             if "scores" in loss.needs:
                 raise UserError(f"loss {loss.name!r} needs scores, and task {name!r} has none")
@@ -180,50 +179,47 @@ def _check_data(losses: Mapping[str, Loss], tasks: Mapping[str, PlannedTask]) ->
 
 
 def _start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
-    task = planned.config
+    model = experiment.model
+    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": asdict(model.lora)}[model.tune]
     return {
         "format": FORMAT,
         "model": model_hash,
-        "tuning": {
-            k: v for k, v in asdict(experiment.model).items() if k not in ("name", "revision", "trust_remote_code")
-        },
-        "data": planned.hash,
-        "rows": [task.train_pairs, task.max_prompt_tokens, task.max_completion_tokens, task.overlong],
+        "dtype": model.dtype,
+        "tune": [model.tune, tuning],
+        "tokens": planned.prepared.splits["train"].hash,
         "sft": _numeric(asdict(experiment.sft)),
     }
 
 
 def _cell(
     experiment: ExperimentConfig,
-    model_hash: str,
     planned: PlannedTask,
+    start: dict,
     loss: Loss | None,
     settings: Mapping[str, object],
     seed: int,
     evaluated_on: tuple[str, ...],
+    encoder: Encoder,
 ) -> Cell:
-    inputs: dict[str, object] = {"start": _start_inputs(experiment, model_hash, planned), "seed": seed}
+    inputs: dict[str, object] = {"start": start, "seed": seed}
     if loss is not None:
         inputs |= {
             "loss": loss.name,
-            "source": hash_source(Path(origin_of(loss.function).rpartition(":")[0])),
+            "source": _source_hash(loss),
             "settings": dict(settings),
-            "strategies": _strategy_sources(loss, settings),
             "train": _numeric(asdict(experiment.train)),
-            "dev_pairs": planned.config.dev_pairs,
+            "dev": planned.prepared.splits["dev"].hash,
         }
         if "prompt_embeddings" in loss.needs:
-            inputs["encoder"] = experiment.encoder
+            prompts = [prompt_text(e.prompt) for split in planned.prepared.splits.values() for e in split.examples]
+            inputs["embeddings"] = {"encoder": encoder.hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
 
 
-def _strategy_sources(loss: Loss, settings: Mapping[str, object]) -> dict[str, str]:
-    """Return the source hash of each registered thing that a setting names, such as the user's own RPO weighting."""
-    return {
-        name: hash_source(Path(parameter.choices.origin(settings[name]).rpartition(":")[0]))
-        for name, parameter in loss.hyperparameters.items()
-        if isinstance(parameter.choices, Registry)
-    }
+def _source_hash(loss: Loss) -> str:
+    """Return a hash of the code of a loss: of its file, and of the batch that it reads."""
+    files = [origin_of(function).rpartition(":")[0] for function in (loss.function, PreferenceBatch.from_logps)]
+    return hash_value([hash_source(Path(file)) for file in files])
 
 
 def _numeric(optim: dict) -> dict:

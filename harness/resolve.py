@@ -107,6 +107,9 @@ def _evaluations(experiment: ExperimentConfig, tasks: Mapping[str, Task]) -> dic
 
 def _judge(experiment: ExperimentConfig) -> tuple[JudgeKind, object]:
     given = dict(experiment.judge)
-    kind = JUDGES.get(given.pop("kind", "preference_model"))
+    name = given.pop("kind", "preference_model")
+    if not isinstance(name, str):
+        raise UserError(f"judge.kind must be a name, got {name!r}")
+    kind = JUDGES.get(name)
     options = OmegaConf.to_object(merged(kind.options, given, f"judge ({kind.name})"))
     return kind, options

@@ -33,13 +33,16 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     stages = Stages(plan)
     main = stages.accelerator.is_main_process  # of several, one speaks and writes what is not an artifact
     console.quiet = console.quiet or not main
-    _announce(plan, stages, console)
-    experiment.folder.mkdir(parents=True, exist_ok=True)
-    write_json(experiment.folder / "plan.json", plan.description())
-    counts = {name: prepared.counts for name, prepared in stages.prepared.items()}
-    write_json(experiment.folder / "manifest.json", describe_run(plan, counts))
+    todo = [cell for cell in plan.cells if not is_trained(stages, cell)]
+    if todo:
+        stages.check_model()
+    _announce(plan, stages, len(todo), console)
     with Display(console, len(plan.cells)) as display:
         _make_judges(plan, stages, display)
+        experiment.folder.mkdir(parents=True, exist_ok=True)
+        write_json(experiment.folder / "plan.json", plan.description())
+        if todo or not (experiment.folder / "manifest.json").exists():
+            write_json(experiment.folder / "manifest.json", describe_run(plan))
         failures = _run_cells(plan, stages, display)
     stages.accelerator.wait_for_everyone()
     if main:
@@ -59,13 +62,12 @@ def is_trained(stages: Stages, cell: Cell) -> bool:
     return find_artifact(stages.folder(cell) / "train", cell.inputs) is not None
 
 
-def _announce(plan: Plan, stages: Stages, console: Console) -> None:
+def _announce(plan: Plan, stages: Stages, todo: int, console: Console) -> None:
     """Say what the run will do before it does it."""
     experiment = plan.experiment
     losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
-    todo = [cell for cell in plan.cells if not is_trained(stages, cell)]
     lines = [
-        f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - len(todo)} already trained)",
+        f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - todo} already trained)",
         f"  model   {experiment.model.name}, training {_tuned(plan)}, {experiment.model.dtype}, on {stages.accelerator.device}"
         + (f" x {stages.accelerator.num_processes}" if stages.accelerator.num_processes > 1 else ""),
         f"  losses  {', '.join(losses)}, and the SFT policy as a row of its own; seeds {experiment.seeds}",

@@ -7,7 +7,6 @@ display and what to do about failures are `harness.run`'s.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,14 +18,14 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 
+from harness.environment import environment
 from harness.evaluation.base import COUNTED, Comparison, Judge, JudgeContext
 from harness.evaluation.sampling import sample
 from harness.hashing import hash_value
 from harness.plan import Cell, Plan
 from harness.resolve import SFT
-from harness.store import Artifact, build_artifact, find_artifact, read_jsonl, write_json, write_jsonl
-from harness.tasks.base import Prompt
-from harness.training.data import PreparedTask, Tokens, prepare_task
+from harness.store import Artifact, build_artifact, find_artifact, read_json, read_jsonl, write_json, write_jsonl
+from harness.training.data import Tokens, prompt_text
 from harness.training.policy import TENSORS, Policy, load_policy
 from harness.training.precompute import BatchSource, TokenLogProbs, reference_logprobs, score, trunk_activations
 from harness.training.preference import Split, train_preference
@@ -46,10 +45,9 @@ class Stages:
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
         )
-        self.prepared: dict[str, PreparedTask] = {
-            name: prepare_task(name, planned.task, planned.data, planned.config, plan.renderer)
-            for name, planned in plan.tasks.items()
-        }
+        self.prepared = {name: planned.prepared for name, planned in plan.tasks.items()}
+        self._sources: dict[tuple[str, str], BatchSource] = {}
+        self._references: dict[tuple[str, str], TokenLogProbs] = {}
         # One policy and one reference at a time: cells come in the order of their tasks.
         self._policy = lru_cache(maxsize=1)(self._load_policy)
         self._reference_policy = lru_cache(maxsize=1)(self._load_reference_policy)
@@ -57,43 +55,42 @@ class Stages:
 
     # ------------------------------------------------------------------ what cells share
 
+    def check_model(self) -> None:
+        """Load the base model as it will be trained, and check what training relies on; raises `UserError`."""
+        self._base_policy().verify()
+
     def sft(self, task: str, progress: Progress) -> Artifact:
         """The SFT policy of a task: every cell's start and reference."""
-        config = self.experiment.sft
+        config, inputs = self.experiment.sft, self.plan.starts[task]
 
         def build(folder: Path) -> None:
             completions = [e.chosen for e in self.prepared[task].splits["train"].examples if e.chosen is not None]
             policy = self._to_device(load_policy(self.plan.model, self.experiment.model, seed=config.seed))
-            policy.verify()
-            train_sft(
-                policy, completions, self.source(task, "train", progress), config, self.accelerator, folder, progress
-            )
+            batches = self.source(task, "train", progress)
+            train_sft(policy, completions, batches, config, self.accelerator, folder, progress)
 
-        inputs = self.plan.sft_inputs(task)
         return self._together(self.store.path("sft", inputs), "sft", inputs, build)
 
     def source(self, task: str, split: str, progress: Progress) -> BatchSource:
         """The token data of a split; where the last layers alone are trained, with the frozen ones' activations."""
-        bare = self._bare_source(self.prepared[task].splits[split].sequences)
-        if self.experiment.model.tune != "last_layers":
-            return bare
-        trunk = trunk_activations(
-            self.store, self._base_policy, self.plan.model_hash, self.experiment.model, bare, progress
-        )
-        return dataclasses.replace(bare, trunk=trunk)
+        if (task, split) not in self._sources:
+            source = self._bare_source(self.prepared[task].splits[split].sequences)
+            if self.experiment.model.tune == "last_layers":
+                load, config = self._base_policy, self.experiment.model
+                trunk = trunk_activations(self.store, load, self.plan.model_hash, config, source, progress)
+                source = dataclasses.replace(source, trunk=trunk)
+            self._sources[task, split] = source
+        return self._sources[task, split]
 
     def reference(self, task: str, split: str, progress: Progress) -> TokenLogProbs:
         """The reference's log-probs of a split."""
-        sft = self.sft(task, progress)
-        weights = hash_value([self.plan.model_hash, sft.manifest["files"][TENSORS]])
-        return reference_logprobs(
-            self.store,
-            lambda: self._reference_policy(task),
-            weights,
-            self.experiment.model.dtype,
-            self.source(task, split, progress),
-            progress,
-        )
+        if (task, split) not in self._references:
+            weights = hash_value([self.plan.model_hash, self.sft(task, progress).manifest["files"][TENSORS]])
+            dtype, source = self.experiment.model.dtype, self.source(task, split, progress)
+            self._references[task, split] = reference_logprobs(
+                self.store, lambda: self._reference_policy(task), weights, dtype, source, progress
+            )
+        return self._references[task, split]
 
     def embeddings(self, task: str, split: str) -> np.ndarray:
         """The prompt embeddings of a split's examples, `(examples, d)`."""
@@ -108,20 +105,26 @@ class Stages:
     def train(self, cell: Cell, progress: Progress) -> Artifact:
         """Train the cell's policy; for the SFT row there is nothing to train."""
 
+        path = self.folder(cell) / "train"
+        found = find_artifact(path, cell.inputs)
+        if found:
+            return found
+        sft = self.sft(cell.task, progress)
+
         def build(folder: Path) -> None:
+            self._policy.cache_clear()  # what was sampled from last makes room
+            self._reference_policy.cache_clear()
+            write_json(folder / "start.json", {TENSORS: sft.manifest["files"][TENSORS]})
+            write_json(folder / "environment.json", environment())
             if cell.loss == SFT:
                 nothing = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
                 write_json(folder / "summary.json", nothing)
                 return
-            policy = self._to_device(
-                load_policy(
-                    self.plan.model, self.experiment.model, [self.sft(cell.task, progress).path], seed=cell.seed
-                )
-            )
+            policy = load_policy(self.plan.model, self.experiment.model, [sft.path], seed=cell.seed)
             loss = self.plan.resolved.losses[cell.loss]
             embeds = "prompt_embeddings" in loss.needs
             train_preference(
-                policy,
+                self._to_device(policy),
                 loss,
                 cell.settings,
                 self._split(cell.task, "train", embeds, progress),
@@ -133,13 +136,17 @@ class Stages:
                 progress,
             )
 
-        return self._together(self.folder(cell) / "train", "train", cell.inputs, build)
+        return self._together(path, "train", cell.inputs, build)
 
     def sample(self, cell: Cell, task: str, progress: Progress) -> Artifact:
         """Sample the cell's policy on a task's test prompts, and score the samples under policy and reference."""
         prepared, renderer = self.prepared[task], self.plan.renderer
+        trained = find_artifact(self.folder(cell) / "train")
         inputs = {
-            "policy": cell.key,
+            "format": 1,
+            "model": self.plan.model_hash,
+            "start": read_json(trained.path / "start.json")[TENSORS],
+            "trained": trained.manifest["files"].get(TENSORS),
             "decoding": self.plan.decoding,
             "seed": cell.seed,
             "prompts": hash_value(
@@ -147,18 +154,25 @@ class Stages:
             ),
         }
 
+        path = self.folder(cell) / f"sample-{task}"
+        found = find_artifact(path, inputs)
+        if found:
+            return found
+        self.sft(cell.task, progress)  # if it is gone: all processes take part, which none can that waits for the lock
+
         def build(folder: Path) -> None:
             policy = self._policy(cell)
-            samples = sample(
-                policy.model,
-                prepared.question_ids,
-                [q.id for q in prepared.questions],
-                decoding=self.experiment.sample,
-                seed=cell.seed,
-                stop_tokens=renderer.stop_tokens,
-                pad_token=renderer.pad_token,
-                progress=progress,
-            )
+            with policy.autocast():
+                samples = sample(
+                    policy.model,
+                    prepared.question_ids,
+                    [q.id for q in prepared.questions],
+                    decoding=self.experiment.sample,
+                    seed=cell.seed,
+                    stop_tokens=renderer.stop_tokens,
+                    pad_token=renderer.pad_token,
+                    progress=progress,
+                )
             sequences = [Tokens(ids, s.ids) for ids, s in zip(prepared.question_ids, samples, strict=True)]
             batches = self._bare_source(sequences)
             policies = [policy] if cell.loss == SFT else [policy, self._reference_policy(cell.task)]
@@ -184,7 +198,7 @@ class Stages:
                 ),
             )
 
-        return build_artifact(self.folder(cell) / f"sample-{task}", "sample", inputs, build)
+        return build_artifact(path, "sample", inputs, build)
 
     def judge(self, cell: Cell, task: str, progress: Progress) -> Artifact:
         """Judge the cell's samples on a task against its baseline."""
@@ -192,7 +206,7 @@ class Stages:
         samples = find_artifact(self.folder(cell) / f"sample-{task}")
         inputs = {
             "judge": judge.id,
-            "options": dataclasses.asdict(self.plan.resolved.judge_options),
+            "options": self.plan.resolved.judge.identity(self.plan.resolved.judge_options),
             "samples": samples.manifest["files"]["samples.jsonl"],
         }
         path = self.folder(cell) / f"judge-{task}"
@@ -213,11 +227,11 @@ class Stages:
             agreement = dataclasses.asdict(judge.agreement) if judge.agreement else None
             write_json(folder / "judge.json", {"id": judge.id, "agreement": agreement})
 
-        found = find_artifact(path, inputs)
-        main = self.accelerator.is_main_process
-        if main and found and any(row["status"] not in COUNTED for row in read_jsonl(found.path / "judgements.jsonl")):
-            shutil.rmtree(path)  # what is missing is asked again; what was answered is in the judge's cache
-        return build_artifact(path, "judge", inputs, build)
+        def complete(found: Artifact) -> bool:
+            """What is missing is asked again; what was answered is in the judge's cache."""
+            return all(row["status"] in COUNTED for row in read_jsonl(found.path / "judgements.jsonl"))
+
+        return build_artifact(path, "judge", inputs, build, accept=complete)
 
     # ------------------------------------------------------------------ the making of it
 
@@ -226,10 +240,21 @@ class Stages:
 
         (What a single process can build needs no more than the store's lock: one builds it, the others wait.)
         """
-        (found,) = broadcast_object_list([find_artifact(path, inputs) is not None])
+        found = find_artifact(path, inputs)
+        if found or self.accelerator.num_processes == 1:
+            return found or build_artifact(path, kind, inputs, build)
         if self.accelerator.is_main_process:
-            build_artifact(path, kind, inputs, build)
-        elif not found:
+            built = []
+
+            def tell_and_build(folder: Path) -> None:
+                built.append(True)
+                broadcast_object_list([True])
+                build(folder)
+
+            build_artifact(path, kind, inputs, tell_and_build)
+            if not built:  # another run built it while this one waited for the lock
+                broadcast_object_list([False])
+        elif broadcast_object_list([None])[0]:
             with tempfile.TemporaryDirectory() as scratch:
                 build(Path(scratch))
         self.accelerator.wait_for_everyone()
@@ -254,14 +279,17 @@ class Stages:
     def _base_policy(self) -> Policy:
         return self._to_device(load_policy(self.plan.model, self.experiment.model))
 
+    def _sft_folder(self, task: str) -> Path:
+        """Where the SFT policy is, which was made before; looking it up takes no part of other processes."""
+        return self.store.path("sft", self.plan.starts[task])
+
     def _load_reference_policy(self, task: str) -> Policy:
-        sft = self.sft(task, lambda done, total: None)
-        return self._to_device(load_policy(self.plan.model, self.experiment.model, [sft.path]))
+        return self._to_device(load_policy(self.plan.model, self.experiment.model, [self._sft_folder(task)]))
 
     def _load_policy(self, cell: Cell) -> Policy:
         if cell.loss == SFT:
             return self._reference_policy(cell.task)
-        tensors = [self.sft(cell.task, lambda done, total: None).path, self.folder(cell) / "train"]
+        tensors = [self._sft_folder(cell.task), self.folder(cell) / "train"]
         return self._to_device(load_policy(self.plan.model, self.experiment.model, tensors))
 
     def _make_judge(self, trained_on: str, task: str) -> Judge:
@@ -279,8 +307,3 @@ class Stages:
             cache=self.store.root,
         )
         return self.plan.resolved.judge.make(self.plan.resolved.judge_options, context)
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Return a prompt as one text, for its embedding."""
-    return "\n\n".join(message.content for message in prompt)

@@ -35,19 +35,6 @@ class Artifact:
     def manifest(self) -> dict:
         return read_json(self.path / MANIFEST)
 
-    @property
-    def key(self) -> str:
-        """The hash of the inputs."""
-        return key_of(self.manifest["inputs"])
-
-    def damaged_files(self) -> list[str]:
-        """Return the names of files that are missing or whose bytes are not those that were written."""
-        return [
-            name
-            for name, digest in self.manifest["files"].items()
-            if not (self.path / name).is_file() or hash_file(self.path / name) != digest
-        ]
-
 
 def key_of(inputs: Mapping) -> str:
     """Return the key of an artifact with these inputs (a JSON-serialisable mapping)."""
@@ -64,21 +51,27 @@ def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
     return artifact
 
 
-def build_artifact(path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]) -> Artifact:
+def build_artifact(
+    path: Path,
+    kind: str,
+    inputs: Mapping,
+    build: Callable[[Path], None],
+    accept: Callable[[Artifact], bool] = lambda found: True,
+) -> Artifact:
     """Return the artifact at `path`, calling `build(folder)` to write its files if it is not there yet.
 
-    A folder made of other inputs is replaced. Two processes that want the same artifact build it once: the
+    A folder made of other inputs, or one that `accept` rejects, is replaced when the new one is complete. Two processes that want the same artifact build it once: the
     second waits for the first.
     """
     path = Path(path)
     found = find_artifact(path, inputs)
-    if found:
+    if found and accept(found):
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent / f".{path.name}.lock"
     with FileLock(lock):
         found = find_artifact(path, inputs)
-        if found:
+        if found and accept(found):
             return found
         for stale in path.parent.glob(f".{path.name}.tmp-*"):  # what a killed process left: ours is the only lock
             shutil.rmtree(stale, ignore_errors=True)
@@ -113,10 +106,6 @@ class Store:
     def path(self, kind: str, inputs: Mapping) -> Path:
         """Return where the artifact with these inputs is or would be."""
         return self.root / kind / key_of(inputs)
-
-    def find(self, kind: str, inputs: Mapping) -> Artifact | None:
-        """Return the artifact if it has been built."""
-        return find_artifact(self.path(kind, inputs), inputs)
 
     def artifact(self, kind: str, inputs: Mapping, build: Callable[[Path], None]) -> Artifact:
         """Return the artifact, building it on first use (see `build_artifact`)."""

@@ -93,12 +93,12 @@ class Loss:
                 f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
             )
         rows = self.function(batch, **settings)
-        chosen, rejected = len(batch.chosen), len(batch.rejected)
-        allowed = {chosen} if self.data == "paired" else {chosen, chosen + rejected}
-        if rows.ndim != 1 or len(rows) not in allowed:
+        expected = len(batch.chosen) if self.data == "paired" else len(batch.chosen) + len(batch.rejected)
+        any_number = self.data == "unpaired" and self.couples_examples  # the rows of its contrast
+        if rows.ndim != 1 or not (any_number or len(rows) == expected):
             raise ValueError(
-                f"loss {self.name!r} must return one value per row, 1-D ({' or '.join(map(str, sorted(allowed)))} here); "
-                f"it returned shape {tuple(rows.shape)}"
+                f"loss {self.name!r} must return one value per row ({'1-D' if any_number else expected}) and leave their "
+                f"mean to the backbone; it returned shape {tuple(rows.shape)}"
             )
         return rows
 

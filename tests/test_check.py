@@ -107,7 +107,11 @@ BROKEN = {
     "no grid": (lambda: written(reversed_sides, grid={}), "declaration", "beta has no grid"),
     "default not tried": (lambda: written(reversed_sides, grid={"beta": [1.0]}), "declaration", "lacks its default"),
     "a mean": (lambda: written(lambda b, beta: b.logratio_margin.mean()), "rows", "leave their mean to the backbone"),
-    "too few rows": (lambda: written(lambda b, beta: b.logratio_margin[1:]), "rows", "returns 5 rows for 6"),
+    "too few rows": (
+        lambda: written(lambda b, beta: b.logratio_margin[1:]),
+        "rows",
+        "must return one value per row (6)",
+    ),
     "no number": (lambda: written(lambda b, beta: b.logratio_margin.log()), "rows", "for ordinary log-probs"),
     "wrong start": (lambda: dpo_with(start_value=lambda beta: 1.0), "start value", "declared as 1, and rows are [0.69"),
     "no gradient": (lambda: written(detached), "gradient", "no gradient in the policy's log-probs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,41 @@ def test_a_plugin_that_takes_the_name_of_another_loss(refuses, tmp_path):
     )
     message = refuses(plugins=[str(tmp_path / "thief.py")])
     assert "the loss 'dpo' is registered twice" in message and "thief.py:3" in message and "losses/dpo.py" in message
+
+
+def test_unpaired_data_of_one_class_alone(refuses, tmp_path):
+    rows = [{"prompt": f"q{i}", "completion": "a", "label": True} for i in range(300)]
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {"mine": {"kind": "preferences", "data": str(tmp_path / "good.jsonl"), "max_prompt_tokens": 64}}
+    assert "unpaired train examples none is rejected" in refuses(tasks=tasks, losses={"rpo_unpaired": {}})
+
+
+def test_lora_targets_that_the_model_lacks(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "lora", "lora": {"targets": "no_such_layer"}}
+    assert "model.lora:" in refuses(model=model)
+
+
+def test_damaged_weights(refuses, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"not safetensors")
+    assert "model in" in refuses(model={"name": str(tmp_path / "damaged")})
+
+
+def test_a_revision_of_what_is_not_on_the_hub(refuses, tiny_model):
+    assert "model.revision=main is for hub ids" in refuses(model={"name": str(tiny_model), "revision": "main"})
+
+
+def test_a_judge_with_too_few_pairs_is_said_before_anything_is_written(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    assert main(["run", str(path), "tasks.hh.judge_pairs=5"]) == 2
+    assert "too few to fit on" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_a_report_takes_no_overrides_that_it_would_ignore(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    assert main(["report", str(path), "seeds=[1]"]) == 2
+    assert "only name= and results= count" in capsys.readouterr().err
 
 
 def test_a_results_folder_that_cannot_be_written(tmp_path, tiny_model, tiny_encoder, capsys):

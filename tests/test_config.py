@@ -54,6 +54,12 @@ def test_overrides_in_dotted_form_go_before_the_file(write):
         ("sample: {top_p: 0}\n", r"sample\.top_p must be above 0 and at most 1, got 0\.0"),
         ("sample: {max_new_tokens: 0}\n", r"sample\.max_new_tokens must be at least 1, got 0"),
         ("train: {batch_size: 0}\n", r"train\.batch_size must be at least 1"),
+        ("train: {epochs: 0}\n", r"train\.epochs must be at least 1"),
+        ("train: {lr: .nan}\n", r"train\.lr must be a number above 0"),
+        ("train: {clip: 0}\n", r"train\.clip must be a number above 0"),
+        ("seeds: [-1]\n", "seeds must be at least 0"),
+        ("model: {lora: {dropout: 1.0}}\n", r"model\.lora\.dropout must be below 1"),
+        ("name: ${foo\n", r"example\.yaml"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(write, text, message):

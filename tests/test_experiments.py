@@ -17,7 +17,8 @@ BUILT_IN = set(list_losses())  # while tests are collected, nothing else is regi
 def test_a_shipped_experiment_loads_and_expands(path):
     experiment = load_experiment(path)
     resolved = resolve(experiment)
-    assert resolved.points and resolved.evaluated_on
+    assert {loss for loss, _ in resolved.points} == set(experiment.losses)
+    assert set(resolved.evaluated_on) == {name for name, task in resolved.tasks.items() if task.trains}
 
 
 def test_the_demo_compares_what_the_readme_says():

@@ -28,26 +28,17 @@ def policies(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 def test_two_processes_train_the_policies_that_one_trains(tmp_path, tiny_model, tiny_encoder):
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses=LOSSES)
     assert run(path, f"results={tmp_path / 'one'}") == 0
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "harness", "run", str(path)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     result = subprocess.run(
-        [*command, f"results={tmp_path / 'two'}"],
+        [*launch, "-m", "harness", "run", str(path), f"results={tmp_path / 'two'}"],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-2000:]
+    assert "on cpu x 2" in result.stdout
     assert result.stdout.count("results in") == 1, "one process speaks"
     one, two = policies(tmp_path / "one"), policies(tmp_path / "two")
     assert set(one) == set(two) == set(LOSSES)

@@ -1,5 +1,6 @@
 """Artifacts are complete or absent, built once, and say what they hold."""
 
+import hashlib
 import threading
 
 import pytest
@@ -22,7 +23,7 @@ def test_an_artifact_is_built_once_and_found_again(tmp_path):
     second = store.artifact("thing", {"a": 1}, build)
     assert calls == [1] and first.path == second.path
     assert first.manifest["inputs"] == {"a": 1} and list(first.manifest["files"]) == ["hello.txt"]
-    assert store.find("thing", {"a": 1}) is not None and store.find("thing", {"a": 2}) is None
+    assert find_artifact(store.path("thing", {"a": 1})) and not find_artifact(store.path("thing", {"a": 2}))
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):
@@ -71,11 +72,24 @@ def test_two_that_want_the_same_artifact_build_it_once(tmp_path):
     assert inside.is_set() and calls == [1]
 
 
-def test_damage_is_seen(tmp_path):
+def test_the_manifest_names_every_file_with_its_hash(tmp_path):
     artifact = build_artifact(tmp_path / "x", "thing", {}, write_hello)
-    assert artifact.damaged_files() == []
-    (tmp_path / "x" / "hello.txt").write_text("hellp")
-    assert artifact.damaged_files() == ["hello.txt"]
+    assert artifact.manifest["files"] == {"hello.txt": hashlib.sha256(b"hello").hexdigest()}
+
+
+def test_what_is_not_accepted_is_replaced_when_the_new_is_complete(tmp_path):
+    build_artifact(tmp_path / "x", "thing", {}, write_hello)
+
+    def fails(folder):
+        raise RuntimeError("no answer")
+
+    with pytest.raises(RuntimeError, match="no answer"):
+        build_artifact(tmp_path / "x", "thing", {}, fails, accept=lambda found: False)
+    assert (tmp_path / "x" / "hello.txt").read_text() == "hello", "the old stays until there is a new"
+    again = build_artifact(
+        tmp_path / "x", "thing", {}, lambda folder: (folder / "new").touch(), accept=lambda found: False
+    )
+    assert list(again.manifest["files"]) == ["new"]
 
 
 def test_inputs_with_tuples_are_found_again(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -84,26 +84,37 @@ class JudgeContext:
 
 @dataclass(frozen=True)
 class JudgeKind:
-    """A registered judge: its options (a dataclass), a cheap check of them, and the factory."""
+    """A registered judge: its options (a dataclass), a cheap check of them, and the factory.
+
+    `transport` names the options that change how an answer is had, and not which.
+    """
 
     name: str
     options: type
     check: Callable
     make: Callable
+    transport: tuple[str, ...] = ()
+
+    def identity(self, options: object) -> dict:
+        """Return the options that determine verdicts."""
+        return {key: value for key, value in asdict(options).items() if key not in self.transport}
 
 
 JUDGES: Registry[JudgeKind] = Registry("judge")
 
 
-def register_judge(name: str, *, options: type, check: Callable = lambda options: None) -> Callable:
+def register_judge(
+    name: str, *, options: type, check: Callable = lambda options: None, transport: tuple[str, ...] = ()
+) -> Callable:
     """Register a factory `make(options, context) -> Judge`.
 
     `options` is a dataclass of the judge's settings in the experiment file; `check(options)` runs before anything
-    expensive starts and raises `UserError` for what would fail later (a missing key, say).
+    expensive starts and raises `UserError` for what would fail later (a missing key, say). `transport` names the
+    options that change no verdict (a timeout, say).
     """
 
     def decorate(make: Callable) -> Callable:
-        JUDGES.add(name, JudgeKind(name, options, check, make), origin_of(make))
+        JUDGES.add(name, JudgeKind(name, options, check, make, transport), origin_of(make))
         return make
 
     return decorate

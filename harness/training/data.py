@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.config import TaskConfig
 from harness.errors import UserError
@@ -40,6 +41,11 @@ class TokenSplit:
     examples: list[Example]
     sequences: list[Tokens]
 
+    @cached_property
+    def hash(self) -> str:
+        """A content hash of the token data and of which completion answers which prompt."""
+        return hash_value([hash_sequences(self.sequences), [[e.chosen, e.rejected] for e in self.examples]])
+
     @property
     def paired(self) -> bool:
         """Whether every example has both a chosen and a rejected completion."""
@@ -60,6 +66,11 @@ class PreparedTask:
     judge_test: list[Preference]
     labels: str
     counts: dict[str, int]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Return a prompt as one text, for its embedding."""
+    return "\n\n".join(message.content for message in prompt)
 
 
 def hash_sequences(sequences: Sequence[Tokens]) -> str:
@@ -86,6 +97,13 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
                 f"max_prompt_tokens={config.max_prompt_tokens} and max_completion_tokens={config.max_completion_tokens}; "
                 "raise them, or set overlong: truncate"
             )
+    for split, found in splits.items():
+        if not found.paired:
+            for side in ("chosen", "rejected"):
+                if all(getattr(example, side) is None for example in found.examples):
+                    raise UserError(
+                        f"task {name!r}: of its {len(found.examples)} unpaired {split} examples none is {side}; both are needed"
+                    )
     return PreparedTask(
         splits=splits,
         questions=questions,

@@ -95,3 +95,18 @@ def test_progress_reaches_the_end(model, prompts):
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_the_model_s_own_generation_settings_do_not_leak_in(model, prompts):
+    from transformers import GenerationConfig
+
+    plain = draw(model, prompts)
+    model.generation_config = GenerationConfig(repetition_penalty=5.0, suppress_tokens=list(range(3, 300)))
+    assert draw(model, prompts) == plain
+
+
+@pytest.mark.parametrize("tune", ["full", "lora", "last_layers"])
+def test_a_bf16_policy_can_be_sampled_whatever_is_trained(tiny_model, prompts, tune):
+    policy = load_policy(tiny_model, ModelConfig(tune=tune, last_layers=1, dtype="bfloat16"))
+    with policy.autocast():
+        assert all(s.ids for s in draw(policy.model, prompts))

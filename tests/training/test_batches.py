@@ -59,6 +59,13 @@ def test_unpaired_data_puts_both_classes_in_every_batch():
     assert [(len(b.chosen), len(b.rejected)) for b in batches] == [(6, 2)] * 5
 
 
+def test_a_rare_class_is_in_every_batch():
+    """100 desirable and 3 undesirable: three batches, with one undesirable response each."""
+    examples = [Example(PROMPT, i, None) for i in range(100)] + [Example(PROMPT, None, i) for i in range(100, 103)]
+    batches = effective_batches(examples, batch_size=8, data="unpaired", seed=0, epoch=0)
+    assert [(len(b.chosen), len(b.rejected)) for b in batches] == [(34, 1), (33, 1), (33, 1)]
+
+
 def test_sft_batches_cover_the_completions_once():
     batches = sft_batches([3, 5, 7, 9, 11], batch_size=2, seed=0, epoch=0)
     assert sorted(i for b in batches for i in b) == [3, 5, 7, 9, 11]

@@ -139,5 +139,4 @@ def test_kl_on_dev_is_zero_for_the_reference_and_positive_for_another(bench, tin
     bench.policy = load_policy(tiny_model, ModelConfig(tune="full"))
     metrics = bench.objective("dpo").evaluate([batch], batch, paired=True)
     assert metrics["kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["accuracy"] == pytest.approx(0.5, abs=0.51)
     assert metrics["loss"] == pytest.approx(0.693147, abs=1e-5)

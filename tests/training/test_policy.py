@@ -42,12 +42,27 @@ def test_what_was_trained_comes_back(tiny_model, tmp_path, tune):
     torch.testing.assert_close(logits(again), logits(policy), atol=1e-4, rtol=1e-4)
 
 
+def test_in_bf16_a_small_adapter_is_not_rounded_away(tiny_model, tmp_path):
+    """Merged into bf16 weights, a change of a thousandth of a weight would be lost."""
+    config = ModelConfig(tune="lora", dtype="bfloat16")
+    policy = load_policy(tiny_model, config)
+    torch.manual_seed(0)
+    for name, parameter in policy.trained().items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1e-3)
+    policy.save(tmp_path)
+    again = load_policy(tiny_model, config, [tmp_path])
+    batch = collate(SEQUENCES, 2)
+    torch.testing.assert_close(again(batch), policy(batch), atol=1e-6, rtol=0)
+    assert not torch.equal(again(batch), load_policy(tiny_model, config)(batch))
+
+
 def test_last_layers_trains_those_and_the_final_norm_alone(tiny_model):
     names = set(load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1)).trained())
     assert names and all(name.startswith(("model.layers.2.", "model.norm.")) for name in names)
 
 
-def test_a_fresh_adapter_on_a_merged_sft_adapter_starts_at_the_sft_model_and_not_at_the_base(tiny_model, tmp_path):
+def test_a_fresh_adapter_on_top_of_the_sft_adapter_starts_at_the_sft_model_and_not_at_the_base(tiny_model, tmp_path):
     config = ModelConfig(tune="lora")
     sft = load_policy(tiny_model, config)
     nudge(sft)

@@ -58,13 +58,18 @@ def check(options: OpenAIOptions) -> None:
     if not options.timeout > 0:
         raise UserError(f"judge.timeout must be above 0 seconds, got {options.timeout}")
     if options.base_url and not _is_url(options.base_url):
-        raise UserError(f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1")
+        raise UserError(
+            f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1 (a name and password in it would be written down)"
+        )
     if options.template:
         load_template(options.template)
     _key(options)
 
 
-@register_judge("openai", options=OpenAIOptions, check=check)
+TRANSPORT = ("key_env", "concurrency", "timeout", "max_retries")
+
+
+@register_judge("openai", options=OpenAIOptions, check=check, transport=TRANSPORT)
 def make(options: OpenAIOptions, context: JudgeContext) -> OpenAIJudge:
     """Return the judge for one task. Raises `UserError` where there is no template of the task's name."""
     return OpenAIJudge(options, load_template(options.template or context.template), context)
@@ -240,6 +245,8 @@ def _key(options: OpenAIOptions) -> str:
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
     except ValueError:
         return False

@@ -1,0 +1,56 @@
+"""The learning rate along a run, and what happens when training diverges."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from harness.config import ModelConfig, OptimConfig
+from harness.training.loop import Diverged, optimise, rate_factor
+from harness.training.policy import load_policy
+
+
+def factors(total: int, **settings) -> list[float]:
+    return [rate_factor(OptimConfig(**settings), taken, total) for taken in range(total)]
+
+
+def test_the_warm_up_is_linear_and_its_first_step_counts():
+    assert factors(5, warmup_steps=3) == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_the_schedules_after_the_warm_up():
+    """Four steps after one of warm-up: linear 1, 3/4, 1/2, 1/4; cosine (1 + cos(k pi / 4)) / 2."""
+    assert factors(5, warmup_steps=1, schedule="linear") == pytest.approx([0.5, 1, 0.75, 0.5, 0.25])
+    assert factors(5, warmup_steps=1, schedule="cosine") == pytest.approx([0.5, 1, 0.853553, 0.5, 0.146447])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, optimizer):
+    policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
+    ids, log = torch.arange(20)[None], []
+
+    def backward(batch):
+        loss = policy.model(ids, labels=ids).loss
+        loss.backward()
+        return {"loss": loss.item()}
+
+    config = OptimConfig(lr=1e-3, optimizer=optimizer, warmup_steps=1, clip=1.0)
+    optimise(policy, [None] * 6, backward, config, Accelerator(cpu=True), lambda step, row: log.append((step, row)))
+    assert [step for step, _ in log] == [1, 2, 3, 4, 5, 6]
+    assert log[-1][1]["loss"] < log[0][1]["loss"]
+    assert log[0][1]["learning_rate"] == pytest.approx(5e-4) and log[1][1]["learning_rate"] == pytest.approx(1e-3)
+    assert log[0][1]["grad_norm"] > 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_model):
+    policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
+    before = {name: p.detach().clone() for name, p in policy.trained().items()}
+
+    def backward(batch):
+        for parameter in policy.trained().values():
+            parameter.grad = torch.full_like(parameter, torch.inf)
+        return {"loss": 1.0}
+
+    with pytest.raises(Diverged, match=r"step 1: loss 1\.0, gradient norm"):
+        optimise(policy, [None], backward, OptimConfig(), Accelerator(cpu=True), lambda step, row: None)
+    for name, parameter in policy.trained().items():
+        torch.testing.assert_close(parameter, before[name])
