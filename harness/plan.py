@@ -201,9 +201,8 @@ def _cell(
     if loss is not None:
         inputs |= {
             "loss": loss.name,
-            "source": hash_source(Path(origin_of(loss.function).rpartition(":")[0])),
+            "sources": _sources(loss, settings),
             "settings": dict(settings),
-            "strategies": _strategy_sources(loss, settings),
             "train": _numeric(asdict(experiment.train)),
             "dev_pairs": planned.config.dev_pairs,
         }
@@ -212,13 +211,13 @@ def _cell(
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
 
 
-def _strategy_sources(loss: Loss, settings: Mapping[str, object]) -> dict[str, str]:
-    """Return the source hash of each registered thing that a setting names, such as the user's own RPO weighting."""
-    return {
-        name: hash_source(Path(parameter.choices.origin(settings[name]).rpartition(":")[0]))
-        for name, parameter in loss.hyperparameters.items()
-        if isinstance(parameter.choices, Registry)
-    }
+def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
+    """Return the source hash of all code that a loss consists of, registered things that its settings name included."""
+    origins = [origin_of(function) for function in loss.functions]
+    for name, parameter in loss.hyperparameters.items():
+        if isinstance(parameter.choices, Registry):
+            origins.append(parameter.choices.origin(settings[name]))
+    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]
 
 
 def _numeric(optim: dict) -> dict:
