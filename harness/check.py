@@ -66,20 +66,21 @@ def check_loss(loss: Loss) -> list[Outcome]:
     return [run_check(name, loss) for name in CHECKS]
 
 
-@_check("declaration")
-def declaration(loss: Loss) -> str:
-    """It says what it is, and each hyper-parameter has a grid that tries its default."""
+@_check("hyper-parameters")
+def hyperparameters(loss: Loss) -> str:
+    """It is documented; each hyper-parameter has a grid that tries its default, and changes the value."""
     if not loss.summary:
         raise Failure("the function has no docstring: say in a line what the loss does")
-    for parameter in loss.hyperparameters.values():
-        if not parameter.grid:
-            raise Failure(
-                f"{parameter.name} has no grid; declare the values to try: grid={{{parameter.name!r}: [...]}}"
-            )
-        if parameter.default not in parameter.grid:
-            raise Failure(
-                f"the grid of {parameter.name}, {list(parameter.grid)}, lacks its default {parameter.default}"
-            )
+    batch, defaults = probe(loss), loss.settings()
+    for name, p in loss.hyperparameters.items():
+        if not p.grid:
+            raise Failure(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
+        if p.default not in p.grid:
+            raise Failure(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
+        others = [value for value in p.grid if value != p.default] or [1.1 * p.default] * (p.type is float)
+        rows = [loss(batch, **{**defaults, name: value}) for value in (p.default, *others)]
+        if others and all(torch.equal(rows[0], other) for other in rows[1:]):
+            raise Failure(f"{name} changes nothing: leave it out")
     points = len(loss.grid())
     return f"{points} point{'s' * (points != 1)} in the grid"
 
@@ -172,7 +173,7 @@ def _finite(loss: Loss, batch: PreferenceBatch, point: dict, what: str) -> None:
 def sign(loss: Loss) -> str:
     """A step down the gradient never lowers a chosen response nor raises a rejected one, unless declared."""
     wrong = _first_wrong_sign(loss)
-    if wrong is None and loss.sign_exceptions:
+    if wrong is None and loss.sign_exceptions and not loss.modified_by:  # a modifier can do away with an exception
         raise Failure(f"declares an exception that was not met: {loss.sign_exceptions}")
     if wrong is None:
         return "chosen never down, rejected never up"

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from losses import get_loss, list_losses
+from losses.modifiers import MODIFIERS
 from losses.spec import LOSSES, Loss
 
 TEMPLATE = Path(__file__).parent / "templates" / "losses.md"
@@ -72,7 +73,12 @@ def losses_markdown() -> str:
         overview.append(
             f"| {name} | {loss['data']} | {needs} | {loss['reduction']} | {start} | {_link(loss['paper'])} |"
         )
+    modifiers = ["| modifier | what it does | hyper-parameters: default [grid] | paper |", "|---|---|---|---|"]
+    for modifier in map(MODIFIERS.get, MODIFIERS):
+        dials = ", ".join(f"{p.name}: {p.default} {list(p.grid)}" for p in modifier.hyperparameters.values())
+        modifiers.append(f"| `{modifier.name}` | {modifier.summary} | {dials} | {_link(modifier.paper)} |")
     page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("<!-- modifiers -->", "\n".join(modifiers))
     page = page.replace("<!-- overview -->", "\n".join(overview))
     return page.replace("<!-- losses -->", "\n\n".join(map(_section, listed)))
 

@@ -23,7 +23,7 @@ from harness.training.data import PreparedTask, prepare_task, prompt_text
 from harness.training.policy import load_tokenizer, model_settings
 from harness.training.render import Renderer
 from losses import Loss, PreferenceBatch
-from losses.registry import origin_of
+from losses.registry import Registry, origin_of
 
 FORMAT = 1  # raised when training changes what the same experiment computes
 
@@ -205,7 +205,7 @@ def _cell(
     if loss is not None:
         inputs |= {
             "loss": loss.name,
-            "source": _source_hash(loss),
+            "sources": _sources(loss, settings),
             "settings": dict(settings),
             "train": _numeric(asdict(experiment.train)),
             "dev": planned.prepared.splits["dev"].hash,
@@ -216,10 +216,13 @@ def _cell(
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
 
 
-def _source_hash(loss: Loss) -> str:
-    """Return a hash of the code of a loss: of its file, and of the batch that it reads."""
-    files = [origin_of(function).rpartition(":")[0] for function in (loss.function, PreferenceBatch.from_logps)]
-    return hash_value([hash_source(Path(file)) for file in files])
+def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
+    """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
+    origins = [origin_of(function) for function in (*loss.functions, PreferenceBatch.from_logps)]
+    for name, parameter in loss.hyperparameters.items():
+        if isinstance(parameter.choices, Registry):
+            origins.append(parameter.choices.origin(settings[name]))
+    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]
 
 
 def _numeric(optim: dict) -> dict:

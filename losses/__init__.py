@@ -13,9 +13,10 @@ _HOMES = {
     "PreferenceBatch": "losses.batch",
     "RegistryError": "losses.registry",
     "Side": "losses.batch",
-    "get_loss": "losses.spec",
+    "get_loss": "losses.modifiers",
     "list_losses": "losses.spec",
     "register_loss": "losses.spec",
+    "register_modifier": "losses.modifiers",
     "register_weighting": "losses.rpo",
 }
 __all__ = list(_HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,8 +17,8 @@ class MissingData(ValueError):
 class Side:
     """One side of a batch: `n` completions that were preferred, or `n` that were not.
 
-    All fields are 1-D tensors of length `n` but `prompt_embeddings`, which is `(n, d)`. Log-probs are sums over
-    the completion's tokens, in nats.
+    The tensors are 1-D of length `n`, but `prompt_embeddings` is `(n, d)`. Log-probs are sums over the completion's
+    tokens, in nats. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
     """
 
     policy: Tensor
@@ -26,6 +27,7 @@ class Side:
     scores: Tensor | None = None
     prompt_embeddings: Tensor | None = None
     name: str = "completions"
+    link: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.policy.shape[0]
@@ -42,7 +44,8 @@ class Side:
     @property
     def logratio(self) -> Tensor:
         """`(n,)` log pi(y|x) - log pi_ref(y|x), summed over the tokens of y."""
-        return self.policy - self.require("reference")
+        ratio = self.policy - self.require("reference")
+        return ratio if self.link is None else self.link(ratio)
 
     @property
     def mean_logratio(self) -> Tensor:

@@ -55,6 +55,12 @@ class Loss:
     start_value: Callable[..., float | None] | None
     hyperparameters: Mapping[str, Hyperparameter] = field(hash=False)
     sign_exceptions: str = ""
+    modified_by: tuple[Callable[..., Tensor], ...] = ()
+
+    @property
+    def functions(self) -> tuple[Callable[..., Tensor], ...]:
+        """All code that the loss consists of: its own function and its modifiers'."""
+        return (self.function, *self.modified_by)
 
     @property
     def summary(self) -> str:
@@ -149,7 +155,7 @@ def register_loss(
             reduction=reduction,
             couples_examples=couples_examples,
             start_value=start_value,
-            hyperparameters=_hyperparameters(function, grid or {}, choices or {}, where),
+            hyperparameters=hyperparameters_of(function, grid or {}, choices or {}, where),
             sign_exceptions=sign_exceptions,
         )
         if start_value is not None:
@@ -163,11 +169,6 @@ def register_loss(
     return decorate
 
 
-def get_loss(name: str) -> Loss:
-    """Return a registered loss; an unknown name raises `RegistryError` with the nearest one."""
-    return LOSSES.get(name)
-
-
 def list_losses() -> list[str]:
     """Return the names of all registered losses, in the order of registration."""
     return list(LOSSES)
@@ -178,10 +179,11 @@ def _one_of(where: str, what: str, value: str, allowed: tuple[str, ...]) -> None
         raise RegistryError(f"{where}: {what} is {value!r}{nearest(value, allowed)}")
 
 
-def _hyperparameters(
-    function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str
+def hyperparameters_of(
+    function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str, given: int = 1
 ) -> dict[str, Hyperparameter]:
-    _batch, *keywords = inspect.signature(function).parameters.values()
+    """Return the arguments of a function but the first (`given` in number); raise `RegistryError` if one cannot be set."""
+    keywords = list(inspect.signature(function).parameters.values())[given:]
     types = typing.get_type_hints(function)
     found = {}
     for keyword in keywords:

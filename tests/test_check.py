@@ -104,8 +104,14 @@ def straight_through(batch, beta):
 
 
 BROKEN = {
-    "no grid": (lambda: written(reversed_sides, grid={}), "declaration", "beta has no grid"),
-    "default not tried": (lambda: written(reversed_sides, grid={"beta": [1.0]}), "declaration", "lacks its default"),
+    "no grid": (lambda: written(reversed_sides, grid={}), "hyper-parameters", "beta has no grid"),
+    "default not tried": (
+        lambda: written(reversed_sides, grid={"beta": [1.0]}),
+        "hyper-parameters",
+        "lacks its default",
+    ),
+    "undocumented": (lambda: dpo_with(function=lambda batch, beta: 0), "hyper-parameters", "no docstring"),
+    "unread": (lambda: written(lambda b, beta: -b.logratio_margin), "hyper-parameters", "beta changes nothing"),
     "a mean": (lambda: written(lambda b, beta: b.logratio_margin.mean()), "rows", "leave their mean to the backbone"),
     "too few rows": (
         lambda: written(lambda b, beta: b.logratio_margin[1:]),

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness.config import load_experiment
 from tests.experiment import write_experiment
 from tests.test_cli import REPOSITORY, harness
 
@@ -85,21 +86,19 @@ def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path):
 def test_losses_from_a_file_a_package_and_the_harness_run_in_one_experiment(
     installed, tmp_path, tiny_model, tiny_encoder
 ):
-    (tmp_path / "my_weighting.py").write_text(block("python", "# my_weighting.py"))
-    example = yaml.safe_load(block("yaml", "plugins: [my_weighting.py]"))
-    losses = {"dpo": {}, "capped_dpo": "grid", **example["losses"]}
-    path = write_experiment(tmp_path, tiny_model, tiny_encoder, plugins=example["plugins"], losses=losses)
+    losses, plugins = {"dpo": {}, "capped_dpo": "grid", "capped_dpo+js": {}}, ["my_weighting.py", "my_modifier.py"]
+    for file in plugins:
+        (tmp_path / file).write_text(block("python", f"# {file}"))
+        losses |= yaml.safe_load(block("yaml", f"plugins: [{file}]"))["losses"]
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, plugins=plugins, losses=losses)
     result = harness("run", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{installed}")
     assert result.returncode == 0, result.stdout + result.stderr
     frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
     counts = frame.query("task == 'hh'").groupby("loss").size().to_dict()
-    assert counts == {"sft": 1, "dpo": 1, "capped_dpo": 4, "rpo": 3}
+    assert counts == {"sft": 1, "dpo": 1, "capped_dpo": 4, "capped_dpo+js": 1, "dpo+scaled": 2, "rpo": 3}
     assert (frame.status == "ok").all()
 
 
 def test_the_experiment_of_the_docs_loads(tmp_path):
-    from harness.config import load_experiment
-
-    for name in ("capped_dpo: grid", "plugins: [my_weighting.py]"):
-        (tmp_path / "example.yaml").write_text("tasks: {hh: {}}\n" * (name != "capped_dpo: grid") + block("yaml", name))
-        assert load_experiment(tmp_path / "example.yaml").plugins
+    (tmp_path / "example.yaml").write_text(block("yaml", "capped_dpo: grid"))
+    assert load_experiment(tmp_path / "example.yaml").plugins == ["my_loss.py"]
