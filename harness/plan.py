@@ -114,7 +114,7 @@ def make_plan(experiment: ExperimentConfig) -> Plan:
     _check_writable(experiment.folder)
     store = Store(experiment.store)
     folder = model_folder(experiment.model.name, experiment.model.revision)
-    _check_model(experiment, model_settings(folder, experiment.model))
+    _check_lengths(experiment, model_settings(folder, experiment.model))
     renderer = Renderer(load_tokenizer(folder, experiment.model))
     model_hash = weights_hash(folder)
     encoder = Encoder(experiment.encoder, store)
@@ -143,12 +143,9 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _check_model(experiment: ExperimentConfig, settings) -> None:
-    """Reject lengths and layers that the model does not have."""
-    depth, context = getattr(settings, "num_hidden_layers", None), getattr(settings, "max_position_embeddings", None)
-    last = experiment.model.last_layers
-    if experiment.model.tune == "last_layers" and depth is not None and last >= depth:
-        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
+def _check_lengths(experiment: ExperimentConfig, settings) -> None:
+    """Reject lengths that the model cannot read. (What it cannot train is found when it is loaded, before any write.)"""
+    context = getattr(settings, "max_position_embeddings", None)
     for name, task in experiment.tasks.items():
         for what, length in (
             ("max_completion_tokens", task.max_completion_tokens),

@@ -27,11 +27,17 @@ from harness.resolve import SFT
 from harness.store import Artifact, build_artifact, find_artifact, read_json, read_jsonl, write_json, write_jsonl
 from harness.training.data import Tokens, prompt_text
 from harness.training.policy import TENSORS, Policy, load_policy
-from harness.training.precompute import BatchSource, TokenLogProbs, reference_logprobs, score, trunk_activations
+from harness.training.precompute import (
+    BatchSource,
+    Progress,
+    TokenLogProbs,
+    reference_logprobs,
+    score,
+    trunk_activations,
+)
 from harness.training.preference import Split, train_preference
 from harness.training.sft import train_sft
 
-Progress = Callable[[int, int], None]
 PATIENCE = timedelta(hours=6)  # how long a process waits for one that samples or judges alone
 
 

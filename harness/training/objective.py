@@ -65,7 +65,8 @@ class PreferenceObjective:
     def check_start(self, batch: EffectiveBatch) -> None:
         """Raise `StartError` unless log-ratios are 0 and the loss is its start value, within rounding."""
         rows = batch.chosen + batch.rejected
-        logps = self._forward_all(rows, self._my_passes(batch, rows), self.policy.eval())
+        self.policy.eval()
+        logps, _ = self._forward_all(rows, self._my_passes(batch, rows))
         tolerance, relative = START_TOLERANCE[self.policy.compute_dtype]
         worst = (logps - self.reference.sums(rows).to(logps.device)).abs().max().item()
         if not worst <= tolerance:
@@ -112,11 +113,13 @@ class PreferenceObjective:
         return flat.new_zeros(len(positions)).index_add(0, batch.row, flat)
 
     @torch.no_grad()
-    def _forward_all(self, rows: Sequence[int], passes: list[list[int]], policy: Policy) -> Tensor:
-        logps = torch.zeros(len(rows), device=policy.device)
+    def _forward_all(self, rows: Sequence[int], passes: list[list[int]]) -> tuple[Tensor, list]:
+        """Return the log-probs of all rows, `(len(rows),)`, and the random state before each of this process's passes."""
+        logps, states = torch.zeros(len(rows), device=self.policy.device), []
         for positions in passes:
+            states.append(_random_state(self.policy.device))
             logps[positions] = self._forward(rows, positions)
-        return self.accelerator.reduce(logps, "sum")
+        return self.accelerator.reduce(logps, "sum"), states
 
     def _backward_in_one(self, batch: EffectiveBatch, rows: Sequence[int], passes: list[list[int]]) -> Tensor:
         """Forward and backward each pass once: enough for a loss that does not couple examples."""
@@ -134,16 +137,11 @@ class PreferenceObjective:
 
     def _backward_in_two(self, batch: EffectiveBatch, rows: Sequence[int], passes: list[list[int]]) -> Tensor:
         """All log-probs first, then each pass again with d loss / d log-prob as weights."""
-        logps = torch.zeros(len(rows), device=self.policy.device)
-        states = []  # dropout must fall alike in both forward passes
-        with torch.no_grad():
-            for positions in passes:
-                states.append(_random_state(self.policy.device))
-                logps[positions] = self._forward(rows, positions)
-        logps = self.accelerator.reduce(logps, "sum").requires_grad_()
+        logps, states = self._forward_all(rows, passes)
+        logps.requires_grad_()
         (weights,) = torch.autograd.grad(self._rows(batch, logps).mean(), logps)
         for positions, state in zip(passes, states, strict=True):
-            _set_random_state(self.policy.device, state)
+            _set_random_state(self.policy.device, state)  # dropout must fall alike in both forward passes
             (self._forward(rows, positions) * weights[positions]).sum().backward()
         return logps.detach()
 
