@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from harness.config import load_experiment
+from harness.alpaca_lc import add_command as add_alpaca_lc
 from harness.errors import UserError
+from harness.experiment_file import load_experiment
+from harness.forecast import add_command as add_plan
+from harness.judge_check import add_command as add_judge_check
+from harness.judge_outputs import add_command as add_judge
 from losses import RegistryError
 
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
@@ -19,8 +25,7 @@ INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status: 0, 1 for failed cells, 2 for what the user must change."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return options.command(options)
     except (UserError, RegistryError) as error:
@@ -53,6 +58,25 @@ def _report(options: argparse.Namespace) -> int:
     console = Console()
     print_leaderboard(write_report(experiment.folder), console)
     console.print(f"report in {experiment.folder}", highlight=False, markup=False)
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    experiment = load_experiment(options.experiment, options.overrides, runs=False)
+    if experiment.model.from_scratch is None:
+        raise UserError(f"{options.experiment}: model.from_scratch is not there; it says what to train")
+    from harness.pretraining import export, pretrained
+    from harness.progress import Display
+    from harness.store import Store
+
+    console = Console()
+    with Display(console, 1) as display, display.stage("model from scratch") as progress:
+        artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)
+    console.print(f"model in {artifact.path}", highlight=False, markup=False, soft_wrap=True)
+    if options.into:
+        words = [options.experiment, *options.overrides, "--into", options.into]
+        export(artifact, Path(options.into), shlex.join(["python", "-m", "harness", "pretrain", *words]))
+        console.print(f"copied to {options.into}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -90,7 +114,8 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m harness",
         description="Compare preference-optimisation losses for language models: same start, data and budget.",
@@ -98,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def experiment_command(name: str, function, help: str, epilog: str) -> None:
+    def experiment_command(name: str, function, help: str, epilog: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=help, description=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -107,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="key.path=value", help="overrides of the file, in OmegaConf's dotted form"
         )
         command.set_defaults(command=function)
+        return command
 
     experiment_command(
         "run",
@@ -122,6 +148,17 @@ def _parser() -> argparse.ArgumentParser:
         _report,
         "Rebuild leaderboard, tables and plots from what the runs left. Needs no torch, GPU or key.",
         "example:\n  python -m harness report experiments/rpo_vs_dpo.yaml",
+    )
+    pretrain = experiment_command(
+        "pretrain",
+        _pretrain,
+        "Train the model that an experiment's model.from_scratch describes. (A run does it by itself.)",
+        "examples:\n"
+        "  python -m harness pretrain experiments/assets/tiny_imdb.yaml\n"
+        "  python -m harness pretrain experiments/assets/tiny_imdb.yaml --into harness/models/tiny-imdb",
+    )
+    pretrain.add_argument(
+        "--into", metavar="FOLDER", help="copy the model there, with a README that says how it was made"
     )
     listing = commands.add_parser(
         "losses",
@@ -155,6 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("targets", nargs="*", metavar="TARGET", help="a registered loss, or a Python file of losses")
     check.add_argument("--all", action="store_true", help="every registered loss, those of installed packages included")
     check.set_defaults(command=_check)
+    add_plan(experiment_command)
+    add_judge(commands)
+    add_judge_check(commands)
+    add_alpaca_lc(commands)
     return parser
 
 

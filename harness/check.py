@@ -11,10 +11,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
-from harness.outcomes import DECLARED, FAILED, OK, SKIPPED, Outcome
-from harness.probes import at_start, one_by_one, probe, rows_and_gradients, rows_of, trained_gradients
-from losses import Loss, MissingData, PreferenceBatch
+from harness.outcomes import DECLARED, FAILED, OK, Outcome
+from harness.probes import (
+    at_start,
+    by_token,
+    log_probs,
+    one_by_one,
+    probe,
+    rows_and_gradients,
+    rows_of,
+    trained_gradients,
+    with_log_probs,
+)
+from losses import History, Loss, MissingData, PreferenceBatch, Side
+from losses.batch import Part
+from losses.spec import REDUCTIONS
 
 EXTREME = 1e4  # nats: a log-ratio that training can reach when it goes wrong
 SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # nats: spreads of log-ratios on which signs are looked at
@@ -23,10 +37,6 @@ WIDEST = 10**6  # tokens in one forward pass: all of the batch
 
 class Failure(Exception):
     """A loss does not keep what it declares. The message says what, and what to do."""
-
-
-class NotRun(Exception):
-    """A check cannot be made for this loss; the message says why."""
 
 
 class Declared(Exception):
@@ -53,8 +63,6 @@ def run_check(name: str, loss: Loss) -> Outcome:
         return Outcome(name, FAILED, str(failure))
     except Declared as declared:
         return Outcome(name, DECLARED, str(declared))
-    except NotRun as reason:
-        return Outcome(name, SKIPPED, str(reason))
     except MissingData as error:
         return Outcome(name, FAILED, f"{error}: declare it in needs")
     except Exception as error:  # a user's loss can raise anything, and its own words help most
@@ -87,11 +95,18 @@ def hyperparameters(loss: Loss) -> str:
 
 @_check("rows")
 def rows(loss: Loss) -> str:
-    """It returns one finite value for each pair or unpaired response (or, coupled, for each row of its contrast)."""
+    """It returns one finite value for each pair, list or unpaired response (or, coupled, for each row of its contrast).
+
+    A listwise loss that does not need scores takes plain pairs too.
+    """
     batch = probe(loss)
     found = loss(batch, **loss.settings())
     if not found.isfinite().all():
         raise Failure(f"returns {found.tolist()} for ordinary log-probs")
+    if loss.data == "listwise" and "scores" not in loss.needs:
+        pairs = replace(batch.changed(lambda parts: [replace(s, scores=None) for s in parts[:2]]), others=None)
+        if not loss(pairs, **loss.settings()).isfinite().all():
+            raise Failure("is not finite for plain pairs, whose scores are the ranks 1 and 0")
     return f"{len(found)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
 
 
@@ -117,10 +132,10 @@ def gradient(loss: Loss) -> str:
     """In fp64 its gradient agrees with finite differences."""
     for seed in range(3):
         batch = probe(loss, seed=seed)
-        inputs = [side.policy.clone().requires_grad_() for side in (batch.chosen, batch.rejected)]
+        inputs = [part.outputs.clone().requires_grad_() for part in batch.parts]
 
-        def total(*policies, batch=batch):
-            return loss(batch.with_policy(*policies), **loss.settings()).sum()
+        def total(*outputs, batch=batch):
+            return loss(batch.with_policy(*outputs), **loss.settings()).sum()
 
         if not total(*inputs).requires_grad:
             raise Failure("the loss has no gradient in the policy's log-probs")
@@ -131,7 +146,10 @@ def gradient(loss: Loss) -> str:
 
 @_check("extremes")
 def extremes(loss: Loss) -> str:
-    """In fp32 value and gradient are finite at log-ratios of +-1e4 nats, and for one token that is certain."""
+    """In fp32 value and gradient are finite at log-ratios of +-1e4 nats, and for one token that is certain.
+
+    Where a loss reads each token, each has such a log-ratio.
+    """
     cases = {f"log-ratios {a:+g} and {b:+g}": (a, b) for a, b in itertools.product((EXTREME, -EXTREME), repeat=2)}
     for point in loss.grid():
         for what, ratios in cases.items():
@@ -143,28 +161,33 @@ def extremes(loss: Loss) -> str:
 
 def _at_log_ratios(loss: Loss, *ratios: float) -> PreferenceBatch:
     """Log-probs stay below 0: a rise is one from a reference far below, or, without reference, from nowhere."""
+
+    def moved(part: Part, ratio: float) -> Part:
+        high, reference = log_probs(part)
+        policy, other = (high, high - EXTREME) if ratio > 0 else (high - EXTREME, high)
+        return with_log_probs(part, policy, None if reference is None else other)
+
     batch = probe(loss, dtype=torch.float32)
-    sides = []
-    for side, ratio in zip((batch.chosen, batch.rejected), ratios, strict=True):
-        low = side.policy - EXTREME
-        reference = None if side.reference is None else (low if ratio > 0 else side.policy)
-        sides.append(replace(side, policy=side.policy if ratio > 0 else low, reference=reference))
-    return PreferenceBatch(*sides)
+    return batch.changed(lambda parts: [moved(*pair) for pair in zip(parts, (*ratios, -EXTREME), strict=False)])
 
 
 def _of_one_token(loss: Loss, logp: float) -> PreferenceBatch:
-    batch = probe(loss, dtype=torch.float32)
-    return PreferenceBatch(
-        *(
-            replace(side, policy=torch.full_like(side.policy, logp), tokens=torch.ones_like(side.tokens))
-            for side in (batch.chosen, batch.rejected)
-        )
-    )
+    def certain(part: Part) -> Part:
+        if by_token(part):
+            first = torch.arange(part.token_mask.shape[1]) == 0
+            part = replace(part, token_mask=first.expand_as(part.token_mask))
+        elif isinstance(part, Side):
+            part = replace(part, tokens=torch.ones_like(part.tokens))
+        policy, reference = log_probs(part)
+        return with_log_probs(part, torch.full_like(policy, logp), reference)
+
+    return probe(loss, dtype=torch.float32).changed(lambda parts: map(certain, parts))
 
 
 def _finite(loss: Loss, batch: PreferenceBatch, point: dict, what: str) -> None:
     found = rows_and_gradients(loss, batch, point)
-    for kind, values in zip(("value", "gradient in chosen", "gradient in rejected"), found, strict=True):
+    kinds = ("value", "gradient in chosen", "gradient in rejected", "gradient in the others")
+    for kind, values in zip(kinds, found, strict=False):
         if not values.isfinite().all():
             raise Failure(f"{kind} is not finite for {what} at {point}")
 
@@ -184,7 +207,9 @@ def sign(loss: Loss) -> str:
 
 def _first_wrong_sign(loss: Loss) -> str | None:
     for scale, point, seed in itertools.product(SCALES, loss.grid(), range(2)):
-        _, chosen, rejected = rows_and_gradients(loss, probe(loss, seed=seed, scale=scale), point)
+        _, chosen, rejected, *_ = rows_and_gradients(loss, probe(loss, seed=seed, scale=scale), point)
+        if "token_values" in loss.needs:
+            chosen, rejected = chosen[:, 0], rejected[:, 0]  # the other half is the values'
         size = max(chosen.abs().max().item(), rejected.abs().max().item())
         for what, against in (("lowers a chosen", chosen), ("raises a rejected", -rejected)):
             if against.max().item() > 1e-9 * size:
@@ -194,20 +219,35 @@ def _first_wrong_sign(loss: Loss) -> str | None:
 
 @_check("order")
 def order(loss: Loss) -> str:
-    """The order of the examples changes neither the loss nor the gradient of any of them."""
+    """The order of the examples, and of the responses in a list, changes neither the loss nor any gradient.
+
+    Nor does it where tokens have one more column of padding.
+    """
     for seed in range(3):
         batch, generator = probe(loss, seed=seed), torch.Generator().manual_seed(seed)
         first = torch.randperm(len(batch.chosen), generator=generator)
-        second = first if loss.data == "paired" else torch.randperm(len(batch.rejected), generator=generator)
-        shuffled = PreferenceBatch(rows_of(batch.chosen, first), rows_of(batch.rejected, second))
+        second = torch.randperm(len(batch.rejected), generator=generator) if loss.data == "unpaired" else first
+        orders = (first, second, first)
+        shuffled = batch.changed(lambda parts, orders=orders: map(_turned, map(rows_of, parts, orders)))
         before, after = (rows_and_gradients(loss, b, loss.settings()) for b in (batch, shuffled))
-        moved = (before[1][first], before[2][second])
+        moved = [gradient[order] for gradient, order in zip(before[1:], orders, strict=False)]
+        moved[2:] = [gradient.flip(1) for gradient in moved[2:]]
+        if "token_values" in loss.needs:
+            moved = [pad(gradient, (0, 1)) for gradient in moved]
         if not all(
             torch.allclose(*pair)
             for pair in zip((before[0].mean(), *moved), (after[0].mean(), *after[1:]), strict=True)
         ):
-            raise Failure("the value or a gradient changes when the examples change places")
+            raise Failure("the value or a gradient changes when the examples change places or have more padding")
     return "value and gradients do not depend on it"
+
+
+def _turned(part: Part) -> Part:
+    """Return lists with their responses in the opposite order, and sides as they are, but for tokens' padding."""
+    tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    if isinstance(part, Side):
+        return replace(part, **{k: pad(v, (0, 1)) for k, v in tensors.items() if k.startswith("token_")})
+    return replace(part, **{k: v.flip(1) for k, v in tensors.items()})
 
 
 @_check("coupling")
@@ -232,8 +272,6 @@ def coupling(loss: Loss) -> str:
 @_check("micro-batches")
 def micro_batches(loss: Loss) -> str:
     """Training gives the same loss and gradient however the effective batch is cut and padded."""
-    if "scores" in loss.needs:
-        raise NotRun("training supplies no scores yet")
     (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1))
     for other, found in cut:
         if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (found - whole).norm() > 1e-4 * whole.norm():
@@ -256,25 +294,57 @@ def needs(loss: Loss) -> str:
 
 
 def _changed(batch: PreferenceBatch, field: str) -> PreferenceBatch:
-    generator = torch.Generator().manual_seed(1)
-    return PreferenceBatch(
-        *(
-            replace(side, **{field: (old := getattr(side, field)) + torch.rand(old.shape, generator=generator)})
-            for side in (batch.chosen, batch.rejected)
-        )
-    )
+    """Return the batch with other values of what a loss declared that it needs."""
+    if field == "history":
+        return replace(batch, history=History(batch.history.mean + 1, batch.history.count))
+    if field == "kl_pairs":
+        return replace(batch, kl_pairs=replace(batch.kl_pairs, policy=batch.kl_pairs.policy + 1))
+    if field == "stopped":
+        return replace(batch, stopped=batch.with_policy(*(part.outputs + 1 for part in batch.parts)))
+
+    def other(parts: tuple[Part, ...]) -> list[Part]:
+        generator, found = torch.Generator().manual_seed(1), []
+        for part in parts:
+            # others have no prompt embeddings of their own, and a reference can be there for each token too
+            old = {name: getattr(part, name, None) for name in (field, f"token_{field}")}
+            new = {k: v + torch.rand(v.shape, generator=generator) for k, v in old.items() if v is not None}
+            found.append(replace(part, **new))
+        return found
+
+    return batch.changed(other)
 
 
 @_check("reduction")
 def reduction(loss: Loss) -> str:
-    """Twice as many tokens at the same log-prob per token change a sum, and leave a mean as it is."""
+    """Twice as many tokens at the same log-prob per token change a sum, and leave a mean as it is.
+
+    A loss that takes token by token changes where log-probs change places within a response.
+    """
     batch = probe(loss)
-    sides = []
-    for side in (batch.chosen, batch.rejected):
-        reference = None if side.reference is None else 2 * side.reference
-        sides.append(replace(side, policy=2 * side.policy, reference=reference, tokens=2 * side.tokens))
-    same = torch.allclose(loss(batch, **loss.settings()), loss(PreferenceBatch(*sides), **loss.settings()))
-    if same != (loss.reduction == "mean"):
-        other = "mean" if same else "sum"
-        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {other} over tokens")
-    return f"{loss.reduction} over tokens"
+    value, longer, turned = (
+        loss(view, **loss.settings())
+        for view in (
+            batch,
+            *(batch.changed(lambda parts, to=to: map(to, parts)) for to in (_doubled, _log_probs_turned)),
+        )
+    )
+    found = "token" if not torch.allclose(value, turned) else "mean" if torch.allclose(value, longer) else "sum"
+    if found != loss.reduction:
+        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[found]}")
+    return REDUCTIONS[found]
+
+
+def _doubled(part: Part) -> Part:
+    if by_token(part):
+        tokens = (part.token_policy, part.token_values, part.token_mask, part.token_reference)
+        return part.with_tokens(*(None if t is None else t.repeat_interleave(2, dim=1) for t in tokens))
+    fields = ("policy", "reference", "tokens") if isinstance(part, Side) else ("policy", "reference")
+    return replace(part, **{f: 2 * getattr(part, f) for f in fields if getattr(part, f) is not None})
+
+
+def _log_probs_turned(part: Part) -> Part:
+    """Return the part with the first two tokens' log-probs exchanged, under the policy alone; others as they are."""
+    if not by_token(part):
+        return part
+    policy = torch.cat([part.token_policy[:, :2].flip(1), part.token_policy[:, 2:]], dim=1)
+    return with_log_probs(part, policy, part.token_reference)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
+from harness.against_trl import COMPARISONS, VERSION
 from losses import get_loss, list_losses
 from losses.modifiers import MODIFIERS
-from losses.spec import LOSSES, Loss
+from losses.spec import LOSSES, REDUCTIONS, Loss
 
 TEMPLATE = Path(__file__).parent / "templates" / "losses.md"
 PARTS = {"equation": r"L\w*(?= = )", "source": "Source: ", "checked_against": "Checked against: ", "trap": "Trap: "}
@@ -80,7 +82,30 @@ def losses_markdown() -> str:
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("<!-- modifiers -->", "\n".join(modifiers))
     page = page.replace("<!-- overview -->", "\n".join(overview))
+    page = page.replace("<!-- trl -->", VERSION).replace("<!-- agreements -->", _comparisons(agreeing=True))
+    page = page.replace("<!-- disagreements -->", _comparisons(agreeing=False))
     return page.replace("<!-- losses -->", "\n\n".join(map(_section, listed)))
+
+
+def _comparisons(*, agreeing: bool) -> str:
+    """Return the table of the losses that agree with TRL's by number, or of those that do not, with the reasons."""
+    lines = ["| here | TRL | given |" + ("" if agreeing else " why |"), "|---|---|---|" + ("" if agreeing else "---|")]
+    for c in COMPARISONS:
+        if agreeing != bool(c.differs):
+            settings = _spelled(c.settings)
+            here = f"`{c.loss}`" + (f": {settings}" if settings else "")
+            options = dict(c.options)
+            kinds = options.pop("loss_type", [])
+            there = " ".join(
+                [f"{c.trainer}Trainer", *(f"`{k}`" for k in ([kinds] if isinstance(kinds, str) else kinds))]
+            )
+            line = f"| {here} | {there}{': ' if options else ''}{_spelled(options)} | {c.given} |"
+            lines.append(line if agreeing else f"{line} {c.differs} |")
+    return "\n".join(lines)
+
+
+def _spelled(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _section(loss: dict) -> str:
@@ -88,7 +113,7 @@ def _section(loss: dict) -> str:
     facts = {
         "Paper": ". ".join(filter(None, (_link(loss["paper"]), loss["source"]))),
         "Data": f"{loss['data']}; needs {', '.join(loss['needs']) or 'nothing beyond log-probs and token counts'}",
-        "Log-probs": f"{loss['reduction']} over tokens"
+        "Log-probs": REDUCTIONS[loss["reduction"]]
         + ("; rows depend on the whole effective batch" if loss["couples_examples"] else ""),
         "Value at the start": "depends on the data" if start is None else f"{start:.6g} at the defaults",
         "Sign": loss["sign_exceptions"],

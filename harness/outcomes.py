@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-OK, FAILED, DECLARED, SKIPPED = "ok", "FAILED", "declared exception", "not run"
-COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow", SKIPPED: "dim"}
+OK, FAILED, DECLARED = "ok", "FAILED", "declared exception"
+COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow"}
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,31 @@ All that a user can get wrong is found while planning, before anything expensive
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.assets import model_folder, weights_hash
-from harness.config import ExperimentConfig, TaskConfig
+from harness.config import ExperimentConfig
 from harness.encoder import MAX_PIECES, Encoder
 from harness.errors import UserError
+from harness.generation import Generation, prompt_ids
 from harness.hashing import hash_source, hash_value
+from harness.plan_checks import check_data, check_lengths, check_trunk, check_writable
 from harness.plugins import load_plugins
+from harness.pretraining import pretrained
 from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
 from harness.tasks import Task
 from harness.training.data import PreparedTask, prepare_task, prompt_text
 from harness.training.policy import load_tokenizer, model_settings
+from harness.training.precompute import Progress, stored_at
+from harness.training.pretrain import MODEL
 from harness.training.render import Renderer
 from losses import Loss, PreferenceBatch
 from losses.registry import Registry, origin_of
 
+EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
 FORMAT = 1  # raised when training changes what the same experiment computes
 
 
@@ -49,12 +54,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task of the experiment with its data, tokenised; `hash` is that of the data as they were read."""
+    """A task of the experiment with its data, tokenised; `hash` is that of the data as they were read.
+
+    `generation` is how a task makes preferences that it does not have.
+    """
 
     name: str
     task: Task
     prepared: PreparedTask
     hash: str
+    generation: Generation | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether its training data are, or will be, pairs."""
+        return self.generation.paired if self.generation else self.prepared.splits["train"].paired
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,23 @@ class Plan:
     starts: dict[str, dict]  # for each training task what determines its SFT policy: the key of that artifact
     cells: list[Cell]
     store: Store
+    second_reference: Path | None = None
 
     @property
     def decoding(self) -> dict:
         """What determines a sample besides policy, prompt and seed; how many are drawn at once does not."""
         return {key: value for key, value in asdict(self.experiment.sample).items() if key != "batch_size"}
+
+    @property
+    def trunk_bytes(self) -> int:
+        """What the frozen layers' activations take on disk: 0 where all layers are trained."""
+        model = self.experiment.model
+        if model.tune != "last_layers":
+            return 0
+        splits = [split for planned in self.tasks.values() for split in planned.prepared.splits.values()]
+        tokens = sum(stored_at(split.sequences)[-1] for split in splits)
+        width = model_settings(self.model, model).get_text_config().hidden_size
+        return tokens * width * (4 if model.dtype == "float32" else 2)
 
     def description(self) -> dict:
         """Return the plan as reporting reads it (`plan.json`)."""
@@ -83,6 +109,7 @@ class Plan:
             "experiment": self.experiment.name,
             "baselines": {name: planned.task.baseline for name, planned in self.tasks.items()},
             "decoding": self.decoding,
+            "judges": {name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
             "cells": [self.describe(cell) for cell in self.cells],
         }
 
@@ -102,77 +129,84 @@ class Plan:
         }
 
 
-def make_plan(experiment: ExperimentConfig) -> Plan:
+def make_plan(
+    experiment: ExperimentConfig, progress: Progress = lambda done, total: None, *, to_run: bool = True
+) -> Plan:
     """Check an experiment against what is there, load its data, and expand it into cells.
 
+    A model from scratch is the one thing that is made here, for its tokenizer decides what the token data are; what
+    else can be wrong is found before. `progress` follows its training.
+
     Raises `UserError` or `RegistryError` for an unknown name or setting, data or a model that cannot be read,
-    lengths that the model cannot take, a judge that could not work, or a results folder that cannot be written.
+    lengths that the model cannot take, a judge that could not work (a missing key too, where the plan is `to_run`), or a results folder that cannot be written.
     """
     load_plugins(experiment.plugins)
     resolved = resolve(experiment)
-    resolved.judge.check(resolved.judge_options)
-    _check_writable(experiment.folder)
+    for judge in resolved.judges.values():
+        judge.kind.check(judge.options)
+        if to_run:
+            judge.kind.ready(judge.options)
+    check_writable(experiment.folder)
     store = Store(experiment.store)
-    folder = model_folder(experiment.model.name, experiment.model.revision)
-    _check_lengths(experiment, model_settings(folder, experiment.model))
+    encoder = Encoder(experiment.encoder, store)
+    data = {name: task.load(experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    if experiment.model.from_scratch:
+        check_lengths(experiment, experiment.model.from_scratch.context)
+        folder = pretrained(experiment.model.from_scratch, store, progress).path / MODEL
+    else:
+        folder = model_folder(experiment.model.name, experiment.model.revision)
+        settings = model_settings(folder, experiment.model)
+        check_lengths(experiment, getattr(settings, "max_position_embeddings", None))
     renderer = Renderer(load_tokenizer(folder, experiment.model))
     model_hash = weights_hash(folder)
-    encoder = Encoder(experiment.encoder, store)
-    planned = {name: _load(name, task, experiment.tasks[name], renderer) for name, task in resolved.tasks.items()}
-    _check_data(resolved.losses, planned)
+    planned = {
+        name: PlannedTask(
+            name,
+            task,
+            prepare_task(name, task, data[name], experiment.tasks[name], renderer),
+            hash_value(asdict(data[name])),
+            resolved.generations.get(name),
+        )
+        for name, task in resolved.tasks.items()
+    }
+    for name in resolved.evaluated_on:
+        check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, planned[name])
     starts = {name: _start_inputs(experiment, model_hash, planned[name]) for name in resolved.evaluated_on}
+    second = _second_reference(experiment, resolved.losses, renderer)
+    shared = {"second_reference": weights_hash(second) if second else None}
     cells = [
-        _cell(experiment, planned[name], starts[name], resolved.losses.get(loss), settings, seed, evaluated_on, encoder)
+        _cell(
+            experiment,
+            planned[name],
+            starts[name],
+            resolved.losses.get(loss),
+            settings,
+            seed,
+            evaluated_on,
+            encoder,
+            shared,
+        )
         for name, evaluated_on in resolved.evaluated_on.items()
         for seed in experiment.seeds
-        for loss, settings in [(SFT, {}), *resolved.points]
+        for loss, settings in [(SFT, {}), *resolved.points_of[name]]
     ]
-    return Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, starts, cells, store)
+    plan = Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, starts, cells, store, second)
+    check_trunk(plan)
+    return plan
 
 
-def _check_writable(folder: Path) -> None:
-    """Try to write where the results will be, and leave nothing there."""
-    place = folder
-    try:
-        place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"results folder {folder} cannot be written ({error.strerror}: {place}); choose another with results=FOLDER"
-        ) from None
-
-
-def _check_lengths(experiment: ExperimentConfig, settings) -> None:
-    """Reject lengths that the model cannot read. (What it cannot train is found when it is loaded, before any write.)"""
-    context = getattr(settings, "max_position_embeddings", None)
-    for name, task in experiment.tasks.items():
-        for what, length in (
-            ("max_completion_tokens", task.max_completion_tokens),
-            ("sample.max_new_tokens", experiment.sample.max_new_tokens),
-        ):
-            if context is not None and task.max_prompt_tokens + length > context:
-                raise UserError(
-                    f"tasks.{name}: max_prompt_tokens={task.max_prompt_tokens} and {what}={length} exceed "
-                    f"the {context} tokens of context of {experiment.model.name}; lower one of them"
-                )
-
-
-def _load(name: str, task: Task, config: TaskConfig, renderer: Renderer) -> PlannedTask:
-    data = task.load(config)
-    return PlannedTask(name, task, prepare_task(name, task, data, config, renderer), hash_value(asdict(data)))
-
-
-def _check_data(losses: Mapping[str, Loss], tasks: Mapping[str, PlannedTask]) -> None:
-    for name, planned in tasks.items():
-        unpaired = planned.task.trains and not planned.prepared.splits["train"].paired
-        for loss in losses.values():
-            if "scores" in loss.needs:
-                raise UserError(f"loss {loss.name!r} needs scores, and task {name!r} has none")
-            if unpaired and loss.data == "paired":
-                raise UserError(
-                    f"loss {loss.name!r} needs pairs, and the data of task {name!r} are unpaired; use an unpaired loss such as rpo_unpaired"
-                )
+def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], renderer: Renderer) -> Path | None:
+    """Return the folder of the second reference where a loss needs one; it must read the same tokens."""
+    wanting = [loss.name for loss in losses.values() if "second_reference" in loss.needs]
+    if not wanting:
+        return None
+    name = experiment.second_reference
+    if not name:
+        raise UserError(f"loss {wanting[0]!r} needs a second reference; name a model in 'second_reference'")
+    folder = model_folder(name, None)
+    if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
+        raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
+    return folder
 
 
 def _start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
@@ -184,7 +218,7 @@ def _start_inputs(experiment: ExperimentConfig, model_hash: str, planned: Planne
         "dtype": model.dtype,
         "tune": [model.tune, tuning],
         "tokens": planned.prepared.splits["train"].hash,
-        "sft": _numeric(asdict(experiment.sft)),
+        "sft": experiment.sft.numeric(),
     }
 
 
@@ -197,20 +231,31 @@ def _cell(
     seed: int,
     evaluated_on: tuple[str, ...],
     encoder: Encoder,
+    weights: Mapping[str, str | None],
 ) -> Cell:
     inputs: dict[str, object] = {"start": start, "seed": seed}
+    if planned.generation:
+        inputs["preferences"] = {**drawing_inputs(planned, start), **planned.generation.labelling}
     if loss is not None:
         inputs |= {
             "loss": loss.name,
             "sources": _sources(loss, settings),
             "settings": dict(settings),
-            "train": _numeric(asdict(experiment.train)),
+            "train": experiment.train.numeric(),
             "dev": planned.prepared.splits["dev"].hash,
         }
-        if "prompt_embeddings" in loss.needs:
+        if loss.needs & EMBEDDED:
             prompts = [prompt_text(e.prompt) for split in planned.prepared.splits.values() for e in split.examples]
             inputs["embeddings"] = {"encoder": encoder.hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
+        inputs |= {need: hash for need, hash in weights.items() if need in loss.needs}
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
+
+
+def drawing_inputs(planned: PlannedTask, start: dict) -> dict:
+    """Return what determines the completions that a generating task samples from its SFT policy."""
+    splits = planned.prepared.splits
+    prompts = {name: [prompt_ids(split, example) for example in split.examples] for name, split in splits.items()}
+    return {**planned.generation.drawing, "start": start, "prompts": hash_value(prompts)}
 
 
 def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
@@ -220,8 +265,3 @@ def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
         if isinstance(parameter.choices, Registry):
             origins.append(parameter.choices.origin(settings[name]))
     return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]
-
-
-def _numeric(optim: dict) -> dict:
-    """Return the settings that determine numbers: how a batch is cut into forward passes is none of them."""
-    return {key: value for key, value in optim.items() if key != "micro_batch_tokens"}

@@ -12,6 +12,7 @@ from rich.markup import escape
 from harness.config import ExperimentConfig
 from harness.duration import readable
 from harness.errors import UserError
+from harness.evaluation.base import judging
 from harness.manifest import describe_run
 from harness.plan import Cell, Plan, make_plan
 from harness.progress import Display
@@ -29,13 +30,17 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     `RegistryError` are raised before anything is trained.
     """
     started = time.monotonic()
-    plan = make_plan(experiment)
+    if experiment.model.from_scratch:
+        with Display(console, 1) as display, display.stage("model from scratch") as progress:
+            plan = make_plan(experiment, progress)
+    else:
+        plan = make_plan(experiment)
     stages = Stages(plan)
     main = stages.accelerator.is_main_process  # of several, one speaks and writes what is not an artifact
     console.quiet = console.quiet or not main
     todo = [cell for cell in plan.cells if not is_trained(stages, cell)]
     if todo:
-        stages.check_model()
+        stages.shared.check_model()
     _announce(plan, stages, len(todo), console)
     with Display(console, len(plan.cells)) as display:
         _make_judges(plan, stages, display)
@@ -68,19 +73,33 @@ def _announce(plan: Plan, stages: Stages, todo: int, console: Console) -> None:
     losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
     lines = [
         f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - todo} already trained)",
-        f"  model   {experiment.model.name}, training {_tuned(plan)}, {experiment.model.dtype}, on {stages.accelerator.device}"
+        f"  model   {_model_name(experiment)}, training {_tuned(plan)}, {experiment.model.dtype}, on {stages.accelerator.device}"
         + (f" x {stages.accelerator.num_processes}" if stages.accelerator.num_processes > 1 else ""),
         f"  losses  {', '.join(losses)}, and the SFT policy as a row of its own; seeds {experiment.seeds}",
     ]
-    for name, prepared in stages.prepared.items():
+    for name, prepared in stages.shared.prepared.items():
         sizes = [f"{len(split.examples)} {kind}" for kind, split in prepared.splits.items()]
         sizes.append(f"{len(prepared.questions)} test prompts against {plan.tasks[name].task.baseline}")
         cut = {k: v for k, v in prepared.counts.items() if v and ("truncated" in k or "too long" in k)}
         notes = "; ".join(f"{what}: {count}" for what, count in cut.items())
         lines.append(f"  {name:<7} {', '.join(sizes)}" + (f" ({notes})" if notes else ""))
-    lines.append(f"  judge   {plan.resolved.judge.name}")
+    if plan.trunk_bytes:
+        size = f"{plan.trunk_bytes / 1e9:.2g} GB of activations, computed once for all cells"
+        lines.append(f"  frozen  {size}, in {plan.store.root}")
+    if todo and (reason := stages.shared.check_model()):
+        lines.append(f"  rows    every completion with a prompt of its own, not shared: {reason}")
+    judges = (
+        f"{judge.name} ({judge.kind.name})" if judge.name else judge.kind.name
+        for judge in plan.resolved.judges.values()
+    )
+    lines.append(f"  judge   {', '.join(judges)}")
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _model_name(experiment: ExperimentConfig) -> str:
+    scratch = experiment.model.from_scratch
+    return experiment.model.name if scratch is None else f"from scratch ({scratch.layers} layers of {scratch.hidden})"
 
 
 def _tuned(plan: Plan) -> str:
@@ -96,8 +115,9 @@ def _make_judges(plan: Plan, stages: Stages, display: Display) -> None:
     """Make every judge before anything is trained: what it lacks is said now, not after hours."""
     for trained_on, tasks in plan.resolved.evaluated_on.items():
         for task in tasks:
-            with display.stage(f"{task}: judge"):
-                stages.judge_of(trained_on, task)
+            for judge in plan.resolved.judges_of(task):
+                with display.stage(f"{task}: {' '.join(filter(None, ('judge', judge.name)))}"):
+                    stages.judge_of(trained_on, task, judge.name)
 
 
 def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
@@ -125,12 +145,16 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
                 stage = f"sample-{task}"
                 with display.stage(f"{cell.label}: sample {task}") as progress:
                     stages.sample(cell, task, progress)
-                stage = f"judge-{task}"
-                with display.stage(f"{cell.label}: judge {task}") as progress:
-                    stages.judge(cell, task, progress)
+                stage = f"measure-{task}"
+                with display.stage(f"{cell.label}: measure {task}") as progress:
+                    stages.measure(cell, task, progress)
+                errors = _judge_by_all(plan, stages, display, cell, task)
+                if errors:
+                    stage, error = next(iter(errors.items()))
+                    raise error
             failure.unlink(missing_ok=True)
         except Exception as error:  # whatever a cell does wrong is its own; the others go on
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
             if isinstance(error, (UserError, RegistryError)):
                 reason = str(error)
             failures[cell.label] = f"{stage}: {reason}"
@@ -142,13 +166,28 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
     return failures
 
 
+def _judge_by_all(plan: Plan, stages: Stages, display: Display, cell: Cell, task: str) -> dict[str, Exception]:
+    """Have every judge of a task judge a cell; one that fails does not stop the others. Return the errors by stage."""
+    errors: dict[str, Exception] = {}
+    for judge in plan.resolved.judges_of(task):
+        stage = judging(task, judge.name)
+        try:
+            with display.stage(f"{cell.label}: judge {stage.partition('-')[2]}") as progress:
+                stages.judge(cell, task, judge.name, progress)
+        except Exception as error:  # the other judges' tables are none of its business
+            errors[stage] = error
+    return errors
+
+
 def _run_shared(task: str, stages: Stages, display: Display) -> None:
     """Make what all cells of a task share: the frozen layers' activations, SFT, the reference's log-probs."""
-    for split in stages.prepared[task].splits:
-        with display.stage(f"{task}: frozen layers, {split}") as progress:
-            stages.source(task, split, progress)
     with display.stage(f"{task}: SFT") as progress:
-        stages.sft(task, progress)
-    for split in stages.prepared[task].splits:
+        stages.shared.sft(task, progress)
+    with display.stage(f"{task}: preferences") as progress:
+        stages.shared.preferences(task, progress)
+    for split in stages.shared.prepared[task].splits:
+        with display.stage(f"{task}: frozen layers, {split}") as progress:
+            stages.shared.source(task, split, progress)
+    for split in stages.shared.prepared[task].splits:
         with display.stage(f"{task}: reference log-probs, {split}") as progress:
-            stages.reference(task, split, progress)
+            stages.shared.reference(task, split, progress)

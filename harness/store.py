@@ -51,6 +51,11 @@ def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
     return artifact
 
 
+def partial_folder(path: Path) -> Path:
+    """Return where the build of the artifact at `path` keeps what it resumes from; it goes when the artifact is there."""
+    return Path(path).with_name(f"{Path(path).name}.partial")
+
+
 def build_artifact(
     path: Path,
     kind: str,
@@ -92,6 +97,7 @@ def build_artifact(
             if path.exists():
                 shutil.rmtree(path)
             os.replace(folder, path)
+            shutil.rmtree(partial_folder(path), ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return Artifact(path)

@@ -8,6 +8,8 @@
 import importlib
 
 _HOMES = {
+    "History": "losses.batch",
+    "Lists": "losses.batch",
     "Loss": "losses.spec",
     "MissingData": "losses.batch",
     "PreferenceBatch": "losses.batch",

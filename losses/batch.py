@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+PARTS = ("chosen", "rejected", "others")
 
 
 class MissingData(ValueError):
@@ -18,7 +21,11 @@ class Side:
     """One side of a batch: `n` completions that were preferred, or `n` that were not.
 
     The tensors are 1-D of length `n`, but `prompt_embeddings` is `(n, d)`. Log-probs are sums over the completion's
-    tokens, in nats. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
+    tokens, in nats. What begins with `token_` is `(n, T)`, of each token by itself: log-probs, what a value head says
+    before the token is there, and the mask, true where there is a token; elsewhere the others are 0. `density_ratios`
+    are p(chosen | x) / p(rejected | x) of the prompts; `confidence` is the policy's mean over tokens of log pi(y_t) -
+    log sum_v pi(v)^2 and `augmented` its log-prob of the response where the prompt asks for the best one, both without
+    gradient. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
     """
 
     policy: Tensor
@@ -26,6 +33,14 @@ class Side:
     tokens: Tensor | None = None
     scores: Tensor | None = None
     prompt_embeddings: Tensor | None = None
+    density_ratios: Tensor | None = None
+    second_reference: Tensor | None = None
+    confidence: Tensor | None = None
+    augmented: Tensor | None = None
+    token_policy: Tensor | None = None
+    token_reference: Tensor | None = None
+    token_values: Tensor | None = None
+    token_mask: Tensor | None = None
     name: str = "completions"
     link: Callable[[Tensor], Tensor] | None = None
 
@@ -40,6 +55,34 @@ class Side:
                 f"this loss needs {field.replace('_', ' ')} for the {self.name} side, and the batch has none"
             )
         return value
+
+    @property
+    def outputs(self) -> Tensor:
+        """What has gradients: the policy's log-probs, `(n,)`, or where there are values both by token, `(n, 2, T)`."""
+        if self.token_values is None:
+            return self.policy
+        return torch.stack([self.require("token_policy"), self.token_values], dim=1)
+
+    def with_outputs(self, outputs: Tensor) -> Side:
+        """Return the side with other outputs of the policy, in the same form."""
+        if self.token_values is None:
+            return replace(self, policy=outputs)
+        return self.with_tokens(*outputs.unbind(1), self.require("token_mask"), self.token_reference)
+
+    def with_tokens(self, policy: Tensor, values: Tensor, mask: Tensor, reference: Tensor | None = None) -> Side:
+        """Return the side with these `(n, T)` tensors of its tokens, and with their sums for its log-probs."""
+        policy, values = policy.masked_fill(~mask, 0.0), values.masked_fill(~mask, 0.0)
+        reference = None if reference is None else reference.masked_fill(~mask, 0.0)
+        return replace(
+            self,
+            policy=policy.sum(dim=1),
+            reference=self.reference if reference is None else reference.sum(dim=1),
+            tokens=mask.sum(dim=1),
+            token_policy=policy,
+            token_reference=reference,
+            token_values=values,
+            token_mask=mask,
+        )
 
     @property
     def logratio(self) -> Tensor:
@@ -64,15 +107,69 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Lists:
+    """Responses to `n` prompts, at most K to each; the tensors are `(n, K)`.
+
+    `mask` is true where there is a response; elsewhere the other fields hold zeros. Log-probs are sums over the
+    completion's tokens, in nats; a higher score is a better response.
+    """
+
+    policy: Tensor
+    reference: Tensor | None
+    scores: Tensor
+    mask: Tensor
+    link: Callable[[Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.policy.shape[0]
+
+    @property
+    def outputs(self) -> Tensor:
+        """What has gradients: the policy's log-probs, `(n, K)`."""
+        return self.policy
+
+    def with_outputs(self, outputs: Tensor) -> Lists:
+        """Return the lists with other log-probs of the policy."""
+        return replace(self, policy=outputs)
+
+    @property
+    def logratio(self) -> Tensor:
+        """`(n, K)` log pi(y|x) - log pi_ref(y|x), summed over the tokens of y; 0 where there is no response."""
+        if self.reference is None:
+            raise MissingData("this loss needs reference for its lists, and the batch has none")
+        ratio = self.policy - self.reference
+        return (ratio if self.link is None else self.link(ratio)).masked_fill(~self.mask, 0.0)
+
+
+Part = Side | Lists
+
+
+@dataclass(frozen=True)
+class History:
+    """The log-ratios of all responses in the steps before this one: their mean, in nats, and their number."""
+
+    mean: float = 0.0
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class PreferenceBatch:
     """Chosen and rejected completions of one effective batch.
 
     In paired data row `i` of both sides answers the same prompt. In unpaired data the sides are two independent
-    sets, and may differ in length.
+    sets, and may differ in length. In listwise data `others`, `(n, K - 2)`, are the further responses to the prompts
+    of the pairs.
+
+    What only some losses need carries no gradient, and is that of the whole effective batch: `kl_pairs`, responses
+    under prompts that they do not answer; `history`; and `stopped`, this same batch as a constant.
     """
 
     chosen: Side
     rejected: Side
+    others: Lists | None = None
+    kl_pairs: Side | None = None
+    history: History | None = None
+    stopped: PreferenceBatch | None = None
 
     @classmethod
     def from_logps(
@@ -89,6 +186,17 @@ class PreferenceBatch:
         rejected_prompt_embeddings: Tensor | None = None,
         chosen_scores: Tensor | None = None,
         rejected_scores: Tensor | None = None,
+        chosen_density_ratios: Tensor | None = None,
+        rejected_density_ratios: Tensor | None = None,
+        chosen_second_reference: Tensor | None = None,
+        rejected_second_reference: Tensor | None = None,
+        chosen_confidence: Tensor | None = None,
+        rejected_confidence: Tensor | None = None,
+        chosen_augmented: Tensor | None = None,
+        rejected_augmented: Tensor | None = None,
+        others: Lists | None = None,
+        kl_pairs: Side | None = None,
+        history: History | None = None,
     ) -> PreferenceBatch:
         """Build a batch from 1-D tensors of summed log-probs and, where a loss needs them, the rest.
 
@@ -100,37 +208,95 @@ class PreferenceBatch:
                 raise ValueError("pass either prompt_embeddings (paired data) or one set for each side, not both")
             chosen_prompt_embeddings = rejected_prompt_embeddings = prompt_embeddings
         chosen = _side(
-            "chosen", policy_chosen, reference_chosen, chosen_tokens, chosen_scores, chosen_prompt_embeddings
+            "chosen",
+            policy_chosen,
+            reference=reference_chosen,
+            tokens=chosen_tokens,
+            scores=chosen_scores,
+            prompt_embeddings=chosen_prompt_embeddings,
+            density_ratios=chosen_density_ratios,
+            second_reference=chosen_second_reference,
+            confidence=chosen_confidence,
+            augmented=chosen_augmented,
         )
         rejected = _side(
             "rejected",
             policy_rejected,
-            reference_rejected,
-            rejected_tokens,
-            rejected_scores,
-            rejected_prompt_embeddings,
+            reference=reference_rejected,
+            tokens=rejected_tokens,
+            scores=rejected_scores,
+            prompt_embeddings=rejected_prompt_embeddings,
+            density_ratios=rejected_density_ratios,
+            second_reference=rejected_second_reference,
+            confidence=rejected_confidence,
+            augmented=rejected_augmented,
         )
-        return cls(chosen, rejected)
+        if others is not None and (len(others) != len(chosen) or len(chosen) != len(rejected) or chosen.scores is None):
+            raise ValueError("further responses belong to pairs with scores, one list of them to each pair")
+        return cls(chosen, rejected, others, kl_pairs, history)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Chosen, rejected and, where there are any, the other responses."""
+        return (self.chosen, self.rejected) if self.others is None else (self.chosen, self.rejected, self.others)
+
+    @property
+    def lists(self) -> Lists:
+        """All responses to each prompt, `(n, K)`: chosen, rejected, then the others.
+
+        Pairs are lists of two; where they have no scores, the ranks 1 and 0 stand in for them.
+        """
+        sides, others = (self.chosen, self.rejected), self.others
+        if self.chosen.scores is None:
+            scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
+        else:
+            scores = [side.scores for side in sides]
+        columns = {
+            "policy": [side.policy for side in sides],
+            "reference": None if self.chosen.reference is None else [side.reference for side in sides],
+            "scores": scores,
+            "mask": [torch.ones_like(self.chosen.policy, dtype=torch.bool)] * 2,
+        }
+        found = {name: None if pair is None else torch.stack(pair, dim=1) for name, pair in columns.items()}
+        if others is not None:
+            for name, pair in found.items():
+                found[name] = None if pair is None else torch.cat([pair, getattr(others, name)], dim=1)
+        return Lists(**found, link=self.chosen.link)
 
     @property
     def logratio_margin(self) -> Tensor:
         """`(n,)` chosen minus rejected log-ratio of each pair (paired data): Delta in the papers' notation."""
         return self.chosen.logratio - self.rejected.logratio
 
-    def with_policy(self, policy_chosen: Tensor, policy_rejected: Tensor) -> PreferenceBatch:
-        """Return the same batch with other policy log-probs: the one part that carries gradients."""
-        return PreferenceBatch(
-            replace(self.chosen, policy=policy_chosen), replace(self.rejected, policy=policy_rejected)
-        )
+    def require(self, field: str) -> Any:
+        """Return an optional field, or raise `MissingData` that names it."""
+        value = getattr(self, field)
+        if value is None:
+            raise MissingData(f"this loss needs {field}, and the batch has none")
+        return value
+
+    def with_policy(self, *outputs: Tensor) -> PreferenceBatch:
+        """Return the same batch with other outputs of the policy, one tensor for each of its parts; `stopped` stays."""
+        parts = [part.with_outputs(given) for part, given in zip(self.parts, outputs, strict=True)]
+        return replace(self, **dict(zip(PARTS, parts, strict=False)))
+
+    def changed(self, change: Callable[[tuple[Part, ...]], Iterable[Part]]) -> PreferenceBatch:
+        """Return the batch with `change(parts)` for its parts, and in `stopped` the same done to its own."""
+        stopped = None if self.stopped is None else self.stopped.changed(change)
+        return replace(self, **dict(zip(PARTS, change(self.parts), strict=False)), stopped=stopped)
+
+    def with_stopped(self) -> PreferenceBatch:
+        """Return the batch with itself, without gradient, as `stopped`."""
+        constant = self.with_policy(*(part.outputs.detach() for part in self.parts))
+        return replace(self, stopped=constant)
 
 
-def _side(name, policy, reference, tokens, scores, embeddings) -> Side:
+def _side(name: str, policy: Tensor, **fields: Tensor | None) -> Side:
     policy = _at_least_fp32(torch.as_tensor(policy))
     if policy.ndim != 1:
         raise ValueError(
             f"policy_{name} must be 1-D (one summed log-prob per completion), got shape {tuple(policy.shape)}"
         )
-    fields = {"reference": reference, "tokens": tokens, "scores": scores, "prompt_embeddings": embeddings}
     for field, value in fields.items():
         if value is None:
             continue

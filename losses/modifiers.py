@@ -3,8 +3,7 @@
 A modified loss is a loss like any other: its hyper-parameters are both parts' together, and grids, checks, plots and
 tables take it by its name. Several modifiers apply from left to right.
 
-The divergences were checked against TRL's f_divergence_type, which leaves out constants that cancel in a margin. WPO's
-weights are not here: they need the logits of every token, which a loss does not see.
+The divergences were checked against TRL's f_divergence_type, which leaves out constants that cancel in a margin.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from losses.batch import PreferenceBatch
+from losses.batch import History, PreferenceBatch, Side
 from losses.registry import Registry, RegistryError, origin_of
-from losses.spec import LOSSES, Hyperparameter, Loss, hyperparameters_of
+from losses.spec import LOSSES, NEEDS, Hyperparameter, Loss, hyperparameters_of, one_of
 
 Rows = Callable[[PreferenceBatch], Tensor]
 LARGEST_EXPONENT = 30.0  # nats; beyond, exp goes on along its tangent
@@ -31,7 +30,8 @@ class Modifier:
     """A registered modifier: `function(loss, batch, *, ...)` returns the rows of the modified loss.
 
     `of_logratios`: it changes what log-ratios are, and so fits only losses that are functions of them; the others fit
-    paired losses. `keeps_start`: the value at policy = reference stays the loss's own.
+    paired losses. `keeps_start`: the value at policy = reference stays the loss's own. `needs`: what the backbone is to
+    supply beside what the loss needs.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Modifier:
     of_logratios: bool
     keeps_start: bool
     sign_exceptions: str
+    needs: frozenset[str]
     hyperparameters: Mapping[str, Hyperparameter]
 
     @property
@@ -59,13 +60,19 @@ def register_modifier(
     of_logratios: bool = False,
     keeps_start: bool = True,
     sign_exceptions: str = "",
+    needs: Iterable[str] = (),
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register `f(loss, batch, *, ...)`, where `loss(batch)` gives the rows of the loss that is modified."""
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         origin = origin_of(function)
-        hyperparameters = hyperparameters_of(function, grid or {}, {}, f"modifier {name!r} ({origin})", given=2)
-        modifier = Modifier(name, function, paper, of_logratios, keeps_start, sign_exceptions, hyperparameters)
+        where = f"modifier {name!r} ({origin})"
+        for need in needs:
+            one_of(where, "needs", need, NEEDS)
+        hyperparameters = hyperparameters_of(function, grid or {}, {}, where, given=2)
+        modifier = Modifier(
+            name, function, paper, of_logratios, keeps_start, sign_exceptions, frozenset(needs), hyperparameters
+        )
         MODIFIERS.add(name, modifier, origin)
         return function
 
@@ -86,6 +93,10 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
     name = f"{loss.name}+{modifier.name}"
     if modifier.of_logratios and "reference" not in loss.needs:
         raise RegistryError(f"loss {name!r}: {modifier.name} acts on log-ratios, and {loss.name} has no reference")
+    if modifier.of_logratios and loss.reduction == "token":
+        raise RegistryError(
+            f"loss {name!r}: {modifier.name} acts on log-ratios of responses, and {loss.name} takes tokens"
+        )
     if modifier.of_logratios and not _reads_logratios(loss):
         raise RegistryError(
             f"loss {name!r}: {modifier.name} acts on log-ratios, and {loss.name} is no function of them"
@@ -109,6 +120,7 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
         name=name,
         function=function,
         paper=", ".join(filter(None, (loss.paper, modifier.paper))),
+        needs=loss.needs | modifier.needs,
         reduction="sum" if modifier.of_logratios else loss.reduction,  # it acts on summed log-ratios
         start_value=start_value,
         hyperparameters={**loss.hyperparameters, **modifier.hyperparameters},
@@ -128,7 +140,20 @@ def _reads_logratios(loss: Loss) -> bool:
         prompt_embeddings=torch.eye(2),
         chosen_scores=zeros + 1,
         rejected_scores=zeros,
+        chosen_second_reference=zeros,
+        rejected_second_reference=zeros,
+        chosen_density_ratios=zeros + 1,
+        rejected_density_ratios=zeros + 1,
+        chosen_confidence=zeros,
+        rejected_confidence=zeros,
+        chosen_augmented=zeros,
+        rejected_augmented=zeros,
+        kl_pairs=Side(zeros, zeros),
+        history=History(),
     )
+    token = zeros[:, None]
+    batch = batch.changed(lambda sides: [side.with_tokens(token, token, token == 0, token) for side in sides])
+    batch = batch.with_stopped()
     linked(lambda view: loss.function(view, **loss.settings()), batch, lambda s: asked.append(s) or s)
     return bool(asked)
 
@@ -142,7 +167,7 @@ def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: floa
     """Labels are flipped with probability eps: (1 - eps) * L(chosen, rejected) + eps * L(rejected, chosen)."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be from 0 to below 0.5, got {label_smoothing}")
-    flipped = PreferenceBatch(batch.rejected, batch.chosen)
+    flipped = batch.changed(lambda parts: parts[::-1])
     return (1 - label_smoothing) * loss(batch) + label_smoothing * loss(flipped)
 
 
@@ -150,6 +175,13 @@ def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: floa
 def nll(loss: Rows, batch: PreferenceBatch, *, nll_weight: float = 1.0) -> Tensor:
     """Adds nll_weight times the chosen response's NLL per token: L - nll_weight * l_w / |y_w|."""
     return loss(batch) - nll_weight * batch.chosen.mean_policy
+
+
+@register_modifier("wpo", paper="2406.11827", needs=["confidence"], keeps_start=False)
+def wpo(loss: Rows, batch: PreferenceBatch) -> Tensor:
+    """Pairs that the policy itself would write count more: min(1, exp(c_w + c_l)) * L, c the confidence per token."""
+    confidence = batch.chosen.require("confidence") + batch.rejected.require("confidence")
+    return confidence.exp().clamp(max=1.0) * loss(batch)
 
 
 @register_modifier("forward_kl", paper="2309.16240", of_logratios=True)
@@ -180,7 +212,7 @@ def linked(loss: Rows, batch: PreferenceBatch, link: Callable[[Tensor], Tensor])
 
     Links are f'(ratio) of the divergence with f'(1) = 0, so that values at the start stay what they were.
     """
-    return loss(PreferenceBatch(replace(batch.chosen, link=link), replace(batch.rejected, link=link)))
+    return loss(batch.changed(lambda parts: [replace(part, link=link) for part in parts]))
 
 
 def exp(x: Tensor) -> Tensor:

@@ -14,9 +14,21 @@ from torch import Tensor
 from losses.batch import PreferenceBatch
 from losses.registry import Registry, RegistryError, nearest, origin_of
 
-DATA_KINDS = ("paired", "unpaired")
-NEEDS = ("reference", "prompt_embeddings", "scores")
-REDUCTIONS = ("sum", "mean")
+DATA_KINDS = ("paired", "unpaired", "listwise")
+NEEDS = (
+    "reference",
+    "second_reference",
+    "prompt_embeddings",
+    "density_ratios",
+    "scores",
+    "confidence",
+    "augmented",
+    "token_values",
+    "kl_pairs",
+    "history",
+    "stopped",
+)
+REDUCTIONS = {"sum": "sum over tokens", "mean": "mean over tokens", "token": "tokens one by one"}
 HYPERPARAMETER_TYPES = (bool, int, float, str)
 
 
@@ -94,12 +106,12 @@ class Loss:
     def __call__(self, batch: PreferenceBatch, **settings) -> Tensor:
         """Return the loss of each row, `(rows,)`; the loss of the batch is their mean."""
         settings = self.settings(settings)
-        if self.data == "paired" and len(batch.chosen) != len(batch.rejected):
+        if self.data != "unpaired" and len(batch.chosen) != len(batch.rejected):
             raise ValueError(
                 f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
             )
         rows = self.function(batch, **settings)
-        expected = len(batch.chosen) if self.data == "paired" else len(batch.chosen) + len(batch.rejected)
+        expected = len(batch.chosen) + (len(batch.rejected) if self.data == "unpaired" else 0)
         any_number = self.data == "unpaired" and self.couples_examples  # the rows of its contrast
         if rows.ndim != 1 or not (any_number or len(rows) == expected):
             raise ValueError(
@@ -128,8 +140,9 @@ def register_loss(
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
     - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
-    - `data`: "paired" or "unpaired"; `needs`: of "reference", "prompt_embeddings", "scores".
-    - `reduction`: "sum" or "mean", how the log-probs of a completion enter the loss.
+    - `data`: "paired", "unpaired" or "listwise" (it reads `batch.lists`); `needs`: of `NEEDS`, what the
+      backbone is to supply.
+    - `reduction`: "sum", "mean" or "token" (each by itself), how the log-probs of a completion enter the loss.
     - `couples_examples`: true when the value of one row depends on other rows of the effective batch.
     - `start_value`: the loss at policy = reference as a function of the hyper-parameters (None where it depends on
       the data); training checks it.
@@ -142,10 +155,14 @@ def register_loss(
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         origin = origin_of(function)
         where = f"loss {name!r} ({origin})"
-        _one_of(where, "data", data, DATA_KINDS)
-        _one_of(where, "reduction", reduction, REDUCTIONS)
+        one_of(where, "data", data, DATA_KINDS)
+        one_of(where, "reduction", reduction, REDUCTIONS)
         for need in needs:
-            _one_of(where, "needs", need, NEEDS)
+            one_of(where, "needs", need, NEEDS)
+        if data == "listwise" and "token_values" in needs:
+            raise RegistryError(
+                f"{where}: token_values are of chosen and rejected responses, and a listwise loss has more"
+            )
         loss = Loss(
             name=name,
             function=function,
@@ -174,7 +191,8 @@ def list_losses() -> list[str]:
     return list(LOSSES)
 
 
-def _one_of(where: str, what: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(where: str, what: str, value: str, allowed: Collection[str]) -> None:
+    """Raise `RegistryError`, naming the nearest, for a declared value that is not among those allowed."""
     if value not in allowed:
         raise RegistryError(f"{where}: {what} is {value!r}{nearest(value, allowed)}")
 

@@ -22,6 +22,27 @@ CHAT_TEMPLATE = (
 )
 
 
+def _undone():
+    """What is registered meanwhile, by a test or by a plugin that it loads, is gone afterwards."""
+    import harness.evaluation.judges  # noqa: F401 (the built-in judges are there before and after)
+    from harness.evaluation.base import JUDGES
+    from harness.rewards import REWARDS
+    from harness.tasks import TASKS
+    from losses.modifiers import MODIFIERS
+    from losses.rpo import WEIGHTINGS
+    from losses.spec import LOSSES
+
+    registries = (JUDGES, LOSSES, MODIFIERS, REWARDS, TASKS, WEIGHTINGS)
+    before = [(dict(registry._entries), dict(registry._origins)) for registry in registries]
+    yield
+    for registry, (entries, origins) in zip(registries, before, strict=True):
+        registry._entries, registry._origins = entries, origins
+
+
+registrations_of_a_module = pytest.fixture(_undone, scope="module", autouse=True)
+registrations_of_a_test = pytest.fixture(_undone, autouse=True)
+
+
 def build_tiny_model(folder: Path, *, layers: int = 3, hidden: int = 32, vocabulary: int = 600, seed: int = 0) -> Path:
     """Write a Llama of a few thousand parameters with a byte-level BPE tokenizer and a chat template."""
     import torch

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from tests.conftest import build_tiny_model
 from tests.experiment import write_experiment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -116,7 +117,44 @@ def test_data_without_the_columns(refuses, tmp_path):
 
 
 def test_a_loss_that_needs_scores_on_data_without(refuses):
-    assert "loss 'odpo' needs scores, and task 'hh' has none" in refuses(losses={"odpo": {}})
+    assert "loss 'odpo' needs scores, and 24 of 24 train examples of task 'hh' have none" in refuses(
+        losses={"odpo": {}}
+    )
+
+
+def scored(folder, *, without: int = 0) -> dict:
+    """A task of lists of responses; so many rows are pairs without scores instead."""
+    rows = [
+        {"prompt": f"q {i}", "responses": [{"text": f"{k}", "score": k} for k in range(2 + i % 3)]} for i in range(60)
+    ]
+    rows += [{"prompt": f"p {i}", "chosen": "a", "rejected": "b"} for i in range(without)]
+    (folder / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return task(kind="preferences", data=str(folder / "lists.jsonl"), train_pairs=None, judge_pairs=None)
+
+
+@pytest.mark.parametrize("loss", ["odpo", "plackett_luce"])
+def test_a_loss_that_needs_all_scores_on_data_where_some_are_missing(refuses, tmp_path, loss):
+    message = refuses(tasks=scored(tmp_path, without=30), losses={loss: {}})
+    assert f"loss '{loss}' needs scores, and" in message and "train examples of task 'hh' have none" in message
+
+
+def test_a_listwise_loss_on_unpaired_data(refuses, tmp_path):
+    rows = [{"prompt": f"q {i // 2}", "completion": f"{i}", "label": i % 2 == 0} for i in range(400)]
+    (tmp_path / "unpaired.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = task(kind="preferences", data=str(tmp_path / "unpaired.jsonl"))
+    message = refuses(tasks=tasks, losses={"plackett_luce": {}})
+    assert "loss 'plackett_luce' needs several responses to each prompt, and the data of task 'hh' are" in message
+
+
+def test_a_loss_of_two_references_with_only_one(refuses):
+    assert "loss 'mrpo' needs a second reference; name a model in 'second_reference'" in refuses(losses={"mrpo": {}})
+
+
+def test_a_second_reference_that_reads_other_tokens(refuses, tiny_model, tmp_path, capsys):
+    other = build_tiny_model(tmp_path / "other", vocabulary=400)
+    capsys.readouterr()
+    message = refuses(losses={"mrpo": {}}, second_reference=str(other))
+    assert f"second_reference {other}: its tokenizer is not that of {tiny_model}" in message
 
 
 def test_lengths_beyond_the_context(refuses):
@@ -150,6 +188,12 @@ def test_a_hub_that_cannot_be_reached(refuses):
 def test_too_many_trained_layers(refuses, tiny_model):
     message = refuses(model={"name": str(tiny_model), "tune": "last_layers", "last_layers": 3})
     assert "model.last_layers=3, but the model has 3 layers" in message
+
+
+def test_more_activations_of_frozen_layers_than_may_be_stored(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "last_layers", "last_layers": 1, "trunk_cap_gb": 1e-6}
+    message = refuses(model=model)
+    assert "of the frozen layers' activations, and model.trunk_cap_gb is 1e-06; raise it, lower train_pairs" in message
 
 
 def test_a_plugin_that_is_missing_or_broken(refuses, tmp_path):

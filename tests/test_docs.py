@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness.config import load_experiment
+from harness.__main__ import parser
+from harness.evaluation.base import JUDGES
+from harness.evaluation.judges.template import FOLDER as TEMPLATES
+from harness.experiment_file import load_experiment
+from harness.judges import read_judge
+from harness.resolve import resolve, resolve_judge
 from tests.experiment import write_experiment
 from tests.test_cli import REPOSITORY, harness
 
@@ -102,3 +108,28 @@ def test_losses_from_a_file_a_package_and_the_harness_run_in_one_experiment(
 def test_the_experiment_of_the_docs_loads(tmp_path):
     (tmp_path / "example.yaml").write_text(block("yaml", "capped_dpo: grid"))
     assert load_experiment(tmp_path / "example.yaml").plugins == ["my_loss.py"]
+
+
+JUDGING = (DOCS / "judging.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m harness (.*)$", JUDGING, flags=re.MULTILINE))
+def test_the_commands_on_judging_parse_and_their_judges_exist(line):
+    options = parser().parse_args(shlex.split(line))
+    spec = getattr(options, "judge", "")
+    if spec and not spec.endswith(".yaml"):
+        resolve_judge(read_judge(spec)[0])
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", JUDGING, flags=re.DOTALL))
+def test_the_judge_sections_on_judging_are_understood(text, tmp_path):
+    given = yaml.safe_load(text)
+    section = {"judge": given} if "kind" in given else given
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump({"tasks": {"hh": {}}, "losses": {"dpo": {}}, **section}))
+    assert resolve(load_experiment(path)).judges
+
+
+def test_the_page_on_judging_names_every_judge_and_template():
+    for name in [*JUDGES, *(path.stem for path in TEMPLATES.glob("*.txt"))]:
+        assert f"`{name}`" in JUDGING or f"kind: {name}" in JUDGING, name

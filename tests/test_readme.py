@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.config import load_experiment
+from harness.experiment_file import load_experiment
 from harness.resolve import resolve
 from tests.experiment import write_experiment
 

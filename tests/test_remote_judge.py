@@ -31,7 +31,7 @@ def longer(request: Request) -> Reply:
     return Reply(f"Preferred: {1 if len(first) >= len(second) else 2}")
 
 
-def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, tmp_path):
+def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, tmp_path, capsys, caplog):
     """A judge that always prefers the longer text, in both orders: the baseline wins, and nothing flips."""
     with FakeOpenAI(longer) as server:
         path = experiment(server)
@@ -44,17 +44,20 @@ def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, t
         assert run(path) == 0
         assert len(server.requests) == asked, "a second run asks nothing"
     written = [p for p in (tmp_path / "results").rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
-    assert written == [], "the key is nowhere"
+    assert written == [], "the key is in no file"
+    printed = capsys.readouterr()
+    assert KEY not in printed.out + printed.err + caplog.text, "nor was it said"
 
 
 def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experiment, tmp_path):
     broken = {"on": True, "seen": 0}
 
     def answer(request):
+        """Every third answer is an error, and all repeat the key."""
         broken["seen"] += 1
         if broken["on"] and broken["seen"] % 3 == 0:
-            return Reply(status=500)
-        return Reply("Preferred: 1")
+            return Reply(status=500, body={"error": {"message": f"{KEY} is out of luck"}})
+        return Reply(f"{KEY}\nPreferred: 1")
 
     with FakeOpenAI(answer) as server:
         path = experiment(server)
@@ -69,3 +72,5 @@ def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experi
         frame = leaderboard(tmp_path)
         assert (frame.coverage == 1).all() and (frame.status == "ok").all()
         assert len(server.requests) - before <= before // 3 + 1, "only what was missing is asked"
+    written = [p for p in (tmp_path / "results").rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert written == [], "whatever the endpoint repeats, the key is in no file"

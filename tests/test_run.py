@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_training_leaves_its_curve_from_step_0(finished):
 def test_the_manifest_says_what_the_run_was_made_of(finished):
     manifest = read_json(results(finished) / "manifest.json")
     assert manifest["environment"]["versions"]["torch"] and manifest["environment"]["hardware"]["cpus"]
-    assert read_json(cell_folder(finished, "dpo") / "train" / "environment.json") == manifest["environment"]
+    found = read_json(cell_folder(finished, "dpo") / "train" / "environment.json")
+    assert found == manifest["environment"] | {"shared_prompt": "on"}
     assert manifest["config"]["train"]["lr"] == 1e-3
     assert set(manifest["hashes"]) == {"model", "encoder", "data"}
     counts = manifest["counts"]["hh"]
@@ -142,6 +144,7 @@ def test_another_experiment_on_the_same_data_shares_what_was_computed(copy):
     assert rerun(copy, "name=other", "losses={rpo_uniform: {}, rpo_diagonal: {}}", "seeds=[1]") == 0
     after = artifacts(copy / "results" / "store")
     assert after == before  # the same SFT, reference log-probs, trunk, embeddings and judge
+    assert sum(path.startswith("reference/") for path in after) == 2, "of the train and of the dev pairs, once"
     assert set(leaderboard(copy, "other").loss) == {
         "sft",
         "dpo",
@@ -208,7 +211,7 @@ def test_a_loss_that_is_wrong_at_step_0_fails_before_it_trains(copy):
         '@register_loss("wrong", start_value=lambda beta: 0.0)\n'
         "def wrong(batch, *, beta: float = 0.1):\n"
         '    """Declares another start value than it has."""\n'
-        "    return 1 - beta * batch.logratio_margin\n"
+        "    return 1 + 0 * beta * batch.logratio_margin\n"
     )
     assert rerun(copy, f"plugins=[{plugin}]", "losses={wrong: {}}") == 1
     assert (
@@ -253,6 +256,28 @@ def test_full_and_lora_tuning_run_as_well(tmp_path, tiny_model, tiny_encoder, tu
     assert not (tmp_path / "results" / "store" / "trunk").exists()
 
 
+def test_the_layout_of_rows_is_announced_kept_with_the_cell_and_in_no_key(copy, capsys):
+    before = set(results(copy).glob("cells/*"))
+    folder = cell_folder(copy, "dpo") / "train"
+    shared = read_json(folder / "summary.json")
+    shutil.rmtree(folder)
+    assert rerun(copy, "train.shared_prompt=false") == 0
+    notice = "every completion with a prompt of its own, not shared: train.shared_prompt=false"
+    assert notice in capsys.readouterr().out
+    assert set(results(copy).glob("cells/*")) == before
+    assert read_json(folder / "environment.json")["shared_prompt"] == "train.shared_prompt=false"
+    apart = read_json(folder / "summary.json")
+    assert apart["dev"]["loss"] == pytest.approx(shared["dev"]["loss"], rel=1e-4)
+
+
+def test_the_size_of_the_frozen_layers_activations_is_announced(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
+    assert run(path) == 0
+    said = re.search(r"frozen  (\S+) GB of activations", capsys.readouterr().out).group(1)
+    files = [path.stat().st_size for path in (tmp_path / "results" / "store" / "trunk").rglob("hidden.npy")]
+    assert float(said) == pytest.approx(sum(files) / 1e9, rel=0.05) and len(files) == 2
+
+
 def test_unpaired_data_train_unpaired_losses(tmp_path, tiny_model, tiny_encoder, capsys):
     rows = [
         {"prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}." if good else "No idea.", "label": good}
@@ -275,6 +300,41 @@ def test_unpaired_data_train_unpaired_losses(tmp_path, tiny_model, tiny_encoder,
     capsys.readouterr()
     assert run(path, "losses={dpo: {}}") == 2
     assert "loss 'dpo' needs pairs, and the data of task 'sums' are unpaired" in capsys.readouterr().err
+
+
+def test_scored_lists_train_paired_unpaired_and_listwise_losses_alike(tmp_path, tiny_model, tiny_encoder):
+    """Every loss takes the same steps over the same prompts; the listwise one sees the further responses too."""
+    rows = [
+        {
+            "prompt": f"what is {i} + 1?",
+            "responses": [{"text": f"it is {i + k}", "score": -abs(k - 1)} for k in range(1, 3 + i % 3)],
+        }
+        for i in range(120)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "kind": "preferences",
+        "data": str(tmp_path / "data.jsonl"),
+        "train_pairs": 24,
+        "dev_pairs": 8,
+        "test_prompts": 4,
+        "max_prompt_tokens": 64,
+        "max_completion_tokens": 16,
+    }
+    losses = {"dpo": {}, "odpo": {}, "kto": {}, "bco_udm": {}, "plackett_luce": {}, "mrpo": {}, "dpo+wpo": {}}
+    losses |= {"sr_dpo": {}, "sr_ipo": {}}
+    path = write_experiment(
+        tmp_path, tiny_model, tiny_encoder, tasks={"sums": task}, losses=losses, second_reference=str(tiny_model)
+    )
+    assert run(path) == 0
+    frame = leaderboard(tmp_path).set_index("loss")
+    assert (frame.status == "ok").all()
+    assert set(frame.steps[list(losses)]) == {3}
+    assert 48 < frame.examples["plackett_luce"] <= 96
+    assert (frame.examples[[name for name in losses if name != "plackett_luce"]] == 48).all()
+    assert frame.forward_passes["dpo"] == 48 and frame.forward_passes["dpo+wpo"] == 96
+    # train and dev under SFT and under the second reference, and the mismatched pairs of both
+    assert len(list((tmp_path / "results" / "store" / "reference").glob("[!.]*"))) == 6
 
 
 def test_several_seeds_share_a_row(copy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from harness.store import Store
 from harness.tasks.base import Preference, Prompt
 from losses.registry import Registry, origin_of
 
+JUDGED = "judge"  # the stage
 COUNTED = ("ok", "tie")  # the statuses that carry a preference
 
 
@@ -25,13 +26,27 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a remote judge's answers used, and their price in USD (None where no price is known)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+
+    def __add__(self, other: Usage) -> Usage:
+        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens, usd)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A judge's answer to one comparison.
 
-    `status` is "ok", "tie", "refused", "unparsable" or "failed"; only the first two carry a `preference`: 1 for
-    the policy's response, 0 for the baseline, 0.5 for a tie. `flipped`: the two orders gave opposite verdicts
-    (None where only one verdict was had, or where the judge does not depend on the order). `detail` keeps the
-    reason of a failure.
+    `status` is "ok", "tie", "refused", "unparsable" or "failed"; only the first two carry a `preference` in [0, 1]: 1
+    for the policy's response, 0 for the baseline, 0.5 for a tie, and what is between where the judge says how sure it
+    is. `flipped`: the two orders gave opposite verdicts, and `first`: the share of its verdicts that went to the
+    response shown first (both None where the judge does not depend on the order, or was asked in one). `detail` keeps
+    the reason of a failure, `usage` what the answers used when they were paid for.
     """
 
     id: str
@@ -39,6 +54,29 @@ class Judgement:
     preference: float | None
     flipped: bool | None = None
     detail: str = ""
+    first: float | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What judging will take: calls to an endpoint in all and of them already answered; tokens and USD of the others.
+
+    `prompt_tokens` are an estimate, a quarter of the bytes. `completion_tokens` are the most that there may be (None:
+    the answers have no limit), and `usd` follows from both (None: no known price).
+    """
+
+    calls: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    usd: float | None = 0.0
+
+    def __add__(self, other: Forecast) -> Forecast:
+        def both(a, b):
+            return None if a is None or b is None else a + b
+
+        return Forecast(*(both(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -52,8 +90,20 @@ class Agreement:
     labels: str
 
 
+def judging(task: str, name: str) -> str:
+    """Return what the judging of a task by one judge is called: its folder, and its stage in messages.
+
+    `name` is that of a judge in a panel, "" where there is one judge.
+    """
+    return f"{JUDGED}-{task}@{name}" if name else f"{JUDGED}-{task}"
+
+
 class Judge(Protocol):
-    """What a judge factory returns. `id` names judge, version and template, and stands beside every result."""
+    """What a judge factory returns. `id` names judge, version and template, and stands beside every result.
+
+    One whose scores rest on a table of the prompts' difficulties has also `difficulty(comparisons)`, which returns that
+    table as JSON holds it, or None where it does not cover these; it is kept beside the judgements.
+    """
 
     id: str
     agreement: Agreement | None
@@ -69,7 +119,7 @@ class JudgeContext:
     `template` names the task's template; `fit` are pairs to learn from, `held_out` pairs to be measured on, whose
     labels come from `labels`; `embed` turns texts into an (n, d) float32 array of unit vectors, and `encoder` is
     the content hash of the model behind it; `store` keeps artifacts, and `cache` is a folder for judgements that
-    were paid for.
+    were paid for. `account` names whose spending counts against a budget: the experiment and, in a panel, the judge.
     """
 
     template: str
@@ -80,13 +130,16 @@ class JudgeContext:
     encoder: str
     store: Store
     cache: Path
+    account: str
 
 
 @dataclass(frozen=True)
 class JudgeKind:
     """A registered judge: its options (a dataclass), a cheap check of them, and the factory.
 
-    `transport` names the options that change how an answer is had, and not which.
+    `transport` names the options that change how an answer is had, and not which. `ready` checks what the environment
+    must hold to judge (a key), which planning does without; `forecast` says what judging comparisons will take, and is
+    None for a judge that runs here.
     """
 
     name: str
@@ -94,6 +147,8 @@ class JudgeKind:
     check: Callable
     make: Callable
     transport: tuple[str, ...] = ()
+    ready: Callable = lambda options: None
+    forecast: Callable | None = None
 
     def identity(self, options: object) -> dict:
         """Return the options that determine verdicts."""
@@ -104,17 +159,24 @@ JUDGES: Registry[JudgeKind] = Registry("judge")
 
 
 def register_judge(
-    name: str, *, options: type, check: Callable = lambda options: None, transport: tuple[str, ...] = ()
+    name: str,
+    *,
+    options: type,
+    check: Callable = lambda options: None,
+    transport: tuple[str, ...] = (),
+    ready: Callable = lambda options: None,
+    forecast: Callable | None = None,
 ) -> Callable:
     """Register a factory `make(options, context) -> Judge`.
 
-    `options` is a dataclass of the judge's settings in the experiment file; `check(options)` runs before anything
-    expensive starts and raises `UserError` for what would fail later (a missing key, say). `transport` names the
-    options that change no verdict (a timeout, say).
+    `options` is a dataclass of the judge's settings in the experiment file. `check(options)` runs before anything
+    expensive starts, `ready(options)` before a run, and both raise `UserError` for what would fail later (a setting; a
+    missing key). `transport` names the options that change no verdict (a timeout, say). A judge behind an endpoint has
+    `forecast(options, context, comparisons) -> Forecast`, which makes no call and needs no key.
     """
 
     def decorate(make: Callable) -> Callable:
-        JUDGES.add(name, JudgeKind(name, options, check, make, transport), origin_of(make))
+        JUDGES.add(name, JudgeKind(name, options, check, make, transport, ready, forecast), origin_of(make))
         return make
 
     return decorate

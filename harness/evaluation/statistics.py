@@ -61,7 +61,7 @@ def win_rate(
     prompts = int(judged.any(axis=0).sum())
     if prompts == 1 or np.ptp(preferences[judged]) == 0:
         return Interval(value, *wilson_interval(value * prompts, prompts, level=level))
-    means = _resampled_means(preferences, _prompt_draws(preferences.shape[1], resamples, rng_seed), SEEDS, rng_seed)
+    means = _resampled_means(preferences, prompt_draws(preferences.shape[1], resamples, rng_seed), SEEDS, rng_seed)
     return Interval(value, *_percentiles(means, level))
 
 
@@ -91,7 +91,7 @@ def paired_difference(
     if not common.any():
         return UNKNOWN
     a, b = np.where(common, a, np.nan), np.where(common, b, np.nan)
-    draws = _prompt_draws(a.shape[1], resamples, rng_seed)
+    draws = prompt_draws(a.shape[1], resamples, rng_seed)
     means_a = _resampled_means(a, draws, SEEDS, rng_seed)
     means_b = _resampled_means(b, draws, SEEDS if together else OTHER_SEEDS, rng_seed)
     return Interval(float(np.nanmean(a) - np.nanmean(b)), *_percentiles(means_a - means_b, level))
@@ -129,6 +129,22 @@ def mean_with_error(values: np.ndarray) -> tuple[float, float]:
     return float(values[present].mean()), error
 
 
+def mean_of_seeds(rates: Iterable[tuple[float, np.ndarray]], *, level: float = LEVEL, rng_seed: int = 0) -> Interval:
+    """Return the mean of a rate over seeds with its interval, where the rate is more than a mean of preferences.
+
+    `rates` has for each seed the rate and its values (resamples,) on the resamples of the prompts, which are the
+    same for all seeds. Seeds are drawn as in `win_rate`, with its limits; one whose rate is NaN is left out.
+    """
+    known = [(value, resampled) for value, resampled in rates if not math.isnan(value)]
+    if not known:
+        return UNKNOWN
+    resampled = np.stack([resampled for _, resampled in known], axis=1)
+    if len(known) > 1:
+        seeds = np.random.default_rng([rng_seed, SEEDS]).integers(len(known), size=resampled.shape)
+        resampled = np.take_along_axis(resampled, seeds, axis=1)
+    return Interval(float(np.mean([value for value, _ in known])), *_percentiles(resampled.mean(axis=1), level))
+
+
 def coverage(preferences: np.ndarray) -> float:
     """Return the share of judgements that carry a preference: of the cells of the matrix, those that are not NaN."""
     preferences = np.asarray(preferences, dtype=float)
@@ -148,8 +164,8 @@ def _rows_with_values(matrix: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _prompt_draws(prompts: int, resamples: int, rng_seed: int) -> np.ndarray:
-    """Return (resamples, prompts) uint8: how often each prompt is in each resample (about once: never near 255).
+def prompt_draws(prompts: int, resamples: int, rng_seed: int) -> np.ndarray:
+    """Return (resamples, prompts) uint8, not to be written to: how often each prompt is in each resample (about once).
 
     Kept, because all policies of a task share it; in one byte each, because test sets have up to 10,000 prompts.
     """

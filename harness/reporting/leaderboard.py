@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +14,13 @@ from harness.evaluation.statistics import (
     Interval,
     coverage,
     flip_rate,
+    mean_of_seeds,
     mean_with_error,
     paired_difference,
     win_rate,
 )
+from harness.reporting import measures
+from harness.reporting.length_control import Controlled, length_controlled_rates
 from harness.reporting.results import FAILED, NOT_RUN, TABLE, Results, matrix
 
 SFT = "sft"
@@ -29,7 +33,7 @@ COLUMNS = {
     "rank": "place by win rate among the rows with status ok of the same task and trained_on; equal win rates share one",
     "loss": "registered name of the loss; sft is the policy that every loss starts from",
     "settings": "the loss's hyper-parameters",
-    "reduction": "how the log-probs of a completion's tokens enter the loss: sum or mean",
+    "reduction": "how the log-probs of a completion's tokens enter the loss: sum, mean or token (each by itself)",
     "data": "what the loss trains on: paired or unpaired preferences",
     "paper": "arXiv number of the paper that the loss is from",
     "seeds": "the seeds that the experiment asks for",
@@ -37,18 +41,27 @@ COLUMNS = {
     "win_rate": "mean preference for the policy's response over the baseline's, in %; a tie is half a win, and a missing judgement is left out",
     "win_rate_low": "lower end of its bootstrap interval over prompts and seeds",
     "win_rate_high": "upper end of it",
+    "win_rate_se": "standard error of the win rate over prompts, in percentage points",
+    "lc_win_rate": "length-controlled win rate: what the win rate would be if the responses were as long as the baseline's (see below), in %",
+    "lc_win_rate_low": "lower end of its bootstrap interval over prompts and seeds",
+    "lc_win_rate_high": "upper end of it",
+    "lc_difficulty": "where the difficulties of its prompts are from: fitted to this experiment's judgements; on AlpacaEval official, or estimated (the packaged estimate of the official ones)",
     "n": "number of judgements that carry a preference, over all seeds",
     "coverage": "n over the number of judgements that the experiment asks for (prompts x seeds)",
     "vs_sft": "win rate minus that of the SFT row, in percentage points, on the prompts that both were judged on",
     "vs_sft_low": "lower end of its interval, paired on prompts",
     "vs_sft_high": "upper end of it",
     "flip_rate": "share of judgements whose verdict changed with the order of the two responses; empty where the judge has no order",
+    "first_rate": "share of verdicts that went to the response shown first, over both orders: 50 % is no bias; empty where the judge has no order",
+    "judge_name": "the judge's name in a panel of several; empty where the experiment has one",
     "judge": "name, version and template of the judge",
+    "judge_date": "day of the judgements, or the first and the last day",
     "judge_agreement": "the judge's accuracy on pairs with known preference that it had not seen",
     "judge_agreement_low": "lower end of its interval",
     "judge_agreement_high": "upper end of it",
     "judge_agreement_n": "number of those pairs",
     "judge_agreement_labels": "whose preferences those are",
+    "judge_check": "its accuracy on other labelled data, by judge-check, with the files below results/; or that none was run",
     "baseline": "what the policy's responses were judged against",
     "mean_tokens": "mean length of the policy's responses in tokens",
     "mean_characters": "mean length of the policy's responses in characters",
@@ -59,18 +72,19 @@ COLUMNS = {
     "dev_margin": "mean chosen minus rejected log-ratio on the dev pairs, after training, in nats",
     "kl": "mean log-ratio of policy to reference on the policy's responses, in nats: the sequence KL where sampling is untruncated (temperature 1, top_p 1), near it and possibly below 0 where not",
     "kl_se": "its standard error over prompts",
-    "examples": "responses trained on, two for each pair (this column and those below: mean over seeds)",
+    "examples": "responses trained on: two for each pair, for a listwise loss all of its list (this column and those below: mean over seeds)",
     "tokens": "tokens trained on",
     "steps": "optimiser steps",
     "forward_passes": "sequences passed through the policy in training",
     "train_seconds": "wall time of training",
+    **measures.COLUMNS,
     "cells": "keys of the cells behind the row, in the order of the seeds: the folders under cells/",
 }
 _COUNTS = ("rank", "n", "judge_agreement_n", "examples", "tokens", "steps", "forward_passes")
 
 
 def build_leaderboard(results: Results) -> pd.DataFrame:
-    """Return one row per (task, trained_on, loss, settings) with the columns of `COLUMNS`.
+    """Return one row per (task, judge, trained_on, loss, settings) with the columns of `COLUMNS`.
 
     Tables come in the order of the experiment's tasks; within each, complete and incomplete rows by win rate, then
     what has not run, then what failed. Raises `UserError` where one table mixes judges.
@@ -83,14 +97,14 @@ def build_leaderboard(results: Results) -> pd.DataFrame:
 
 def _table(results: Results, evaluations: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of one leaderboard: policies trained on one task, on the prompts of one task."""
-    task, trained_on = evaluations.iloc[0][TABLE]
-    _check_one_judge(task, evaluations)
-    prompts = results.prompts[(results.prompts["evaluated_on"] == task) & (results.prompts["trained_on"] == trained_on)]
+    _check_one_judge(evaluations.iloc[0]["evaluated_on"], evaluations)
+    prompts = results.prompts[(results.prompts[TABLE] == evaluations.iloc[0][TABLE]).all(axis=1)]
     ids = sorted(prompts["id"].unique())
     start = evaluations[evaluations["loss"] == SFT]
     start_preferences = matrix(prompts[prompts["loss"] == SFT], "preference", start["seed"].tolist(), ids)
+    controlled = length_controlled_rates(evaluations, prompts, ids)
     rows = [
-        _row(results, group, prompts[prompts["cell"].isin(group["cell"])], ids, start_preferences)
+        _row(results, group, prompts[prompts["cell"].isin(group["cell"])], ids, start_preferences, controlled)
         for _, group in evaluations.groupby(["loss", "settings"], sort=False)
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -101,7 +115,9 @@ def _table(results: Results, evaluations: pd.DataFrame) -> pd.DataFrame:
     return ordered[list(COLUMNS)]
 
 
-def _row(results: Results, group: pd.DataFrame, prompts: pd.DataFrame, ids: list, start: np.ndarray) -> dict:
+def _row(
+    results: Results, group: pd.DataFrame, prompts: pd.DataFrame, ids: list, start: np.ndarray, controlled: Controlled
+) -> dict:
     """Return one row: `group` are its evaluations, `prompts` its responses, `start` the SFT policy's preferences."""
     first, seeds = group.iloc[0], group["seed"].tolist()
     values = {name: matrix(prompts, name, seeds, ids) for name in ("preference", "kl", "tokens", "characters")}
@@ -111,6 +127,8 @@ def _row(results: Results, group: pd.DataFrame, prompts: pd.DataFrame, ids: list
     kl, kl_error = mean_with_error(values["kl"])
     characters, characters_error = mean_with_error(values["characters"])
     judged_by = group.sort_values("judge", ascending=False, kind="stable").iloc[0]  # a cell that was judged, if any was
+    length_controlled = mean_of_seeds(controlled.rates[cell] for cell in group["cell"] if cell in controlled.rates)
+    days = sorted(set(group["judge_date"]) - {""})
     cells = results.cells.set_index("cell").loc[group["cell"]]
     return {
         "task": first["evaluated_on"],
@@ -121,11 +139,16 @@ def _row(results: Results, group: pd.DataFrame, prompts: pd.DataFrame, ids: list
         "seeds": _listed(seeds),
         "status": _status(group, judged),
         **_percent("win_rate", win_rate(preferences)),
+        "win_rate_se": 100 * mean_with_error(preferences)[1],
+        **_percent("lc_win_rate", length_controlled),
+        "lc_difficulty": "" if math.isnan(length_controlled.value) else controlled.difficulty,
         "n": int((~np.isnan(preferences)).sum()),
         "coverage": judged,
         **_percent("vs_sft", difference),
         "flip_rate": flip_rate(prompts["flipped"]),
+        "first_rate": prompts["first"].mean(),
         **judged_by[[name for name in COLUMNS if name.startswith("judge")]],
+        "judge_date": " ".join(dict.fromkeys(days[:1] + days[-1:])),
         "baseline": results.baselines[first["evaluated_on"]],
         "mean_tokens": mean_with_error(values["tokens"])[0],
         "mean_characters": characters,

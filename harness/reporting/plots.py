@@ -38,6 +38,7 @@ from harness.reporting.tables import Z, tables
 Styles = Mapping[tuple[str, str], Style]
 
 PANEL_WIDTH = 3.4  # inches
+DECADES = 1e4  # up to here a logarithmic axis names 1, 2 and 5 of each decade, beyond it the decades alone
 PER_LINE = 3  # panels beside each other
 TICKS = 5  # intervals between ticks at most: more would touch
 STEPS = (1, 2, 5, 10)  # what ticks count by
@@ -71,17 +72,19 @@ def write_plots(results: Results, leaderboard: pd.DataFrame, folder: Path) -> li
         "win_rate_vs_kl": lambda: kl_figure(leaderboard, look),
         "length": lambda: length_figure(leaderboard, look),
     }
-    written = []
-    for name, draw in figures.items():
-        with rc_context(RC):
-            figure = draw()
-        if figure is None:
-            for kind in ("png", "pdf"):
-                (folder / f"{name}.{kind}").unlink(missing_ok=True)
-            continue
-        save(figure, folder, name)
-        written.append(name)
-    return written
+    return [name for name, draw in figures.items() if write_figure(folder, name, draw)]
+
+
+def write_figure(folder: Path, name: str, draw: Callable[[], Figure | None]) -> bool:
+    """Write one figure, or remove it where there is none; return whether there is one."""
+    with rc_context(RC):
+        figure = draw()
+    if figure is None:
+        for kind in ("png", "pdf"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+        return False
+    save(figure, folder, name)
+    return True
 
 
 def win_rate_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
@@ -173,7 +176,8 @@ def training_figure(metrics: pd.DataFrame, look: Styles) -> Figure | None:
         axis.set_ylabel(label)
         if column == "grad_norm":
             axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_ylim()  # over many decades the locator has no room for 2 and 5, and would give none
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < DECADES * low else (1,)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter(NullFormatter())
         else:

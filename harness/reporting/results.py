@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
-from harness.evaluation.base import COUNTED
+from harness.evaluation.base import COUNTED, JUDGED, judging
+from harness.evaluation.difficulty import DIFFICULTY
+from harness.reporting.checks import checks_of
 from harness.store import MANIFEST, read_json, read_jsonl
 
 DONE, NOT_JUDGED, NOT_RUN, FAILED = "done", "not judged yet", "not run yet", "failed"
-IDENTITY = ["evaluated_on", "trained_on", "loss", "settings", "seed", "cell"]
-TABLE = ["evaluated_on", "trained_on"]  # one leaderboard: the same prompts, judge and training data
-ROW = [*TABLE, "loss", "settings"]  # one row of it: a configuration, over its seeds
+IDENTITY = ["evaluated_on", "judge_name", "trained_on", "loss", "settings", "seed", "cell"]
+TABLE = ["evaluated_on", "judge_name", "trained_on"]  # one leaderboard: the same prompts, judge and training data
+POLICY = ["trained_on", "loss", "settings"]  # one configuration, over its seeds
 PROMPT_COLUMNS = {
     **dict.fromkeys(IDENTITY, "str"),
     "seed": "int64",
@@ -24,6 +26,7 @@ PROMPT_COLUMNS = {
     "status": "str",
     "preference": "float64",
     "flipped": "boolean",  # with a third value: missing
+    "first": "float64",
     "tokens": "int64",
     "characters": "int64",
     "baseline_characters": "int64",
@@ -43,11 +46,14 @@ class Results:
     - `cells`: one row per cell: cell, trained_on, loss, settings, seed, reduction, paper, data, the summary of its
       training (steps, examples, tokens, forward_passes, seconds) and of its last evaluation on the dev pairs
       (dev_accuracy, dev_margin; NaN where there is none).
-    - `evaluations`: one row per cell and task that it is evaluated on: `IDENTITY`, state ("done", "not judged yet",
-      "not run yet", "failed"), stage and reason of a failure, judge, and its agreement with labels
-      (judge_agreement, _low, _high, _n, _labels). Samples of another decoding count as not run yet.
-    - `prompts`: one row per response: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie"; `kl`
-      is the response's log-prob under the policy minus that under the reference, in nats.
+    - `evaluations`: one row per cell, task that it is evaluated on and judge of that task (judge_name: its name in a
+      panel, "" where there is one): `IDENTITY`, state ("done", "not judged yet",
+      "not run yet", "failed"), stage and reason of a failure, judge, judge_date (YYYY-MM-DD), its agreement with
+      labels (judge_agreement, _low, _high, _n, _labels); judge_check: what `judge-check` found of it, in words;
+      difficulty: the file of the table of difficulties that the judge brought ("" for most). Samples of another
+      decoding count as not run yet.
+    - `prompts`: one row per response and judge: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie";
+      `first` is the share of verdicts for the response shown first, NaN where the order is none; `kl` is the response's log-prob under the policy minus that under the reference, in nats.
     - `metrics`: one row per logged step: `METRIC_COLUMNS`; `split` is "train" (a batch) or "dev", log-ratios and
       their margin are in nats. The value of the loss is left out: it does not compare across losses.
     """
@@ -76,8 +82,8 @@ def load_results(folder: Path) -> Results:
             failure = _read(path / "failed.json", read_json) if (path / "failed.json").is_file() else None
             cells.append(_cell(cell, path, failure))
             metrics.extend(_metrics(cell, path))
-            for task in cell["evaluated_on"]:
-                evaluation = _evaluation(cell, path, task, failure, plan["decoding"])
+            for task, judge in _judgings(cell, plan):
+                evaluation = _evaluation(cell, path, task, judge, failure, plan["decoding"])
                 evaluations.append(evaluation)
                 if evaluation["state"] in (DONE, NOT_JUDGED):
                     prompts.append(_prompts(evaluation, path))
@@ -128,22 +134,34 @@ def _cell(cell: Mapping, path: Path, failure: Mapping | None) -> dict:
     }
 
 
-def _evaluation(cell: Mapping, path: Path, task: str, failure: Mapping | None, decoding: Mapping) -> dict:
+def _judgings(cell: Mapping, plan: Mapping) -> list[tuple[str, str]]:
+    """Return the tasks that a cell is evaluated on, each with the names of its judges (an older plan has one judge)."""
+    judges = plan.get("judges", {})
+    return [(task, judge) for task in cell["evaluated_on"] for judge in judges.get(task, [""])]
+
+
+def _evaluation(cell: Mapping, path: Path, task: str, name: str, failure: Mapping | None, decoding: Mapping) -> dict:
     """Say how far a cell is on one task. What an earlier run left behind and this one has not redone is not used."""
-    samples, judgements = (_manifest(path / f"{stage}-{task}") for stage in ("sample", "judge"))
+    folder = path / judging(task, name)
+    samples, judgements = _manifest(path / f"sample-{task}"), _manifest(folder)
     sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
     judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"]["samples.jsonl"]
-    failed = bool(failure) and not (judged and _stage(failure)[1] not in ("", task))  # unless it was another task's
+    failed = bool(failure) and not (judged and _is_of_another(failure, task, name))
     state = FAILED if failed else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
-    judge = _read(path / f"judge-{task}/judge.json", read_json) if state == DONE else {}
+    judge = _read(folder / "judge.json", read_json) if state == DONE else {}
     agreement = judge.get("agreement") or {}
+    difficulty = folder / DIFFICULTY
     return {
         "evaluated_on": task,
+        "judge_name": name,
         **_identity(cell),
         "state": state,
         "stage": one_line(failure["stage"]) if failed else "",
         "reason": one_line(failure["reason"]) if failed else "",
         "judge": one_line(judge["id"]) if judge else "",
+        "judge_check": _check(path.parents[2], judge["id"]) if judge else "",
+        "judge_date": judgements.get("created", "")[:10] if judge else "",
+        "difficulty": str(difficulty) if judge and difficulty.is_file() else "",
         "judge_agreement": _number(agreement.get("accuracy")),
         "judge_agreement_low": _number(agreement.get("low")),
         "judge_agreement_high": _number(agreement.get("high")),
@@ -157,7 +175,8 @@ def _prompts(evaluation: Mapping, path: Path) -> pd.DataFrame:
     samples = _read(path / f"sample-{task}/samples.jsonl", read_jsonl)
     judgements = {}
     if evaluation["state"] == DONE:
-        judgements = {row["id"]: row for row in _read(path / f"judge-{task}/judgements.jsonl", read_jsonl)}
+        folder = path / judging(task, evaluation["judge_name"])
+        judgements = {row["id"]: row for row in _read(folder / "judgements.jsonl", read_jsonl)}
     rows = []
     for sample in samples:
         judgement = judgements.get(sample["id"], {"status": "not judged", "preference": None, "flipped": None})
@@ -167,6 +186,7 @@ def _prompts(evaluation: Mapping, path: Path) -> pd.DataFrame:
                 "status": judgement["status"],
                 "preference": _number(judgement["preference"]) if judgement["status"] in COUNTED else np.nan,
                 "flipped": judgement["flipped"],
+                "first": _number(judgement.get("first")),
                 "tokens": sample["tokens"],
                 "characters": len(sample["response"]),
                 "baseline_characters": len(sample["baseline"]),
@@ -207,9 +227,23 @@ def _manifest(path: Path) -> dict:
 
 
 def _stage(failure: Mapping) -> tuple[str, str]:
-    """Split the stage that failed into its name and its task ("judge-hh"); the task is "" where it names none."""
+    """Split the stage that failed into its name and its task ("judge-hh"); the task is "" where it names none.
+
+    In a panel the judge's name stands behind the task ("judge-hh@gpt").
+    """
     stage, _, task = failure["stage"].partition("-")
     return stage, task
+
+
+def _check(results: Path, judge: str) -> str:
+    return _read(results, lambda root: one_line(checks_of(root, judge)))
+
+
+def _is_of_another(failure: Mapping, task: str, name: str) -> bool:
+    """Whether a cell failed on another task, or by another judge of this one: what this judge did stands."""
+    stage, target = _stage(failure)
+    other_judge = stage == JUDGED and target.startswith(f"{task}@") and target != f"{task}@{name}"
+    return target.partition("@")[0] not in ("", task) or other_judge
 
 
 def _number(value: float | None) -> float:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting.leaderboard import INCOMPLETE, OK
-from harness.reporting.results import ROW, one_line
+from harness.reporting.panel import ranking_agreements
+from harness.reporting.results import POLICY, one_line
 
 NOTHING = "-"  # where there is no number
 Z = 1.96  # standard errors on each side in a 95 % interval of a mean
@@ -21,12 +22,13 @@ def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
     """Return the leaderboard of `build_leaderboard` as a Markdown page: a table with its notes per task, and one of training."""
     page = [f"# {escape(experiment)}: leaderboard"]
     for title, rows in tables(frame):
-        page += [f"## {escape(title)}", _markdown_table(_result_columns(rows))]
+        page += [f"## {escape(title)}", markdown_table(_result_columns(rows))]
         page += ["\n".join(f"- {escape(note)}" for note in notes(rows, decoding))]
-    trained = frame.drop_duplicates(ROW[1:])  # the same policies whatever they are evaluated on
+    page += _panel_section(frame)
+    trained = frame.drop_duplicates(POLICY)  # the same policies whatever they are evaluated on, and by whom
     page += [
         "## Training",
-        _markdown_table(_training_columns(trained)),
+        markdown_table(_training_columns(trained)),
         "Means over seeds. Dev: on the held-out pairs, after training.",
     ]
     page += ["All columns, unrounded, with the keys of the cells: leaderboard.csv. Every response: prompts.csv."]
@@ -48,8 +50,8 @@ def terminal_tables(frame: pd.DataFrame) -> list[Table]:
         columns = {
             "#": _each(rows["rank"], "{:d}"),
             "loss": [" ".join(filter(None, pair)) for pair in zip(rows["loss"], rows["settings"], strict=True)],
-            "win rate, %": _intervals(rows, "win_rate", "{:.1f}"),
-            "vs SFT": _intervals(rows, "vs_sft", "{:+.1f}"),
+            "win rate, %": interval_texts(rows, "win_rate", "{:.1f}"),
+            "vs SFT": interval_texts(rows, "vs_sft", "{:+.1f}"),
             "n": _each(rows["n"], "{:,d}"),
             "tokens": _each(rows["mean_tokens"], "{:.1f}"),
             "dev acc, %": _each(100 * rows["dev_accuracy"], "{:.1f}"),
@@ -65,13 +67,17 @@ def terminal_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the title and the rows of each table of a leaderboard: one per (task, trained_on)."""
-    for (task, trained_on), rows in frame.groupby(["task", "trained_on"], sort=False):
-        yield task if task == trained_on else f"{task} (trained on {trained_on})", rows
+    """Yield the title and the rows of each table of a leaderboard: one per task, judge, and training task."""
+    for (task, judge, trained_on), rows in frame.groupby(["task", "judge_name", "trained_on"], sort=False):
+        title = task if task == trained_on else f"{task} (trained on {trained_on})"
+        yield f"{title}, judged by {judge}" if judge else title, rows
 
 
 def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
-    """Return what must be known to read one table, a sentence or two each; `decoding` is left out where not given."""
+    """Return what must be known to read one table, a sentence or two each.
+
+    `decoding` is given for the page: the terminal shows neither it nor the length-controlled rates.
+    """
     first = rows.iloc[0]
     seeds = rows["seeds"].str.split().str.len().max()
     found = [
@@ -81,9 +87,16 @@ def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
     ]
     judged = rows[rows["judge"] != ""]
     found += [_judge(judged.iloc[0])] if len(judged) else []
+    if judged["first_rate"].notna().any():
+        found.append(
+            f"Asked in both orders, the judge gave {100 * judged['first_rate'].mean():.1f} % of its verdicts to the "
+            "response shown first (mean of the rows)."
+        )
     if rows["baseline_characters"].notna().any():
         found.append(f"The baseline's responses have {rows['baseline_characters'].max():.0f} characters on average.")
+    controlled = rows[rows["lc_difficulty"] != ""]
     if decoding is not None:
+        found += [_length_controlled(controlled.iloc[0])] if len(controlled) else []
         found.append("Decoding: " + ", ".join(f"{name}={value}" for name, value in decoding.items()) + ".")
     for row in rows[rows["status"] != OK].itertuples():
         why = f"{100 * row.coverage:.1f} % of its judgements are there" if row.status == INCOMPLETE else row.status
@@ -98,16 +111,45 @@ def escape(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is no markup
 
 
+def _length_controlled(row: pd.Series) -> str:
+    source = {
+        "fitted": "prompts' difficulties fitted to the judgements of this table's policies",
+        "estimated": "AlpacaEval's model with the packaged estimate of its difficulties",
+        "official": "AlpacaEval's model and difficulties",
+    }[row["lc_difficulty"]]
+    return f"LC: the win rate if the responses were as long as the baseline's, by a logistic regression ({source})."
+
+
+def _panel_section(frame: pd.DataFrame) -> list[str]:
+    """Return the section on how far a panel's judges rank the policies alike; none where there is one judge."""
+    pairs = ranking_agreements(frame)
+    if not pairs:
+        return []
+    columns = {
+        "task": [pair.task for pair in pairs],
+        "trained on": [pair.trained_on for pair in pairs],
+        "judges": [f"{pair.judge} and {pair.other}" for pair in pairs],
+        "Kendall's tau": _each(pd.Series([pair.tau for pair in pairs]), "{:.2f}"),
+        "policies": [str(pair.n) for pair in pairs],
+    }
+    note = "1: the two judges rank the policies alike; 0: as if by chance; -1: the other way round. Ties count (tau-b)."
+    return ["## Do the judges agree?", markdown_table(columns), note]
+
+
 def _judge(row: pd.Series) -> str:
     if pd.isna(row["judge_agreement"]):
-        return f"Judge: {row['judge']}; its agreement with labels was not measured."
+        return f"Judge: {row['judge']}; its agreement with labels was not measured. {_checked(row)}"
     accuracy, low, high = (
         f"{100 * row[name]:.1f}" for name in ("judge_agreement", "judge_agreement_low", "judge_agreement_high")
     )
     return (
         f"Judge: {row['judge']}; it agrees with {accuracy} % [{low}, {high}] of "
-        f"{row['judge_agreement_n']:,} held-out labels: {row['judge_agreement_labels']}."
+        f"{row['judge_agreement_n']:,} held-out labels: {row['judge_agreement_labels']}. {_checked(row)}"
     )
+
+
+def _checked(row: pd.Series) -> str:
+    return f"Its judge-check: {row['judge_check']}."
 
 
 def _result_columns(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
@@ -115,8 +157,9 @@ def _result_columns(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
         "#": _each(rows["rank"], "{:d}"),
         "loss": rows["loss"],
         "settings": rows["settings"],
-        "win rate, %": _intervals(rows, "win_rate", "{:.1f}"),
-        "vs SFT, points": _intervals(rows, "vs_sft", "{:+.1f}"),
+        "win rate, %": interval_texts(rows, "win_rate", "{:.1f}"),
+        "LC, %": interval_texts(rows, "lc_win_rate", "{:.1f}"),
+        "vs SFT, points": interval_texts(rows, "vs_sft", "{:+.1f}"),
         "n": _each(rows["n"], "{:,d}"),
         "coverage, %": _each(100 * rows["coverage"], "{:.1f}"),
         "flips, %": _each(100 * rows["flip_rate"], "{:.1f}"),
@@ -149,7 +192,7 @@ def _each(values: pd.Series, form: str) -> list[str]:
     return [NOTHING if pd.isna(value) else form.format(value) for value in values]
 
 
-def _intervals(rows: pd.DataFrame, name: str, form: str) -> list[str]:
+def interval_texts(rows: pd.DataFrame, name: str, form: str) -> list[str]:
     ends = (_each(rows[column], form) for column in (name, f"{name}_low", f"{name}_high"))
     return [value if value == NOTHING else f"{value} [{low}, {high}]" for value, low, high in zip(*ends, strict=True)]
 
@@ -159,10 +202,10 @@ def _with_errors(rows: pd.DataFrame, name: str, form: str) -> list[str]:
     return [value if error == NOTHING else f"{value} ± {error}" for value, error in pairs]
 
 
-def _markdown_table(columns: Mapping[str, Sequence[str]]) -> str:
+def markdown_table(columns: Mapping[str, Sequence[str]]) -> str:
     """Lay columns out with even widths; those of numbers are aligned to the right."""
     texts = {header: [escape(cell) or NOTHING for cell in cells] for header, cells in columns.items()}
-    words = ("loss", "settings", "status", "trained on", "log-probs", "data")
+    words = ("loss", "settings", "status", "task", "trained on", "judges", "log-probs", "data")
     laid_out = []
     for header, cells in texts.items():
         width = max(len(cell) for cell in [header, "--:", *cells])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.config import TaskConfig
@@ -17,7 +17,19 @@ FILE = "alpaca_eval_gpt4_baseline.json"
 ACCEPTED = "instruction and output"
 
 
-@register_task("alpaca_eval", keep="start", baseline="the gpt4_turbo output", template="alpaca_eval", trains=False)
+def outputs(rows: Sequence[Mapping], name: str) -> list[dict[str, str]]:
+    """Return a policy's responses as the official command takes them: alpaca_eval --model_outputs model_outputs.json."""
+    return [{"instruction": row["prompt"][-1]["content"], "output": row["response"], "generator": name} for row in rows]
+
+
+@register_task(
+    "alpaca_eval",
+    keep="start",
+    baseline="the gpt4_turbo output",
+    template="alpaca_eval",
+    trains=False,
+    outputs=outputs,
+)
 def load(config: TaskConfig) -> TaskData:
     """Read the packaged instructions, the file of tatsu-lab/alpaca_eval, or a local file or folder of its layout.
 

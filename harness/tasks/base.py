@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.config import TaskConfig
@@ -21,16 +21,37 @@ Prompt = tuple[Message, ...]
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A response with its score; higher is better, on the data set's own scale."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Preference:
-    """A prompt with the completion that was preferred, the one that was not, or (unpaired data) only one of them."""
+    """A prompt with the completion that was preferred, the one that was not, or (unpaired data) only one of them.
+
+    A pair may have scores, and then `others`: further responses to its prompt, for listwise losses.
+    """
 
     prompt: Prompt
     chosen: str | None
     rejected: str | None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    others: tuple[Scored, ...] = ()
 
     @property
     def paired(self) -> bool:
         return self.chosen is not None and self.rejected is not None
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The scores of chosen, rejected and the others; none where the pair has none."""
+        if self.chosen_score is None or self.rejected_score is None:
+            return ()
+        return (self.chosen_score, self.rejected_score, *(other.score for other in self.others))
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,10 @@ class Task:
       that is kept (TL;DR's "TL;DR:").
     - `baseline`: what the policies are judged against, in words; `template`: the judge template's name.
     - `trains`: false for a task that only evaluates the policies of another.
+    - `outputs(rows, name)` returns a policy's responses (rows of `samples.jsonl`) in the format of the benchmark's own
+      tools, which is written beside them (`model_outputs.json`); None where there is no such format.
+    - `generates`: its completions are sampled from the SFT policy and labelled by a reward (see `harness.generation`);
+      those in its data are demonstrations for SFT. Baselines are the SFT policy's samples.
     """
 
     name: str
@@ -77,18 +102,29 @@ class Task:
     template: str
     trains: bool = True
     prompt_suffix: str = ""
+    outputs: Callable[[Sequence[Mapping], str], list[dict]] | None = None
+    generates: bool = False
 
 
 TASKS: Registry[Task] = Registry("task")
 
 
 def register_task(
-    name: str, *, keep: str, baseline: str, template: str, trains: bool = True, prompt_suffix: str = ""
+    name: str,
+    *,
+    keep: str,
+    baseline: str,
+    template: str,
+    trains: bool = True,
+    prompt_suffix: str = "",
+    outputs: Callable[[Sequence[Mapping], str], list[dict]] | None = None,
+    generates: bool = False,
 ) -> Callable[[Callable[[TaskConfig], TaskData]], Callable[[TaskConfig], TaskData]]:
     """Register a function from a task's configuration to its data (see `Task` for the arguments)."""
 
     def decorate(load: Callable[[TaskConfig], TaskData]) -> Callable[[TaskConfig], TaskData]:
-        TASKS.add(name, Task(name, load, keep, baseline, template, trains, prompt_suffix), origin_of(load))
+        task = Task(name, load, keep, baseline, template, trains, prompt_suffix, outputs, generates)
+        TASKS.add(name, task, origin_of(load))
         return load
 
     return decorate

@@ -1,8 +1,10 @@
 """The standard preference formats: what a row says, as a prompt with completions.
 
-Accepted are `prompt`/`chosen`/`rejected` and, unpaired, `prompt`/`completion`/`label`. A prompt is text (one user
-turn, or a dialogue in Anthropic's format) or a list of messages; a completion is text or messages. Where there is no
-`prompt`, chosen and rejected are whole conversations that share all but their last turn.
+Accepted are `prompt`/`chosen`/`rejected` (with scores: `score_chosen` and `score_rejected`, as in UltraFeedback
+binarized), unpaired `prompt`/`completion`/`label`, and for listwise losses `prompt`/`responses` (a list of `text` and
+`score`) or UltraFeedback's own `instruction`/`completions`. A prompt is text (one user turn, or a dialogue in
+Anthropic's format) or a list of messages; a completion is text or messages. Where there is no `prompt`, chosen and
+rejected are whole conversations that share all but their last turn.
 
 What is wrong in kind (a missing column, a number for a text) is a `UserError` with the row's place. What real data
 sets contain now and then (an empty completion, prompts that differ) raises `Dropped`, and is counted.
@@ -11,17 +13,19 @@ sets contain now and then (an empty completion, prompts that differ) raises `Dro
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from harness.errors import UserError
 from harness.hashing import hash_value
-from harness.tasks.base import Message, Preference, Prompt
+from harness.tasks.base import Message, Preference, Prompt, Scored
 from harness.tasks.sources import Row
 
-ACCEPTED = "prompt/chosen/rejected, or prompt/completion/label"
+ACCEPTED = "prompt/chosen/rejected, prompt/completion/label, prompt/responses, or instruction/completions"
+SCORES = ("score_chosen", "score_rejected")
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # "Human:" elsewhere in a line is text
@@ -59,24 +63,33 @@ def prompt_key(prompt: Prompt) -> str:
 
 def parse_standard(row: Row) -> Record:
     """Return the record of a row in one of the standard formats. The baseline is the chosen or desirable completion."""
-    given = _prompt(row) if row.get("prompt") is not None else None
     has = {column for column, value in row.values.items() if value is not None}
+    if "completions" in has:
+        return _listed(row, "instruction", "completions", "response", _ultrafeedback_score)
+    if "responses" in has:
+        return _listed(row, "prompt", "responses", "text", lambda response, where: _number(response, "score", where))
+    given = prompt_in(row) if row.get("prompt") is not None else None
     if has & {"completion", "label"} and not has & {"chosen", "rejected"}:
         return _unpaired(row, given)
     prompt, chosen = _completion(row, "chosen", given)
     other_prompt, rejected = _completion(row, "rejected", given)
     if prompt != other_prompt:
         raise Dropped("chosen and rejected have different prompts")
-    return paired_record(prompt, chosen, rejected, baseline=chosen.strip(), split=row.split)
+    scores = tuple(_number(row.values, column, row.where) for column in SCORES) if has & set(SCORES) else ()
+    return paired_record(prompt, chosen, rejected, baseline=chosen.strip(), split=row.split, scores=scores)
 
 
-def paired_record(prompt: Prompt, chosen: str, rejected: str, *, baseline: str | None, split: str | None) -> Record:
-    """Return the record of a pair; drops one that expresses no preference."""
+def paired_record(
+    prompt: Prompt, chosen: str, rejected: str, *, baseline: str | None, split: str | None, scores: tuple = ()
+) -> Record:
+    """Return the record of a pair, `scores` being those of the two; drops one that expresses no preference."""
     if not chosen.strip() or not rejected.strip():
         raise Dropped("empty completion")
     if chosen.strip() == rejected.strip():
         raise Dropped("chosen and rejected are the same")
-    return Record(prompt, Preference(prompt, chosen.strip(), rejected.strip()), baseline, split)
+    if scores and not scores[0] > scores[1]:
+        raise Dropped("chosen does not score above rejected")
+    return Record(prompt, Preference(prompt, chosen.strip(), rejected.strip(), *scores), baseline, split)
 
 
 def text_in(row: Row, column: str, accepted: str = ACCEPTED) -> str:
@@ -128,12 +141,13 @@ def parse_dialogue(text: str) -> Prompt:
     return tuple(Message(turn.role, turn.content.strip()) for turn in turns)
 
 
-def _prompt(row: Row) -> Prompt:
-    value = row.get("prompt")
+def prompt_in(row: Row, column: str = "prompt") -> Prompt:
+    """Return the prompt in a column: text or a list of messages. Raises `UserError` or `Dropped`."""
+    value = row.get(column)
     if isinstance(value, list):
-        prompt = _messages(value, f"{row.where}: column 'prompt'")
+        prompt = _messages(value, f"{row.where}: column {column!r}")
     else:
-        text = text_in(row, "prompt")
+        text = text_in(row, column)
         # In Anthropic's format a prompt ends with the marker behind which the assistant is to speak.
         if TURN.match(text) and text.rstrip().endswith("\n\nAssistant:"):
             prompt = parse_dialogue(text.rstrip().removesuffix("Assistant:"))
@@ -187,6 +201,52 @@ def _unpaired(row: Row, given: Prompt | None) -> Record:
         raise Dropped("empty completion")
     sides = (completion, None) if label else (None, completion)
     return Record(prompt, Preference(prompt, *sides), completion if label else None, row.split)
+
+
+def _listed(row: Row, question: str, column: str, text: str, score: Callable[[Mapping, str], float | None]) -> Record:
+    """Return a record of which the best response is chosen, the worst rejected, and the rest are others.
+
+    Empty responses, repeated ones and those without a score are left out. Of responses with one score the first in
+    the row counts as the better.
+    """
+    prompt = prompt_in(row, question)
+    responses = present(row, column)
+    if not isinstance(responses, list):
+        raise UserError(f"{row.where}: column {column!r} must be a list of objects, got {_kind(responses)}")
+    found: dict[str, Scored] = {}
+    for number, response in enumerate(responses, 1):
+        where = f"{row.where}: column {column!r}: response {number}"
+        if not isinstance(response, dict) or not isinstance(response.get(text), str):
+            raise UserError(f"{where} must be an object with {text!r} (text) and its score, got {_kind(response)}")
+        content, value = checked_text(response[text], where).strip(), score(response, where)
+        if content and value is not None:
+            found.setdefault(content, Scored(content, value))
+    ranked = sorted(found.values(), key=lambda response: -response.score)
+    if len(ranked) < 2:
+        raise Dropped("fewer than two responses with a score")
+    best, *others, worst = ranked
+    if best.score == worst.score:
+        raise Dropped("all responses score alike")
+    preference = Preference(prompt, best.text, worst.text, best.score, worst.score, tuple(others))
+    return Record(prompt, preference, best.text, row.split)
+
+
+def _ultrafeedback_score(completion: Mapping, where: str) -> float | None:
+    """Return GPT-4's overall score, or else the mean of its ratings of single aspects; None where it gave neither."""
+    for column in ("overall_score", "fine-grained_score"):
+        if completion.get(column) is not None:
+            return _number(completion, column, where)
+    aspects = completion.get("annotations")
+    ratings = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)] if isinstance(aspects, dict) else []
+    given = [float(rating) for rating in ratings if str(rating).isdecimal()]  # text in the data; "N/A" is none
+    return sum(given) / len(given) if given else None
+
+
+def _number(values: Mapping, column: str, where: str) -> float:
+    value = values.get(column)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{where}: {column!r} must be a finite number, got {value!r:.40}")
+    return float(value)
 
 
 def _messages(value: Iterable[object], where: str) -> Prompt:

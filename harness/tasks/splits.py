@@ -139,6 +139,8 @@ def _share(number: float, shares: dict[str, float]) -> str:
 def _content_key(record: Record) -> str:
     preference = record.preference
     sides = None if preference is None else [preference.chosen, preference.rejected]
+    if preference is not None and preference.scores:  # pairs without scores keep the order that they always had
+        sides += [preference.scores, [other.text for other in preference.others]]
     return hash_value([[[turn.role, turn.content] for turn in record.prompt], sides, record.baseline, record.split])
 
 

@@ -27,11 +27,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Example:
-    """A preference by indices into its split's sequences; unpaired data has only one of the two."""
+    """A preference by indices into its split's sequences; unpaired data has only one of the two.
+
+    `scores` are those of chosen, rejected and the others, where the data have them.
+    """
 
     prompt: Prompt
     chosen: int | None
     rejected: int | None
+    scores: tuple[float, ...] = ()
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class TokenSplit:
 
     @cached_property
     def hash(self) -> str:
-        """A content hash of the token data and of which completion answers which prompt."""
-        return hash_value([hash_sequences(self.sequences), [[e.chosen, e.rejected] for e in self.examples]])
+        """A content hash of the token data, of which completion answers which prompt, and of the scores."""
+        examples = [[e.chosen, e.rejected, e.scores, e.others] for e in self.examples]
+        return hash_value([hash_sequences(self.sequences), examples])
 
     @property
     def paired(self) -> bool:
@@ -98,7 +104,7 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
                 "raise them, or set overlong: truncate"
             )
     for split, found in splits.items():
-        if not found.paired:
+        if not found.paired and not task.generates:
             for side in ("chosen", "rejected"):
                 if all(getattr(example, side) is None for example in found.examples):
                     raise UserError(
@@ -141,10 +147,32 @@ class _Builder:
                 continue
             if not self._fits(split, prompt_cut, any(cut for _, cut in rendered.values())):
                 continue
+            others = self._others(row, prompt, split)
             indices = {side: index.setdefault(Tokens(prompt, ids), len(index)) for side, (ids, _) in rendered.items()}
-            found.append(Example(row.prompt, indices.get("chosen"), indices.get("rejected")))
+            found.append(
+                Example(
+                    row.prompt,
+                    indices.get("chosen"),
+                    indices.get("rejected"),
+                    row.scores[:2] + tuple(score for _, score in others),
+                    tuple(index.setdefault(tokens, len(index)) for tokens, _ in others),
+                )
+            )
         self.counts[f"{split}: used"] = len(found)
+        if any(example.others for example in found):
+            self.counts[f"{split}: further responses used"] = sum(len(example.others) for example in found)
         return TokenSplit(found, list(index))
+
+    def _others(self, row: Preference, prompt: tuple[int, ...], split: str) -> list[tuple[Tokens, float]]:
+        """Return the further responses to a pair's prompt with their scores; count what is cut or dropped."""
+        drop, kept = self.config.overlong == "drop", []
+        for other in row.others:
+            ids, cut = self.renderer.completion(other.text, limit=self.config.max_completion_tokens)
+            if cut:
+                self.counts[f"{split}: further response {'dropped, too long' if drop else 'truncated'}"] += 1
+            if not (cut and drop):
+                kept.append((Tokens(prompt, ids), other.score))
+        return kept
 
     def questions(self, rows: Iterable[Question], limit: int | None) -> tuple[list[Question], list[tuple[int, ...]]]:
         questions, ids = [], []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from harness.config import OptimConfig
+from harness.training.checkpoint import Checkpoints, RunState
 from harness.training.policy import Policy
+from harness.training.update import Backward, update_of
 
 Batch = TypeVar("Batch")
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 # What remains of the learning rate, by the share of the steps after the warm-up that has been taken.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda share: 1.0,
@@ -31,41 +34,45 @@ class Diverged(RuntimeError):
 def optimise(
     policy: Policy,
     batches: Sequence[Batch],
-    backward: Callable[[Batch], dict],
+    backward: Callable[[Batch, Backward], dict],
     config: OptimConfig,
     accelerator: Accelerator,
     after_step: Callable[[int, dict], None],
+    checkpoints: Checkpoints | None = None,
+    kept: Mapping[str, list | dict] = MappingProxyType({}),
 ) -> None:
     """Take one optimiser step per batch.
 
-    `backward(batch)` adds the batch's gradient to the trained parameters and returns its metrics;
+    `backward(batch, back)` adds the batch's gradient to the trained parameters, part by part through `back` (see
+    `Backward`), and returns its metrics;
     `after_step(step, metrics)` gets these with `learning_rate`, `grad_norm` (before clipping) and `seconds`, for
-    step 1, 2, ... Raises `Diverged` when the loss or the gradient is not finite: the weights are then left as they
-    were before that step.
+    step 1, 2, ... With `checkpoints` a run that was interrupted goes on after its last one, with weights, optimiser,
+    random state and what `kept` holds as they were then: `kept` names the lists and dicts of JSON values that
+    `backward` and `after_step` change as they go (a log, counters). Raises `Diverged` when the loss or the gradient is
+    not finite: the weights are then left as they were before that step.
     """
-    parameters = list(policy.trained().values())
-    optimizer = accelerator.prepare(
-        OPTIMIZERS[config.optimizer](parameters, lr=config.lr, weight_decay=config.weight_decay)
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda taken: rate_factor(config, taken, len(batches)))
-    try:
-        for step, batch in enumerate(batches, start=1):
+    with update_of(policy, config, accelerator) as update:
+        state = RunState(policy.trained(), update, kept, accelerator)
+        taken = 0
+        if checkpoints and (found := checkpoints.latest()):
+            state.restore(found)
+            taken = found.step
+        for step, batch in enumerate(batches[taken:], start=taken + 1):
             started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            metrics = backward(batch)
-            _sum_over_processes(parameters, accelerator)
-            norm = accelerator.clip_grad_norm_(parameters, config.clip).item()
-            rate = scheduler.get_last_lr()[0]
-            if not (torch.isfinite(torch.tensor([metrics["loss"], norm])).all()):
+            rate = config.lr * rate_factor(config, step - 1, len(batches))
+            metrics = backward(batch, update.backward)
+            norm = update.clip()
+            if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
                 raise Diverged(
                     f"step {step}: loss {metrics['loss']}, gradient norm {norm}; lower train.lr or look at the loss"
                 )
-            optimizer.step()
-            scheduler.step()
+            update.step(rate)
             seconds = round(time.perf_counter() - started, 4)
             after_step(step, {**metrics, "learning_rate": rate, "grad_norm": norm, "seconds": seconds})
-    finally:
-        accelerator.free_memory()  # it keeps every optimiser that it prepared, and with them each cell's weights
+            if checkpoints and _decided_by_main(checkpoints.due(step), accelerator):
+                snapshot = state.snapshot(step)
+                if accelerator.is_main_process:
+                    checkpoints.write(snapshot)
 
 
 def rate_factor(config: OptimConfig, taken: int, total: int) -> float:
@@ -79,10 +86,8 @@ def rate_factor(config: OptimConfig, taken: int, total: int) -> float:
     return SCHEDULES[config.schedule](min(1.0, share))
 
 
-def _sum_over_processes(parameters: Sequence[torch.nn.Parameter], accelerator: Accelerator) -> None:
-    """Add up the processes' shares of the gradient; a process without a share has none to add."""
+def _decided_by_main(decision: bool, accelerator: Accelerator) -> bool:
+    """Return the main process's decision in all of them: their clocks differ."""
     if accelerator.num_processes == 1:
-        return
-    for parameter in parameters:
-        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = accelerator.reduce(grad, "sum")
+        return decision
+    return bool(broadcast(torch.tensor(int(decision), device=accelerator.device)).item())

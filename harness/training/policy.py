@@ -7,7 +7,7 @@ adapter stays active below the one that the loss trains, so that the reference i
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from harness.assets import quiet
 from harness.config import ModelConfig
 from harness.errors import UserError
-from harness.training.batches import TokenBatch
-from harness.training.logprobs import token_logprobs
+from harness.training.batches import TokenBatch, collate
+from harness.training.data import Tokens
+from harness.training.last_layer import read_only_at
+from harness.training.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
+from harness.training.sharding import whole
 
 TENSORS = "tensors.safetensors"
 
@@ -35,7 +38,8 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
-        self.trunk = self.top = None
+        self.together = False  # whether all processes have to pass through it equally often: it or its gradient is cut
+        self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
             trunk, top = split_decoder(model.get_decoder(), config.last_layers)
             object.__setattr__(self, "trunk", trunk)  # views of `model`: not to be registered a second time
@@ -48,47 +52,97 @@ class Policy(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return `(targets,)` fp32 log-probs of the batch's completion tokens."""
-        with self.autocast():
-            if batch.hidden is not None:
-                hidden = self.top(inputs_embeds=batch.hidden, use_cache=False).last_hidden_state
-            else:
-                hidden = self.model.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            hidden = hidden.flatten(0, 1)[batch.position]
-            head = self.model.get_output_embeddings()
-            return token_logprobs(hidden, head.weight, batch.targets, getattr(head, "bias", None))
+        return self._logprobs(self.predictors(batch), batch)
+
+    def add_value_head(self) -> None:
+        """Give the policy a linear value head that says 0: trained, in checkpoints, but not in what `save` writes."""
+        width = self.model.get_output_embeddings().weight.shape[1]
+        # made without drawing random numbers: dropout falls as it does for losses that need no values
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1, device=self.device, dtype=torch.float32)
+        for parameter in self.value_head.parameters():
+            nn.init.zeros_(parameter)
+
+    def with_values(self, batch: TokenBatch) -> Tensor:
+        """Return `(2, targets)`: fp32 log-probs of completion tokens, and what the value head says before each.
+
+        No gradient passes from the values to the model: what the head learns does not move the policy.
+        """
+        hidden = self.predictors(batch)
+        return torch.stack([self._logprobs(hidden, batch), self.value_head(hidden.detach().float()).squeeze(1)])
 
     @torch.no_grad()
-    def trunk_activations(self, input_ids: Tensor) -> Tensor:
+    def confidences(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` log pi(y_t) - log sum_v pi(v)^2 of the batch's completion tokens, in fp32."""
+        hidden, head = self.predictors(batch), self.model.get_output_embeddings()
+        with self.autocast():
+            collisions = token_collisions(hidden, head.weight, getattr(head, "bias", None))
+        return self._logprobs(hidden, batch) - collisions
+
+    def distributions(self, batch: TokenBatch) -> Iterator[Tensor]:
+        """Yield `(some targets, vocabulary)` fp32 log-probs of all tokens, where the batch's completion tokens stand."""
+        head = self.model.get_output_embeddings()
+        for chunk in self.predictors(batch).split(max(1, CHUNK_LOGITS // head.weight.shape[0])):
+            with torch.autocast(self.device.type, enabled=False):
+                bias = None if getattr(head, "bias", None) is None else head.bias.float()
+                yield nn.functional.linear(chunk.float(), head.weight.float(), bias).log_softmax(1)
+
+    def _logprobs(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` fp32 log-probs of the batch's completion tokens, given the states that predict them."""
+        head = self.model.get_output_embeddings()
+        with self.autocast():
+            return token_logprobs(hidden, head.weight, batch.targets, getattr(head, "bias", None))
+
+    def predictors(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets, d)`: the last hidden states that predict the completion tokens."""
+        with self.autocast():
+            decoder, start = (
+                (self.model.get_decoder(), {"input_ids": batch.input_ids})
+                if batch.hidden is None
+                else (self.top, {"inputs_embeds": batch.hidden})
+            )
+            with read_only_at(decoder, batch.read):
+                hidden = decoder(**start, **batch.inputs(self.compute_dtype), use_cache=False).last_hidden_state
+            return hidden.flatten(0, 1)[batch.position]
+
+    @torch.no_grad()
+    def trunk_activations(self, batch: TokenBatch) -> Tensor:
         """Return `(rows, length, d)`: what the frozen layers pass to the trained ones, in the compute dtype."""
         with self.autocast():
-            return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state.to(self.compute_dtype)
+            inputs = {"input_ids": batch.input_ids, **batch.inputs(self.compute_dtype)}
+            hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
+            return hidden.to(self.compute_dtype)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        """Return the trained parameters by name, those of the value head among them."""
+        head = {} if self.value_head is None else dict(self.value_head.named_parameters(prefix="value_head"))
+        return _trained(self.model) | head
 
-    def save(self, folder: Path) -> None:
-        """Write the trained tensors, fp32, as safetensors."""
-        save_file({name: p.detach().float().cpu().contiguous() for name, p in self.trained().items()}, folder / TENSORS)
+    def save(self, folder: Path, *, write: bool = True) -> None:
+        """Write the model's trained tensors, fp32, as safetensors. Of several processes one writes; all take part."""
+        tensors = {}
+        for name, parameter in _trained(self.model).items():
+            tensor = whole(parameter.detach())
+            if write:
+                tensors[name] = tensor.float().cpu().contiguous()
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TENSORS)
 
     @torch.no_grad()
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those of the model's own logits; raise `UserError` if not.
 
-        A model that scales or caps its logits, or whose layers cannot be run apart, is caught here.
+        A model that scales or caps its logits, or whose layers cannot be run apart or in part, is caught here.
         """
-        ids = torch.arange(1, 13, device=self.device).remainder(self.model.config.vocab_size).view(2, 6)
-        batch = TokenBatch(
-            input_ids=ids,
-            targets=ids[:, 1:].flatten(),
-            position=torch.cat([torch.arange(5), torch.arange(6, 11)]).to(self.device),
-            row=torch.arange(2, device=self.device).repeat_interleave(5),
-        )
+        ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
+        prompt = 3
+        batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
+        batch, ids = batch.to(self.device), ids.to(self.device)
         with self.autocast():
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).flatten()
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
+        expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
-        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(ids)]:
+        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
             batch.hidden = hidden
             if not torch.allclose(self(batch), expected, atol=tolerance):
                 how = "from its last layers alone" if hidden is not None else "from its last hidden state"
@@ -100,6 +154,10 @@ class Policy(nn.Module):
     def autocast(self):
         """Return the context in which the model runs, for log-probs and for sampling alike."""
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_tokenizer(folder: Path, config: ModelConfig):

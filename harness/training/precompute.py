@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from harness.config import ModelConfig
 from harness.store import Artifact, Store
-from harness.training.batches import TokenBatch, collate, micro_batches
+from harness.training.batches import TokenBatch, collate, layout, micro_batches
 from harness.training.data import Tokens, hash_sequences
 from harness.training.policy import Policy
 
@@ -32,6 +33,14 @@ class TokenLogProbs:
             [self.values[self.offsets[i] : self.offsets[i + 1]].sum(dtype=np.float64) for i in rows],
             dtype=torch.float32,
         )
+
+    def padded(self, rows: Sequence[int], width: int) -> Tensor:
+        """Return `(len(rows), width)` fp32 log-probs of each token, with zeros behind them."""
+        found = torch.zeros(len(rows), width)
+        for to, i in zip(found, rows, strict=True):
+            piece = self.values[self.offsets[i] : self.offsets[i + 1]]
+            to[: len(piece)] = torch.from_numpy(np.array(piece))
+        return found
 
 
 def offsets_of(lengths: Sequence[int]) -> np.ndarray:
@@ -54,7 +63,7 @@ def score(
     for rows in batches.all_passes():
         batch = batches.batch(rows, policies[0])
         if batch.hidden is None and policies[0].trunk is not None:
-            batch.hidden = policies[0].trunk_activations(batch.input_ids)
+            batch.hidden = policies[0].trunk_activations(batch)
         ends = np.cumsum([len(sequences[i].completion) for i in rows])[:-1]
         for policy, result in zip(policies, scored, strict=True):
             policy.eval()
@@ -87,34 +96,66 @@ def reference_logprobs(
 
 @dataclass
 class BatchSource:
-    """Makes token batches of a fixed list of sequences, with the trunk's activations where they were computed."""
+    """Makes token batches of a fixed list of sequences, with the trunk's activations where they were computed.
+
+    `budget` is in padded tokens of a forward pass; whether prompts are `shared` says how these are laid out.
+    """
 
     sequences: Sequence[Tokens]
     pad_token: int
     budget: int
+    shared: bool = False
     trunk: Artifact | None = None
 
     def __post_init__(self) -> None:
-        self._offsets = offsets_of([len(s) for s in self.sequences])
         self._hidden = (
             np.load(self.trunk.path / "hidden.npy", mmap_mode="r", allow_pickle=False) if self.trunk else None
         )
 
     def all_passes(self) -> list[list[int]]:
         """Cut all sequences into forward passes; return the indices of each."""
-        return micro_batches([[i] for i in range(len(self.sequences))], [len(s) for s in self.sequences], self.budget)
+        alone = [[i] for i in range(len(self.sequences))]
+        return micro_batches(alone, self.sequences, self.budget, shared=self.shared)
 
     def batch(self, rows: Sequence[int], policy: Policy) -> TokenBatch:
-        """Return the rows as one batch on the policy's device."""
-        batch = collate([self.sequences[i] for i in rows], self.pad_token)
+        """Return the sequences `rows` as one batch on the policy's device."""
+        batch = collate([self.sequences[i] for i in rows], self.pad_token, shared=self.shared)
         if self._hidden is not None:
-            length = batch.input_ids.shape[1]
-            hidden = torch.zeros((len(rows), length, self._hidden.shape[1]), dtype=policy.compute_dtype)
-            for r, i in enumerate(rows):
-                piece = torch.from_numpy(np.array(self._hidden[self._offsets[i] : self._offsets[i + 1]]))
-                hidden[r, : len(piece)] = piece.view(policy.compute_dtype)
-            batch.hidden = hidden
+            batch.hidden = torch.zeros((*batch.input_ids.shape, self._hidden.shape[1]), dtype=policy.compute_dtype)
+            for row, columns, stored in self.places(rows):
+                piece = torch.from_numpy(np.array(self._hidden[stored]))
+                batch.hidden[row, columns] = piece.view(policy.compute_dtype)
         return batch.to(policy.device)
+
+    def places(self, rows: Sequence[int]) -> Iterator[tuple[int, slice, slice]]:
+        """Yield where each prompt and completion of a batch stands: its row, its columns, and its place in the store."""
+        sequences = [self.sequences[i] for i in rows]
+        for i, s, (row, start) in zip(rows, sequences, layout(sequences, shared=self.shared), strict=True):
+            prompt, completion = (at[i] for at in self._stored)
+            if start == len(s.prompt):
+                yield row, slice(0, start), slice(prompt, prompt + start)
+            yield row, slice(start, start + len(s.completion)), slice(completion, completion + len(s.completion))
+
+    @cached_property
+    def _stored(self) -> tuple[list[int], list[int]]:
+        return stored_at(self.sequences)[:2]
+
+
+def stored_at(sequences: Sequence[Tokens]) -> tuple[list[int], list[int], int]:
+    """Return where each sequence's prompt and completion stand in the trunk's store, and how many tokens that holds.
+
+    Each prompt is stored once; causal attention makes it the same before every completion.
+    """
+    seen: dict[tuple[int, ...], int] = {}
+    prompts, completions, end = [], [], 0
+    for s in sequences:
+        if s.prompt not in seen:
+            seen[s.prompt] = end
+            end += len(s.prompt)
+        prompts.append(seen[s.prompt])
+        completions.append(end)
+        end += len(s.completion)
+    return prompts, completions, end
 
 
 def trunk_activations(
@@ -134,16 +175,16 @@ def trunk_activations(
 
     def build(folder: Path) -> None:
         policy = load()
-        offsets = offsets_of([len(s) for s in sequences])
         bits = np.float32 if policy.compute_dtype == torch.float32 else np.int16
-        shape = (int(offsets[-1]), policy.model.config.hidden_size)
+        shape = (stored_at(sequences)[-1], policy.model.config.hidden_size)
         hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=bits, shape=shape)
         done = 0
         for rows in batches.all_passes():
-            activations = policy.trunk_activations(batches.batch(rows, policy).input_ids).cpu()
-            for i, row in zip(rows, activations, strict=True):
-                piece = row[: len(sequences[i])].contiguous()
-                hidden[offsets[i] : offsets[i + 1]] = (piece if bits is np.float32 else piece.view(torch.int16)).numpy()
+            activations = policy.trunk_activations(batches.batch(rows, policy)).cpu()
+            if bits is np.int16:
+                activations = activations.view(torch.int16)
+            for row, columns, stored in batches.places(rows):
+                hidden[stored] = activations[row, columns].numpy()
             done += len(rows)
             progress(done, len(sequences))
         hidden.flush()
@@ -153,6 +194,6 @@ def trunk_activations(
         "last_layers": config.last_layers,
         "tokens": hash_sequences(sequences),
         "dtype": config.dtype,
-        "format": 1,
+        "format": 2,
     }
     return store.artifact("trunk", inputs, build)

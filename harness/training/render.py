@@ -14,6 +14,18 @@ ROLE_TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assista
 SENTINEL = "harness-sentinel"
 
 
+def control_words(tokenizer) -> re.Pattern:
+    """Return what matches the strings that the tokenizer turns into control tokens."""
+    words = {str(t) for t in tokenizer.all_special_tokens}
+    words |= {str(t) for t in tokenizer.added_tokens_decoder.values()}
+    return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
+
+
+def harmless(text: str, control: re.Pattern) -> str:
+    """Return untrusted text in which nothing spells a control token: none may end a turn or begin another."""
+    return control.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
+
 @dataclass(frozen=True)
 class RenderedPrompt:
     """A prompt's token ids, ending where the assistant begins to speak; `truncated` if content had to go."""
@@ -49,14 +61,10 @@ class Renderer:
 
     @cached_property
     def _control(self) -> re.Pattern:
-        """The strings that the tokenizer turns into control tokens."""
-        words = {str(t) for t in self.tokenizer.all_special_tokens}
-        words |= {str(t) for t in self.tokenizer.added_tokens_decoder.values()}
-        return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
+        return control_words(self.tokenizer)
 
     def _harmless(self, text: str) -> str:
-        """Return untrusted text in which nothing spells a control token: none may end a turn or begin another."""
-        return self._control.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+        return harmless(text, self._control)
 
     @property
     def stop_tokens(self) -> list[int]:

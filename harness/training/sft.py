@@ -11,9 +11,12 @@ from accelerate import Accelerator
 from harness.config import SftConfig
 from harness.store import write_json, write_jsonl
 from harness.training.batches import micro_batches, sft_batches
+from harness.training.checkpoint import Checkpoints
 from harness.training.loop import optimise
 from harness.training.policy import Policy
 from harness.training.precompute import BatchSource
+from harness.training.sharding import equal_passes
+from harness.training.update import Backward
 
 
 def train_sft(
@@ -24,6 +27,7 @@ def train_sft(
     accelerator: Accelerator,
     folder: Path,
     progress: Callable[[int, int], None],
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Minimise the mean negative log-prob per completion token; write tensors, metrics and summary to `folder`.
 
@@ -38,14 +42,18 @@ def train_sft(
     totals = {"tokens": 0, "forward_passes": 0}
     lengths = [len(s) for s in batches.sequences]
 
-    def backward(rows: list[int]) -> dict:
+    def backward(rows: list[int], back: Backward) -> dict:
         policy.train()
         tokens = sum(len(batches.sequences[i].completion) for i in rows)
         total = torch.zeros((), device=policy.device)
         mine = sorted(rows, key=lambda i: lengths[i])[accelerator.process_index :: accelerator.num_processes]
-        for part in micro_batches([[i] for i in mine], lengths, config.micro_batch_tokens):
-            loss = -policy(batches.batch(part, policy)).sum() / tokens
-            loss.backward()
+        groups = [[i] for i in mine]
+        passes = micro_batches(groups, batches.sequences, config.micro_batch_tokens, shared=batches.shared)
+        passes = equal_passes(passes, policy, accelerator)
+        for number, part in enumerate(passes, start=1):
+            logps = policy(batches.batch(part or rows[:1], policy))
+            loss = -logps.sum() / tokens * bool(part)
+            back(loss, number == len(passes))
             total += loss.detach()
         totals["tokens"] += sum(lengths[i] for i in rows)
         totals["forward_passes"] += len(rows)
@@ -55,8 +63,9 @@ def train_sft(
         log.append({"split": "train", "step": step, **metrics})
         progress(step, len(plan))
 
-    optimise(policy, plan, backward, config, accelerator, after_step)
-    policy.save(folder)
+    kept = {"log": log, "totals": totals}
+    optimise(policy, plan, backward, config, accelerator, after_step, checkpoints, kept)
+    policy.save(folder, write=accelerator.is_main_process)
     write_jsonl(folder / "metrics.jsonl", log)
     write_json(
         folder / "summary.json",

@@ -21,6 +21,7 @@ def make_context(tmp_path: Path):
             "encoder": "none",
             "store": Store(root / "store"),
             "cache": root / "cache",
+            "account": "tests",
         }
         return JudgeContext(**{**settings, **given})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Reply:
-    """One answer. `body` replaces the chat completion that `text`, `finish_reason` and `refusal` would make."""
+    """One answer. `body` replaces the chat completion that the other fields would make.
+
+    `tokens` are the log-probs: (token, {alternative: log-prob}) for each. `keep` is how many bytes of the body are sent
+    before the connection is closed; `reset` closes it, at once and rudely, before any.
+    """
 
     text: str | None = None
     finish_reason: str = "stop"
@@ -23,6 +29,10 @@ class Reply:
     body: object = None
     content_type: str = "application/json"
     delay: float = 0.0
+    usage: tuple[int, int] | None = (100, 10)
+    tokens: list[tuple[str, dict[str, float]]] | None = None
+    keep: int | None = None
+    reset: bool = False
     headers: dict = field(default_factory=lambda: {"retry-after-ms": "1"})  # the client's retries come at once
 
 
@@ -86,13 +96,19 @@ class FakeOpenAI:
                     fake.under_way -= 1
                 payload = completion(reply, body["model"]) if reply.body is None else reply.body
                 data = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+                if reply.reset:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    self.close_connection = True
+                    return
                 try:
                     self.send_response(reply.status)
                     for name, value in {**reply.headers, "Content-Type": reply.content_type}.items():
                         self.send_header(name, value)
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
-                    self.wfile.write(data)
+                    self.wfile.write(data[: reply.keep])
+                    self.close_connection = self.close_connection or reply.keep is not None
                 except ConnectionError:  # a client that did not wait
                     self.close_connection = True
 
@@ -116,7 +132,18 @@ class FakeOpenAI:
 def completion(reply: Reply, model: str) -> dict:
     message = {"role": "assistant", "content": reply.text, "refusal": reply.refusal}
     choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
-    return {"id": "chat-1", "object": "chat.completion", "created": 0, "model": f"{model}-2026", "choices": [choice]}
+    if reply.tokens is not None:
+        choice["logprobs"] = {"content": [_token(*token) for token in reply.tokens]}
+    found = {"id": "chat-1", "object": "chat.completion", "created": 0, "model": f"{model}-2026", "choices": [choice]}
+    if reply.usage:
+        counts = (*reply.usage, sum(reply.usage))
+        found["usage"] = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True))
+    return found
+
+
+def _token(token: str, alternatives: dict[str, float]) -> dict:
+    top = [{"token": name, "logprob": logp, "bytes": None} for name, logp in alternatives.items()]
+    return {"token": token, "logprob": alternatives.get(token, -1.0), "bytes": None, "top_logprobs": top}
 
 
 def prefers(word: str) -> Callable[[Request], Reply]:

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 import harness.evaluation.judges
-from harness.config import merged
 from harness.errors import UserError
 from harness.evaluation.base import JUDGES, Comparison
-from harness.evaluation.judges.openai import CACHE_FILE, OpenAIOptions, check, make
+from harness.evaluation.judges.cache import CACHE_FILE
+from harness.evaluation.judges.openai import OpenAIOptions, check, make
 from harness.evaluation.judges.template import load_template
+from harness.experiment_file import merged
 from harness.tasks.base import Message, Preference
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
 KEY = "sk-very-secret-0123456789"
 PROMPT = (Message("user", "How do I boil an egg?"),)
 GOOD_FIRST = Comparison("a", PROMPT, "a good answer", "a poor answer")
+GOOD_THIRD = Comparison("c", PROMPT, "a good answer too", "another poor answer")
 GOOD_SECOND = Comparison("b", PROMPT, "a weak answer", "a good answer")
 
 
@@ -89,7 +91,6 @@ UNUSABLE = {
     "refused": [
         Reply(refusal="I cannot help with that."),
         Reply("Preferred: 1", finish_reason="content_filter"),
-        Reply(body={"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}),
         Reply(status=400, body={"error": {"message": "filtered", "code": "content_filter"}}),
     ],
     "failed": [
@@ -101,6 +102,9 @@ UNUSABLE = {
         Reply(body="<html>hello</html>", content_type="text/html"),
         Reply(body="{broken", content_type="application/json"),
         Reply(body={"unexpected": True}),
+        Reply(body={"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}),
+        Reply(body={"choices": ["text"]}),
+        Reply(body="[1, 2]"),
         Reply(body={"choices": None, "error": {"message": "upstream"}}),
     ],
 }
@@ -204,7 +208,7 @@ def test_an_interrupted_run_keeps_the_answers_that_it_had(server, make_context):
     with pytest.raises(KeyboardInterrupt):
         judge_of(server, make_context(), concurrency=1).judge(comparisons, interrupt)
     with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
-        (kept,) = database.execute("SELECT COUNT(*) FROM judgements").fetchone()
+        (kept,) = database.execute("SELECT COUNT(*) FROM answers").fetchone()
     assert kept >= 6
     before = len(server.requests)
     judgements = judge_of(server, make_context()).judge(comparisons, lambda done: None)
@@ -241,7 +245,16 @@ def test_the_request_carries_model_decoding_and_key(server, ask):
     assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("m", 0.0, 64)
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     ask(GOOD_SECOND, temperature=None, max_tokens=None)
-    assert set(server.requests[-1].body) == {"model", "messages"}
+    assert set(server.requests[-1].body) == {"model", "messages", "logprobs", "top_logprobs"}
+    ask(GOOD_THIRD, temperature=None, max_tokens=256, logprobs=0, seed=7, reasoning_effort="none", extra={"user": "x"})
+    assert server.requests[-1].body == {
+        "messages": server.requests[-1].body["messages"],
+        "model": "judge",
+        "seed": 7,
+        "max_completion_tokens": 256,
+        "reasoning_effort": "none",
+        "user": "x",
+    }
 
 
 def test_a_response_cannot_close_its_fence_or_state_a_verdict(server, ask):
@@ -301,11 +314,11 @@ def test_the_key_is_in_no_file_no_judgement_and_no_log(server, ask, tmp_path, ca
 def test_the_cache_keeps_the_whole_answer_and_the_model_that_served_it(server, ask, make_context):
     ask(GOOD_FIRST)
     with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
-        rows = database.execute("SELECT verdict, answer, served_by FROM judgements ORDER BY verdict").fetchall()
+        rows = database.execute("SELECT value, text, served_by FROM answers ORDER BY value DESC").fetchall()
         (mode,) = database.execute("PRAGMA journal_mode").fetchone()
     assert rows == [
         (1, "One says good.\nPreferred: 1", "judge-2026"),
-        (2, "One says good.\nPreferred: 2", "judge-2026"),
+        (0, "One says good.\nPreferred: 2", "judge-2026"),
     ]
     assert mode == "wal"
 
@@ -347,11 +360,13 @@ def test_the_id_names_model_and_template_with_its_content(server, make_context, 
     own = tmp_path / "own.txt"
     own.write_text(text)
     ids = {judge_of(server, make_context()).id, judge_of(server, make_context(template="tldr")).id}
-    assert judge_of(server, make_context(), template=str(own)).id == f"openai:judge:own@{load_template('hh').hash[:8]}"
+    assert (
+        judge_of(server, make_context(), template=str(own)).id == f"openai:judge:own-v1@{load_template('hh').hash[:8]}"
+    )
     own.write_text(text + "!")
     ids.add(judge_of(server, make_context(), template=str(own)).id)
     assert len(ids) == 3
-    assert f"openai:judge:hh@{load_template('hh').hash[:8]}" in ids
+    assert f"openai:judge:hh-v1@{load_template('hh').hash[:8]}" in ids
 
 
 @pytest.mark.parametrize(
@@ -366,7 +381,14 @@ def test_the_id_names_model_and_template_with_its_content(server, make_context, 
         ({"temperature": -1}, "judge.temperature"),
         ({"max_tokens": 0}, "judge.max_tokens"),
         ({"agreement_pairs": -1}, "judge.agreement_pairs"),
-        ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY holds no key"),
+        ({"logprobs": 21}, "judge.logprobs must be at most 20"),
+        ({"extra": {"model": "other"}}, "judge.extra may not set 'model'"),
+        ({"requests_per_minute": 0}, "judge.requests_per_minute must be above 0"),
+        ({"price": {"input": 1.0}}, "judge.price must hold input and output"),
+        ({"price": {"input": 1.0, "output": -1.0}}, "judge.price must be at least 0"),
+        ({"budget_usd": 0}, "judge.budget_usd must be above 0"),
+        ({"budget_usd": 1}, "no price is known for 'judge'"),
+        ({"budget_usd": 1, "price": {"input": 1.0, "output": 1.0}, "max_tokens": None}, "set judge.max_tokens"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_starts(given, message):
@@ -379,8 +401,14 @@ def test_settings_that_cannot_work_are_refused_before_anything_starts(given, mes
 def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(monkeypatch, bad):
     monkeypatch.setenv("OPENAI_API_KEY", bad)
     with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:
-        check(OpenAIOptions("judge"))
+        JUDGES.get("openai").ready(OpenAIOptions("judge"))
     assert "sk-" not in str(caught.value)
+
+
+def test_a_key_that_is_not_set_is_said_before_a_run():
+    JUDGES.get("openai").ready(OpenAIOptions("judge"))
+    with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
+        JUDGES.get("openai").ready(OpenAIOptions("judge", key_env="NO_SUCH_KEY"))
 
 
 def test_a_template_without_a_placeholder_is_refused(tmp_path):
@@ -409,4 +437,4 @@ def test_naming_the_judges_loads_none_of_their_libraries():
     )
     here = {"cwd": Path(harness.__file__).parents[1]}
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **here).stdout
-    assert printed.strip() == "['openai', 'preference_model'] []"
+    assert printed.strip() == "['alpaca_eval', 'gold', 'hf_pairwise', 'openai', 'preference_model', 'reward_model'] []"

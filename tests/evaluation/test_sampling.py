@@ -58,6 +58,48 @@ def test_samples_stop_at_the_stop_token_or_at_the_limit(model, prompts):
     assert draw(model, prompts, temperature=0.0, stop=[likely])[0].finished
 
 
+def test_rows_that_have_ended_leave_the_batch(model, prompts):
+    """A batch of seven goes on with those that have not ended: rows computed are near the tokens drawn."""
+    computed = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    stop = list(range(3, 500, 4))  # every fourth token, so that rows end early and apart
+    drawn = draw(model, prompts, max_new_tokens=40, batch_size=7, stop=stop)
+    hook.remove()
+    lengths = sorted(len(s.ids) for s in drawn)
+    assert lengths[0] < lengths[-1] and all(s.finished for s in drawn)
+    assert len(computed) == lengths[-1], "one forward pass for each token of the longest"
+    assert sum(computed) < 0.75 * 7 * lengths[-1]
+    assert sum(computed) * 0.75 <= sum(lengths) <= sum(computed)
+    assert drawn == draw(model, prompts, max_new_tokens=40, batch_size=1, stop=stop)
+
+
+def test_greedy_and_sampled_tokens_are_those_of_the_library(model, prompts):
+    """`generate`, in left-padded batches that nothing leaves, with the same uniform numbers."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    from harness.evaluation.sampling import _Draw
+
+    for temperature, top_p in ((0.0, 1.0), (0.7, 0.9)):
+        decoding = SampleConfig(temperature=temperature, top_p=top_p)
+        draw_token = _Draw(decoding, IDS, 0)
+
+        def one_left(input_ids, scores, draw_token=draw_token):
+            chosen = draw_token(scores, range(len(IDS)))
+            return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+        width = max(map(len, prompts))
+        ids = torch.tensor([[PAD] * (width - len(p)) + list(p) for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        settings = GenerationConfig(max_new_tokens=12, do_sample=False, pad_token_id=PAD)
+        expected = model.generate(
+            ids, attention_mask=mask, generation_config=settings, logits_processor=LogitsProcessorList([one_left])
+        )[:, width:]
+        ours = draw(model, prompts, temperature=temperature, top_p=top_p, stop=[], batch_size=7)
+        assert [list(s.ids) for s in ours] == expected.tolist()
+
+
 def test_tokens_are_drawn_with_the_model_s_probabilities(model, prompts):
     """4,000 first tokens for one prompt: every frequency within 5 standard errors of softmax(logits)."""
     n = 4000

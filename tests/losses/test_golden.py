@@ -177,6 +177,51 @@ def test_discopop():
     assert value("discopop", beta=0.05, tau=0.05) == pytest.approx(0.849338, abs=2e-6)
 
 
+SECOND = {"chosen_second_reference": torch.tensor([-11.0]), "rejected_second_reference": torch.tensor([-12.0])}
+
+
+def test_mrpo():
+    """References -12, -10 and -11, -12: gaps 2 and 1, a = 1/3. eta 0.1, shares 23/45 and 22/45: the second one's
+    log-probs are clipped to -12 * (1 - 0.051111) = -11.386667 and -10 * (1 + 0.048889) = -10.488889.
+
+    m_w = -log(e^12 / 3 + 2 e^11.386667 / 3) = -11.635238, m_l = -log(e^10 / 3 + 2 e^10.488889 / 3) = -10.350894;
+    beta 0.1: -log sigma(0.1 * (1.635238 + 0.649106)) = log(1 + e^-0.228434) = 0.585438.
+    """
+    assert value("mrpo", the_pair(**SECOND), beta=0.1, eta=0.1) == pytest.approx(0.585438, abs=2e-6)
+
+
+AUGMENTED = {"chosen_augmented": torch.tensor([-9.0]), "rejected_augmented": torch.tensor([-13.0])}
+
+
+def test_sr_dpo():
+    """Delta_pi = -9 + 13 = 4; beta 0.1, lam 0.05: -log sigma(0.3 - 0.2) = 0.644397."""
+    assert value("sr_dpo", the_pair(**AUGMENTED), beta=0.1, lam=0.05) == pytest.approx(0.644397, abs=1e-6)
+
+
+def test_sr_ipo():
+    """Delta = 3, Delta_pi = 4; tau 0.1, lam 0.5: (3 - 2 - 5)^2 = 16."""
+    assert value("sr_ipo", the_pair(**AUGMENTED), tau=0.1, lam=0.5) == pytest.approx(16.0, abs=1e-5)
+
+
+def test_without_its_refinement_sr_is_the_loss_that_it_refines():
+    batch = the_pair(**AUGMENTED)
+    assert value("sr_dpo", batch, beta=0.1, lam=0.0) == pytest.approx(value("dpo", batch, beta=0.1))
+    assert value("sr_ipo", batch, tau=0.1, lam=0.0) == pytest.approx(value("ipo_sum", batch, tau=0.1))
+
+
+def test_mrpo_with_one_reference_twice_is_dpo():
+    batch = the_pair(chosen_second_reference=torch.tensor([-12.0]), rejected_second_reference=torch.tensor([-10.0]))
+    assert value("mrpo", batch, beta=0.1) == pytest.approx(value("dpo", batch, beta=0.1), abs=1e-6)
+
+
+def test_mrpo_s_mixture_is_harmonic():
+    from losses.mrpo import mixture
+
+    for p, q, a in ((0.5, 0.1, 0.3), (0.01, 0.9, 0.99), (0.2, 0.2, 0.0), (0.2, 0.7, 1.0)):
+        first, second, weight = (torch.tensor([x], dtype=torch.float64) for x in (math.log(p), math.log(q), a))
+        assert mixture(first, second, weight).item() == pytest.approx(-math.log(a / p + (1 - a) / q))
+
+
 def test_rpo_reward_sq():
     """beta 0.1: h = 0.3; eta 1: d = 3 - 1 = 2; (0.3 - 2)^2 = 2.89."""
     assert value("rpo_reward_sq", the_pair(**SCORES), beta=0.1, eta=1.0) == pytest.approx(2.89, abs=1e-5)

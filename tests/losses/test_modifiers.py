@@ -42,6 +42,15 @@ def test_nll_of_ipo_sum():
     assert value("ipo_sum+nll", tau=0.1, nll_weight=0.2) == pytest.approx(4.5, abs=1e-5)
 
 
+@pytest.mark.parametrize(("chosen", "rejected", "weight"), [(-0.5, -0.2, 0.496585), (0.3, 0.2, 1.0)])
+def test_wpo(chosen, rejected, weight):
+    """min(1, exp(-0.5 - 0.2)) = e^-0.7 = 0.496585 times DPO's 0.554355."""
+    fields = {"chosen_confidence": torch.tensor([chosen]), "rejected_confidence": torch.tensor([rejected])}
+    loss = get_loss("dpo+wpo")
+    assert loss(the_pair(**fields), beta=0.1).item() == pytest.approx(weight * 0.554355, abs=1e-6)
+    assert loss.needs == {"reference", "confidence"}
+
+
 def test_modified_dpo_is_the_baseline_of_that_name():
     assert value("dpo+label_smoothing", label_smoothing=0.2) == pytest.approx(value("cdpo", label_smoothing=0.2))
     assert value("dpo+nll", nll_weight=0.2) == pytest.approx(value("dpo_nll", alpha=0.2))
@@ -69,6 +78,7 @@ def test_exp_goes_on_along_its_tangent():
 
 
 COMBINED = [f"{loss}+{modifier}" for loss in ("dpo", "ipo_sum", "rpo_paired", "r_dpo") for modifier in MODIFIERS]
+COMBINED += ["hpo+js", "hpo+label_smoothing", "hpo+nll", "hpo+wpo"]  # its DPO is modified, or all of it
 COMBINED += ["kto_zero+js", "simpo+nll", "simpo+label_smoothing", "aot+label_smoothing", "dpo+js+nll+label_smoothing"]
 
 
@@ -84,6 +94,8 @@ def test_a_modified_loss_conforms_like_any_other(name):
         ("simpo+js", "js acts on log-ratios, and simpo has no reference"),
         ("aot+js", "js acts on log-ratios, and aot is no function of them"),
         ("kto_zero+nll", "nll is for paired losses, and kto_zero is unpaired"),
+        ("ppo_offline+nll", "nll is for paired losses, and ppo_offline is unpaired"),
+        ("ppo_offline+js", "js acts on log-ratios of responses, and ppo_offline takes tokens"),
         ("cdpo+label_smoothing", "both parts have a hyper-parameter 'label_smoothing'"),
         ("dpo+label_smoothin", "unknown modifier 'label_smoothin'; did you mean 'label_smoothing'"),
         ("dop+nll", "unknown loss 'dop'; did you mean 'dpo'"),

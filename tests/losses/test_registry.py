@@ -5,15 +5,6 @@ import torch
 
 from losses import PreferenceBatch, RegistryError, get_loss, list_losses, register_loss
 from losses.registry import Registry
-from losses.spec import LOSSES
-
-
-@pytest.fixture
-def scratch():
-    """Losses registered by a test are gone after it."""
-    entries, origins = dict(LOSSES._entries), dict(LOSSES._origins)
-    yield
-    LOSSES._entries, LOSSES._origins = entries, origins
 
 
 def test_the_losses_of_the_papers_comparison_are_registered():
@@ -42,7 +33,7 @@ def test_an_integer_serves_as_a_float():
     assert get_loss("dpo").settings({"beta": 1}) == {"beta": 1.0}
 
 
-def test_two_registrations_under_one_name_name_both_places(scratch):
+def test_two_registrations_under_one_name_name_both_places():
     @register_loss("twice")
     def first(batch, *, beta: float = 0.1):
         """First."""
@@ -57,7 +48,15 @@ def test_two_registrations_under_one_name_name_both_places(scratch):
     assert str(error.value).count(__file__) == 2
 
 
-def test_registering_the_same_function_again_replaces_it(scratch):
+def test_a_listwise_loss_has_no_values_of_tokens():
+    with pytest.raises(RegistryError, match="token_values are of chosen and rejected responses"):
+
+        @register_loss("listed", data="listwise", needs=["token_values"])
+        def listed(batch, *, beta: float = 0.1):
+            """Listed."""
+
+
+def test_registering_the_same_function_again_replaces_it():
     for default in (0.1, 0.2):
 
         @register_loss("again")
@@ -78,7 +77,7 @@ def test_registering_the_same_function_again_replaces_it(scratch):
         ({"choices": {"bta": ("a",)}}, "the choices name 'bta', which is no argument; did you mean 'beta'"),
     ],
 )
-def test_a_declaration_that_does_not_hold_is_refused(scratch, declaration, message):
+def test_a_declaration_that_does_not_hold_is_refused(declaration, message):
     with pytest.raises(RegistryError, match=message):
 
         @register_loss("wrong", **declaration)
@@ -88,7 +87,7 @@ def test_a_declaration_that_does_not_hold_is_refused(scratch, declaration, messa
     assert "wrong" not in list_losses()
 
 
-def test_hyperparameters_are_keyword_only_with_defaults(scratch):
+def test_hyperparameters_are_keyword_only_with_defaults():
     with pytest.raises(RegistryError, match="'beta' must be keyword-only"):
 
         @register_loss("positional")
@@ -108,7 +107,7 @@ def test_the_default_grid_is_the_product_of_the_declared_values():
     assert {"beta": 0.01, "temperature": 0.75} in grid
 
 
-def test_a_choice_is_one_of_those_declared(scratch):
+def test_a_choice_is_one_of_those_declared():
     @register_loss("choosy", grid={"kind": ["a"]}, choices={"kind": ("a", "bee")})
     def choosy(batch, *, kind: str = "a"):
         """Never called."""

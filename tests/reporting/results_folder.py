@@ -36,11 +36,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_plan(folder: Path, cells: list[dict]) -> Path:
+def write_plan(folder: Path, cells: list[dict], **more) -> Path:
     tasks = dict.fromkeys(task for cell in cells for task in cell["evaluated_on"])
     baselines = BASELINES | {task: f"the reference of {task}" for task in tasks if task not in BASELINES}
     plan = {"experiment": folder.name, "baselines": baselines, "decoding": DECODING, "cells": cells}
-    write_json(folder / "plan.json", plan)
+    write_json(folder / "plan.json", plan | more)
     return folder
 
 
@@ -88,16 +88,20 @@ def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decod
 
 
 def write_judgements(
-    folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE
+    folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE, name: str = ""
 ) -> None:
-    """A verdict is a preference, or the status of a judgement that has none. The first verdict flipped."""
-    path = folder / "cells" / cell["key"] / f"judge-{task}"
+    """A verdict is a preference, or the status of a judgement that has none. The first verdict flipped.
+
+    `name` is that of a judge in a panel.
+    """
+    path = folder / "cells" / cell["key"] / (f"judge-{task}@{name}" if name else f"judge-{task}")
     rows = []
     for i, verdict in enumerate(verdicts):
         counted = not isinstance(verdict, str)
         status = verdict if not counted else "tie" if verdict == 0.5 else "ok"
         row = {"id": f"{task}-{i}", "status": status, "preference": verdict if counted else None}
-        rows.append(row | {"flipped": i == 0 if counted else None, "detail": "" if counted else "no answer"})
+        order = {"flipped": i == 0, "first": 1.0 if i == 0 else 0.5} if counted else {"flipped": None, "first": None}
+        rows.append(row | order | {"detail": "" if counted else "no answer"})
     write_jsonl(path / "judgements.jsonl", rows)
     write_json(path / "judge.json", {"id": judge, "agreement": AGREEMENT})
     write_json(path / "artifact.json", {"inputs": {"samples": f"hash of {kl}"}, "files": {}})

@@ -128,6 +128,19 @@ def test_curves_that_no_loss_has_are_left_out(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("decades", [1, 3, 6, 10])
+def test_the_gradient_norm_has_numbers_beside_it_over_however_many_decades(tmp_path, decades):
+    cell = plan_cell("dpo", {"beta": 0.1}, 0)
+    folder = write_plan(tmp_path / "run", [cell])
+    write_training(folder, cell, steps=10)
+    results = load_results(folder)
+    metrics = results.metrics.assign(grad_norm=10 ** (results.metrics["step"] * decades / 10 - 2))
+    with rc_context(RC):
+        axis = training_figure(metrics, styles(results.cells)).axes[-1]
+    low, high = axis.get_ylim()
+    assert sum(low <= tick <= high for tick in axis.get_yticks()) >= 2
+
+
 def test_a_policy_far_off_does_not_press_the_others_together(tmp_path):
     cells = [plan_cell("dpo", {"beta": beta}, 0) for beta in (0.1, 0.2, 0.3)]
     folder = write_plan(tmp_path / "run", cells)

@@ -27,6 +27,7 @@ def test_every_response_is_a_row_with_its_lengths_and_kl(results):
     row = results.prompts.query("cell == 'hh-dpo-0.1-1' and id == 'hh-2'").iloc[0]
     assert row.to_dict() == {
         "evaluated_on": "hh",
+        "judge_name": "",
         "trained_on": "hh",
         "loss": "dpo",
         "settings": "beta=0.1",
@@ -36,6 +37,7 @@ def test_every_response_is_a_row_with_its_lengths_and_kl(results):
         "status": "ok",
         "preference": 1.0,
         "flipped": False,
+        "first": 0.5,
         "tokens": 12,
         "characters": 100,
         "baseline_characters": 80,

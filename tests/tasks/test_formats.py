@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import UserError
-from harness.tasks import Message, Preference
+from harness.tasks import Message, Preference, Scored
 from harness.tasks.formats import Dropped, parse_dialogue, parse_standard
 from harness.tasks.sources import Row
 
@@ -64,12 +64,59 @@ def test_an_unpaired_row_may_be_a_whole_conversation():
     assert record.preference == Preference(LONG, "Because.", None)
 
 
+def test_a_pair_may_have_scores():
+    """The columns of HuggingFaceH4/ultrafeedback_binarized."""
+    record = parse(
+        prompt="Why?", prompt_id="0f", chosen=[user("Why?"), assistant("Because.")], score_chosen=8,
+        rejected=[user("Why?"), assistant("No.")], score_rejected=6.5, messages=[user("Why?"), assistant("Because.")],
+    )  # fmt: skip
+    assert record.preference == Preference(ASK, "Because.", "No.", 8.0, 6.5)
+    assert record.preference.scores == (8.0, 6.5)
+
+
+def rated(response, **columns):
+    return {"model": "some", "response": response, "annotations": {}, **columns}
+
+
+def aspects(*ratings):
+    """Ratings as UltraFeedback has them: text under each aspect."""
+    return {
+        name: {"Rating": r, "Rationale": "..."} for name, r in zip(("helpfulness", "honesty"), ratings, strict=True)
+    }
+
+
+LISTED = Preference(ASK, "Because.", "No.", 8.0, 2.0, (Scored("So.", 5.0), Scored("Well.", 3.5)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "Why?", "responses": [{"text": t, "score": s} for t, s in [("No.", 2), ("So. ", 5), ("Well.", 3.5), ("Because.", 8)]]},
+        {"prompt": [user("Why?")], "responses": [{"text": "Because.", "score": 8.0}, {"text": "So.", "score": 5}, {"text": "Because.", "score": 1}, {"text": " ", "score": 9}, {"text": "Well.", "score": 3.5}, {"text": "No.", "score": 2}]},
+        {"instruction": "Why?", "source": "flan", "completions": [rated("So.", overall_score=5.0, **{"fine-grained_score": 1.0}), rated("No.", overall_score=2), rated("Because.", overall_score=8.0), rated("Well.", overall_score=3.5)]},
+        {"instruction": "Why?", "completions": [rated("So.", annotations=aspects("5", "N/A")), rated("No.", **{"fine-grained_score": 2.0}), rated("Because.", overall_score=8), rated("Unrated"), rated("N/A", annotations=aspects("N/A", "N/A")), rated("Well.", overall_score=None, annotations=aspects("3", "4"))]},
+    ],
+    ids=["text and scores", "repeated and empty", "overall scores", "ratings of aspects"],
+)  # fmt: skip
+def test_forms_of_a_list(values):
+    record = parse(**values)
+    assert record.preference == LISTED and record.baseline == "Because." and record.prompt == ASK
+    assert record.preference.scores == (8.0, 2.0, 5.0, 3.5)
+
+
+def test_of_responses_that_score_alike_the_first_counts_as_the_better():
+    responses = [{"text": text, "score": score} for text, score in [("a", 1), ("b", 2), ("c", 2), ("d", 1)]]
+    assert parse(prompt="Why?", responses=responses).preference == Preference(
+        ASK, "b", "d", 2.0, 1.0, (Scored("c", 2.0), Scored("a", 1.0))
+    )
+
+
 def test_a_prompt_that_only_mentions_speakers_is_text():
     text = "Human: is this a dialogue?\n\nAssistant: no, I go on"
     assert parse(prompt=text, **PAIR).prompt == (Message("user", text),)
 
 
-ACCEPTED = "accepted: prompt/chosen/rejected, or prompt/completion/label"
+ACCEPTED = "accepted: prompt/chosen/rejected, prompt/completion/label, prompt/responses, or instruction/completions"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +138,16 @@ ACCEPTED = "accepted: prompt/chosen/rejected, or prompt/completion/label"
         ({"prompt": [user("a"), {"role": "bot", "content": "b"}], **PAIR}, "column 'prompt': message 2 has the role 'bot'; accepted: system, user, assistant"),
         ({"prompt": [user(None)], **PAIR}, "column 'prompt': message 1: 'content' must be text, got null"),
         ({"prompt": "a\ud800", **PAIR}, "column 'prompt' holds a broken character (a lone surrogate) at position 1"),
+        ({"prompt": "a", **PAIR, "score_chosen": 3}, "'score_rejected' must be a finite number, got None"),
+        ({"prompt": "a", **PAIR, "score_chosen": "3", "score_rejected": 1}, "'score_chosen' must be a finite number, got '3'"),
+        ({"prompt": "a", "responses": "b"}, "column 'responses' must be a list of objects, got text"),
+        ({"prompt": "a", "responses": ["b"]}, "column 'responses': response 1 must be an object with 'text' (text) and its score, got text"),
+        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c"}]}, "column 'responses': response 2: 'score' must be a finite number, got None"),
+        ({"prompt": "a", "responses": [{"text": "b", "score": float("nan")}]}, "response 1: 'score' must be a finite number, got nan"),
+        ({"prompt": "a", "responses": [{"text": "b\ud800", "score": 1}]}, "response 1 holds a broken character"),
+        ({"responses": [{"text": "b", "score": 1}]}, "no column 'prompt'"),
+        ({"instruction": "a", "completions": [{"text": "b"}]}, "response 1 must be an object with 'response' (text) and its score, got an object with 'text'"),
+        ({"completions": []}, "no column 'instruction'"),
         ({"prompt": "a", "chosen": [assistant("\udfff")], "rejected": "b"}, "column 'chosen': message 1 holds a broken character"),
     ],
 )  # fmt: skip
@@ -107,6 +164,10 @@ def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "empty completion"),
         ({"prompt": "a", "completion": "", "label": True}, "empty completion"),
         ({"prompt": "a", "chosen": "b", "rejected": " b"}, "chosen and rejected are the same"),
+        ({"prompt": "a", **PAIR, "score_chosen": 3, "score_rejected": 3.0}, "chosen does not score above rejected"),
+        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "b ", "score": 2}]}, "fewer than two responses with a score"),
+        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c", "score": 1}]}, "all responses score alike"),
+        ({"instruction": "a", "completions": []}, "fewer than two responses with a score"),
         ({"prompt": " ", **PAIR}, "empty turn in the prompt"),
         ({"prompt": [], **PAIR}, "prompt does not end with a user turn"),
         ({"prompt": [user("a"), assistant("b")], **PAIR}, "prompt does not end with a user turn"),

@@ -39,6 +39,37 @@ def test_unpaired_data(load, write):
     assert all(preference.paired for preference in data.judge_fit)
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_lists_of_scored_responses(load, write, name):
+    responses = [[{"text": f"{k} of {i}", "score": k + 0.5} for k in range(2 + i % 3)] for i in range(100)]
+    data = load("preferences", write(name, [{"prompt": f"q {i}", "responses": r} for i, r in enumerate(responses)]))
+    assert {len(p.scores) for p in data.train} == {2, 3, 4}
+    for preference in data.train:
+        texts = [preference.chosen, *(other.text for other in preference.others), preference.rejected]
+        number = preference.prompt[0].content.removeprefix("q ")
+        assert texts == [f"{k} of {number}" for k in reversed(range(len(texts)))]
+    assert all(question.baseline.startswith(("1", "2", "3")) for question in data.test)
+
+
+def test_ultrafeedback_of_the_hub_is_the_task_of_its_lists(load, write):
+    """Its own columns, Parquet as on the hub, with what stands beside the responses and is not read."""
+    lists = [{"prompt": f"q {i}", "responses": [{"text": f"{k} {i}", "score": k} for k in range(4)]} for i in range(40)]
+    rows = [
+        {
+            "source": "flan",
+            "instruction": row["prompt"],
+            "models": ["a", "b"],
+            "completions": [
+                {"model": "a", "response": r["text"], "overall_score": float(r["score"]), "critique": "..."}
+                for r in row["responses"]
+            ],
+            "correct_answers": ["None"],
+        }
+        for row in lists
+    ]
+    assert load("preferences", write("u.parquet", rows)) == load("preferences", write("l.jsonl", lists))
+
+
 def test_a_split_column_is_respected(load, write):
     splits = ["train"] * 80 + ["validation"] * 10 + ["test"] * 10
     data = load("preferences", write("x.jsonl", [{**row, "split": s} for row, s in zip(PAIRS, splits, strict=True)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,21 @@ import torch
 from accelerate import Accelerator
 
 from harness.config import ModelConfig
-from harness.tasks.base import Message
+from harness.tasks.base import Message, Prompt
+from harness.training.batches import EffectiveBatch, effective_batches
 from harness.training.data import Example, Tokens
 from harness.training.objective import PreferenceObjective
 from harness.training.policy import Policy, load_policy
 from harness.training.precompute import BatchSource, TokenLogProbs, score
+from harness.training.supply import ScoredSequences, Split
 from losses import get_loss
 
 PAIRS = 8
+
+
+def augmented(prompt: Prompt) -> tuple[int, ...]:
+    """Another prompt for each prompt."""
+    return (7, 11, 13 + int(prompt[0].content))
 
 
 @dataclass
@@ -27,20 +35,51 @@ class Bench:
     policy: Policy
     sequences: list[Tokens]
     examples: list[Example]
-    reference: TokenLogProbs
+    start: Policy
+    second: Policy
     embeddings: np.ndarray
+    density_ratios: np.ndarray
 
-    def objective(self, loss: str, budget: int = 10**6, **settings) -> PreferenceObjective:
-        loss = get_loss(loss)
-        return PreferenceObjective(
-            self.policy,
-            loss,
-            loss.settings(settings),
-            BatchSource(self.sequences, pad_token=2, budget=budget),
-            self.reference,
+    @property
+    def reference(self) -> TokenLogProbs:
+        return self.scored(self.sequences).reference
+
+    def scored(self, sequences: list[Tokens], budget: int = 10**6) -> ScoredSequences:
+        source = BatchSource(sequences, pad_token=2, budget=budget)
+        return ScoredSequences(source, *score([self.start], source))
+
+    def batch(self, loss: str) -> EffectiveBatch:
+        (batch,) = effective_batches(self.examples, batch_size=PAIRS, data=get_loss(loss).data, seed=0, epoch=0)
+        return batch
+
+    def add_value_head(self) -> None:
+        """Give the policy a value head that says something else for each token."""
+        self.policy.add_value_head()
+        with torch.no_grad():
+            for parameter in self.policy.value_head.parameters():
+                parameter.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter) + 0.1)
+
+    def objective(
+        self, loss: str, budget: int = 10**6, plan: Sequence[EffectiveBatch] = (), **settings
+    ) -> PreferenceObjective:
+        """The objective of a loss for the batches of a plan, by default the one batch of all pairs."""
+        plan = plan or [self.batch(loss)]
+        loss, given = get_loss(loss), self.scored(self.sequences, budget)
+        if "token_values" in loss.needs and self.policy.value_head is None:
+            self.add_value_head()
+        split = Split(
+            self.examples,
+            True,
+            given.batches,
+            given.reference,
             self.embeddings,
-            Accelerator(cpu=True),
+            self.density_ratios,
+            *score([self.second], given.batches),
+            lambda sequences: self.scored(sequences, budget),
+            augmented,
         )
+        supply = split.supply(loss, plan)
+        return PreferenceObjective(self.policy, loss, loss.settings(settings), supply, Accelerator(cpu=True))
 
 
 def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:
@@ -54,14 +93,19 @@ def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:
 
 @pytest.fixture
 def bench(tiny_model) -> Bench:
-    """A policy one nudge away from its reference, on pairs of very different lengths."""
-    policy = load_policy(tiny_model, ModelConfig(tune="full"))
-    sequences = random_sequences(PAIRS, 500, seed=0)
-    (reference,) = score([policy], BatchSource(sequences, pad_token=2, budget=10**6))
+    """A policy one nudge away from its reference, on pairs of very different lengths; three have further responses."""
+    policy, start, second = (load_policy(tiny_model, ModelConfig(tune="full")) for _ in range(3))
+    sequences = random_sequences(PAIRS + 1, 500, seed=0)  # the last two are further responses
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in policy.trained().values():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    examples = [Example((Message("user", str(i)),), 2 * i, 2 * i + 1) for i in range(PAIRS)]
+        for moved in (policy, second):
+            for parameter in moved.trained().values():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    others = {1: (2 * PAIRS,), 4: (2 * PAIRS, 2 * PAIRS + 1), 6: (2 * PAIRS + 1,)}
+    examples = [
+        Example((Message("user", str(i)),), 2 * i, 2 * i + 1, (4.0 + i, 1.0, 2.5, 3.5)[: 2 + len(more)], more)
+        for i, more in ((i, others.get(i, ())) for i in range(PAIRS))
+    ]
     embeddings = np.random.default_rng(0).normal(size=(PAIRS, 16)).astype(np.float32)
-    return Bench(policy, sequences, examples, reference, embeddings)
+    density_ratios = np.linspace(0.3, 12, PAIRS, dtype=np.float32)
+    return Bench(policy, sequences, examples, start, second, embeddings, density_ratios)

@@ -28,9 +28,9 @@ def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, optimizer):
     policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
     ids, log = torch.arange(20)[None], []
 
-    def backward(batch):
+    def backward(batch, back):
         loss = policy.model(ids, labels=ids).loss
-        loss.backward()
+        back(loss, True)
         return {"loss": loss.item()}
 
     config = OptimConfig(lr=1e-3, optimizer=optimizer, warmup_steps=1, clip=1.0)
@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_mod
     policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
     before = {name: p.detach().clone() for name, p in policy.trained().items()}
 
-    def backward(batch):
+    def backward(batch, back):
         for parameter in policy.trained().values():
             parameter.grad = torch.full_like(parameter, torch.inf)
         return {"loss": 1.0}

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness.config import ModelConfig
 from harness.errors import UserError
@@ -40,6 +41,35 @@ def test_what_was_trained_comes_back(tiny_model, tmp_path, tune):
     again = load_policy(tiny_model, config, [tmp_path])
     assert not torch.allclose(before, logits(policy))
     torch.testing.assert_close(logits(again), logits(policy), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
+def test_a_value_head_says_zero_at_first_and_is_trained_but_not_saved(tiny_model, tmp_path, tune):
+    config = ModelConfig(tune=tune, last_layers=1)
+    policy, batch = load_policy(tiny_model, config), collate(SEQUENCES, 2)
+    if policy.trunk is not None:
+        batch.hidden = policy.trunk_activations(batch)
+    names, state = set(policy.trained()), torch.get_rng_state()
+    policy.add_value_head()
+    assert torch.equal(torch.get_rng_state(), state), "dropout falls as it does without one"
+    assert set(policy.trained()) - names == {"value_head.weight", "value_head.bias"}
+    logps, values = policy.with_values(batch)
+    assert torch.equal(logps, policy(batch)) and not values.any()
+    nudge(policy)
+    policy.with_values(batch)[1].sum().backward()
+    assert policy.value_head.weight.grad.any()
+    grads = [policy.trained()[name].grad for name in names]
+    assert not any(grad.any() for grad in grads if grad is not None), "what it learns does not move the policy"
+    policy.save(tmp_path)
+    assert set(load_file(tmp_path / TENSORS)) == names
+    again = load_policy(tiny_model, config, [tmp_path])
+    torch.testing.assert_close(logits(again), logits(policy), atol=1e-4, rtol=1e-4)
+
+
+def test_values_are_in_fp32_whatever_the_model_computes_in(tiny_model):
+    policy = load_policy(tiny_model, ModelConfig(tune="lora", dtype="bfloat16"))
+    policy.add_value_head()
+    assert policy.with_values(collate(SEQUENCES, 2)).dtype == policy.value_head.weight.dtype == torch.float32
 
 
 def test_in_bf16_a_small_adapter_is_not_rounded_away(tiny_model, tmp_path):

@@ -1,10 +1,10 @@
 """The offline judge: a logistic regression that learns from labelled pairs which of two responses people prefer.
 
-It sees a pair as the difference of two feature vectors (the sentence embedding of the last user turn with the
-response, and the log of the response's length), without an intercept. The difference in length is bounded, so that
-responses much longer or shorter than any that it learned from do not decide alone. The model is antisymmetric: swapping the responses
-turns its verdict round, and there is no order to depend on. It is a weak judge; its accuracy on pairs that it has
-not seen stands beside every result.
+It sees a pair as the difference of two rows of features (see `features`), without an intercept. Which blocks of them it
+sees, and how strongly it is penalised, is chosen by the log-loss on prompts that were left out; the margins on those
+prompts calibrate its probability (a slope alone, Platt 1999 without the intercept). The model is antisymmetric: swapping the
+responses turns its preference round, and there is no order to depend on. It is a weak judge; its accuracy on pairs that
+it has not seen stands beside every result.
 """
 
 from __future__ import annotations
@@ -17,24 +17,32 @@ import numpy as np
 
 from harness.errors import UserError
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.judges.features import BLOCKS, EMBEDDING, STYLE, Features, asked, embedded
 from harness.evaluation.statistics import wilson_interval
 from harness.hashing import hash_value
 from harness.store import key_of, read_json, write_json
 from harness.tasks.base import Preference, Prompt
+from losses.registry import nearest
 
 KIND = "preference-models"
 FILE = "model.json"
-FORMAT = 2  # raised when the features or the fit change
+FORMAT = 3  # raised when the features or the fit change
 FEWEST_PAIRS = 20
-ASKED = 300  # characters of the last user turn that are embedded
+SLOPES = (0.01, 10.0)  # between which the calibration looks: with the lowest, the judge hardly says anything
 
 
 @dataclass
 class PreferenceModelOptions:
     """The settings under `judge:` in an experiment file."""
 
-    C: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0])  # as scikit-learn's: large is weak
-    folds: int = 5  # of the cross-validation that chooses C; pairs of one prompt stay together
+    features: list[str] = field(default_factory=lambda: ["style", "style+embedding", "style+words+embedding"])
+    C: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])  # as scikit-learn's: large is weak
+    folds: int = 5  # of the cross-validation that chooses both; pairs of one prompt stay together
+
+    @property
+    def blocks(self) -> list[str]:
+        """All blocks that a candidate names, in a fixed order."""
+        return [block for block in BLOCKS if any(block in candidate.split("+") for candidate in self.features)]
 
 
 def check(options: PreferenceModelOptions) -> None:
@@ -43,6 +51,11 @@ def check(options: PreferenceModelOptions) -> None:
         raise UserError(f"judge.C must hold numbers above 0, got {options.C}")
     if options.folds < 2:
         raise UserError(f"judge.folds must be at least 2, got {options.folds}")
+    if not options.features:
+        raise UserError(f"judge.features is empty; name sums of {', '.join(BLOCKS)}")
+    for block in (block for candidate in options.features for block in candidate.split("+")):
+        if block not in BLOCKS:
+            raise UserError(f"judge.features: unknown block {block!r}{nearest(block, BLOCKS)}")
 
 
 @register_judge("preference_model", options=PreferenceModelOptions, check=check)
@@ -58,36 +71,43 @@ def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceMo
             f"judge preference_model: {len(pairs)} pairs on {len(set(groups))} prompts are too few to fit on (it takes"
             f" {FEWEST_PAIRS} pairs on 2 prompts); raise the task's judge_pairs, give it more data, or set judge.kind=openai"
         )
-    content = [[_text(pair.prompt, side) for side in (pair.chosen, pair.rejected)] for pair in pairs]
     held_out = [pair for pair in context.held_out if pair.paired]
     identity = {
         "format": FORMAT,
-        "pairs": hash_value([groups, content]),
-        "encoder": context.encoder,
+        "pairs": hash_value([groups, _content(pairs)]),
+        "encoder": context.encoder if EMBEDDING in options.blocks else "",
         "options": asdict(options),
     }
-    tested = [[_text(pair.prompt, side) for side in (pair.chosen, pair.rejected)] for pair in held_out]
 
-    def build(folder):
-        fitted = fit(_pair_features(context.embed, pairs), groups, options)
-        scores = Scorer(fitted)(_pair_features(context.embed, held_out)) if held_out else []
-        right = float(sum(map(_preference, scores)))
-        write_json(folder / FILE, {**fitted, "held_out": {"n": len(held_out), "right": right}})
+    def build(folder) -> None:
+        features = Features(options.blocks, context.embed)
+        features.fit([text for pair in pairs for text in (pair.chosen, pair.rejected)])
+        fitted = {"words": features.state, **fit(_differences(features, *_sides(pairs)), groups, options)}
+        margins = Scorer(fitted, context.embed)(*_sides(held_out)) if held_out else np.zeros(0)
+        right = float(sum(0.5 if margin == 0 else float(margin > 0) for margin in margins))
+        loss = float(np.logaddexp(0, -fitted["slope"] * margins).mean()) if held_out else None
+        write_json(folder / FILE, {**fitted, "held_out": {"n": len(held_out), "right": right, "log_loss": loss}})
 
-    artifact = context.store.artifact(KIND, {**identity, "held_out": hash_value(tested)}, build)
+    artifact = context.store.artifact(KIND, {**identity, "held_out": hash_value(_content(held_out))}, build)
     fitted = read_json(artifact.path / FILE)
     return PreferenceModelJudge(f"preference_model:{key_of(identity)[:8]}", fitted, context)
 
 
 class Scorer:
-    """A fitted model: from raw features `(n, d + 1)` to the log-odds `(n,)` that the first response is preferred."""
+    """A fitted model: from prompts, first and second responses to margins `(n,)`, above 0 for the first.
 
-    def __init__(self, fitted: dict):
-        self._coefficients = np.array(fitted["coefficients"])
-        self._length_scale = fitted["length_scale"]
+    A margin times the model's `slope` is the log-odds that the first is preferred.
+    """
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        return _bounded(features, self._length_scale) @ self._coefficients
+    def __init__(self, fitted: dict, embed: Callable):
+        self._fitted = fitted
+        self._features = Features(fitted["features"].split("+"), embed, fitted["words"])
+
+    def __call__(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+        differences = _differences(self._features, prompts, first, second)
+        return _design(differences, self._features.blocks, self._fitted["scale"]) @ np.array(
+            self._fitted["coefficients"]
+        )
 
 
 class PreferenceModelJudge:
@@ -95,8 +115,8 @@ class PreferenceModelJudge:
 
     def __init__(self, id: str, fitted: dict, context: JudgeContext):
         self.id = id
-        self._score = Scorer(fitted)
-        self._embed = context.embed
+        self._score = Scorer(fitted, context.embed)
+        self._slope = fitted["slope"]
         right, n = fitted["held_out"]["right"], fitted["held_out"]["n"]
         self.agreement = Agreement(right / n, *wilson_interval(right, n), n, context.labels) if n else None
 
@@ -105,81 +125,93 @@ class PreferenceModelJudge:
         if not comparisons:
             return []
         responses, baselines = [c.response for c in comparisons], [c.baseline for c in comparisons]
-        scores = self._score(_features(self._embed, [c.prompt for c in comparisons], responses, baselines))
+        margins = self._score([c.prompt for c in comparisons], responses, baselines)
         progress(len(comparisons))
         return [
-            Judgement(c.id, "tie" if score == 0 else "ok", _preference(score))
-            for c, score in zip(comparisons, scores, strict=True)
+            Judgement(c.id, "tie" if margin == 0 else "ok", float(1 / (1 + np.exp(-self._slope * margin))))
+            for c, margin in zip(comparisons, margins, strict=True)
         ]
 
 
-def fit(features: np.ndarray, groups: Sequence[str], options: PreferenceModelOptions) -> dict:
-    """Fit the regression to raw features of chosen - rejected, (n, d + 1); return what describes it, as JSON can hold.
+def fit(differences: dict[str, np.ndarray], groups: Sequence[str], options: PreferenceModelOptions) -> dict:
+    """Fit the regression to differences chosen - rejected by block, (n, d) each; return what describes it, as JSON can hold.
 
-    That is C, the validation losses, the scale of the differences in length (their root mean square), and the
-    coefficients. Of `options.C` the one with the lowest log-loss on left-out groups is taken, the strongest penalty among equals.
+    That is the blocks (`features`), C, the validation losses of all candidates, the scale of the differences in style (root
+    mean squares), the coefficients, and the slope that calibrates. The lowest log-loss on left-out groups wins; among equals the
+    earlier candidate, and the strongest penalty.
     """
+    from scipy.optimize import minimize_scalar
     from sklearn.model_selection import GroupKFold
 
-    scale = float(np.sqrt((features[:, -1] ** 2).mean())) or 1.0
-    features = _bounded(features, scale)
-    folds = list(GroupKFold(min(options.folds, len(set(groups)))).split(features, groups=groups))
-    losses = {}
-    for c in sorted(set(options.C)):
-        margins = [features[test] @ _coefficients(features[train], c) for train, test in folds]
-        losses[c] = float(np.logaddexp(0, -np.concatenate(margins)).mean())
-    best = min(losses, key=losses.__getitem__)
-    coefficients = _coefficients(features, best).tolist()
-    return {"C": best, "validation_loss": losses, "length_scale": scale, "coefficients": coefficients}
+    scale = None
+    if STYLE in differences:
+        scale = np.sqrt((differences[STYLE] ** 2).mean(axis=0))
+        scale = np.where(scale > 0, scale, 1.0).tolist()
+    folds = list(GroupKFold(min(options.folds, len(set(groups)))).split(groups, groups=groups))
+    losses: dict[str, dict[str, float]] = {}
+    best = None
+    for candidate in options.features:
+        design = _design(differences, candidate.split("+"), scale)
+        for c in sorted(set(options.C)):
+            margins = np.zeros(len(design))
+            for train, test in folds:
+                margins[test] = design[test] @ _coefficients(design[train], c)
+            loss = float(np.logaddexp(0, -margins).mean())
+            losses.setdefault(candidate, {})[str(c)] = loss
+            if best is None or loss < best[0]:
+                best = (loss, candidate, c, margins)
+    _, candidate, c, margins = best
+    slope = minimize_scalar(lambda a: np.logaddexp(0, -a * margins).mean(), bounds=SLOPES, method="bounded").x
+    coefficients = _coefficients(_design(differences, candidate.split("+"), scale), c).tolist()
+    return {
+        "features": candidate,
+        "C": c,
+        "validation_loss": losses,
+        "scale": scale,
+        "slope": float(slope),
+        "coefficients": coefficients,
+    }
 
 
-def _coefficients(features: np.ndarray, c: float) -> np.ndarray:
+def _coefficients(design: np.ndarray, c: float) -> np.ndarray:
     """Each pair stands twice, as it is and swapped, at half weight: the classes are balanced and the loss is the same."""
     from sklearn.linear_model import LogisticRegression
 
-    n = len(features)
+    n = len(design)
     model = LogisticRegression(C=c, fit_intercept=False, max_iter=1000, tol=1e-6)
-    model.fit(np.concatenate([features, -features]), np.repeat([1, 0], n), sample_weight=np.full(2 * n, 0.5))
+    model.fit(np.concatenate([design, -design]), np.repeat([1, 0], n), sample_weight=np.full(2 * n, 0.5))
     return model.coef_[0]
 
 
-def _bounded(features: np.ndarray, scale: float) -> np.ndarray:
-    """Return the features with the difference of log lengths as tanh(difference / scale), in (-1, 1)."""
-    return np.column_stack([features[:, :-1], np.tanh(features[:, -1] / scale)])
+def _design(differences: dict[str, np.ndarray], blocks: Sequence[str], scale: Sequence[float] | None) -> np.ndarray:
+    """Return blocks side by side, differences in style as tanh(difference / scale), in (-1, 1).
+
+    Bounded, so that a response longer (or otherwise more extreme) than any that was learned from does not win by that.
+    """
+    columns = {**differences}
+    if STYLE in blocks:
+        columns[STYLE] = np.tanh(differences[STYLE] / np.array(scale))
+    return np.column_stack([columns[block] for block in BLOCKS if block in blocks])
 
 
-def _pair_features(embed: Callable, pairs: Sequence[Preference]) -> np.ndarray:
-    """Return the raw features of chosen against rejected, (n, d + 1)."""
-    return _features(embed, [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs])
-
-
-def _features(embed: Callable, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """Return the differences of the features, (n, d + 1) float64, exactly 0 where the two responses are the same.
+def _differences(features: Features, prompts, first: Sequence[str], second: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the differences of the features by block, exactly 0 where the two responses are the same.
 
     The two sides are embedded in separate calls, because the second, the task's baselines, is the same for all
     policies, and the encoder keeps what it has computed.
     """
-    one, other = (
-        np.asarray(
-            embed([_text(prompt, response) for prompt, response in zip(prompts, side, strict=True)]), dtype=float
-        )
-        for side in (first, second)
-    )
-    lengths = np.array([math.log1p(len(a)) - math.log1p(len(b)) for a, b in zip(first, second, strict=True)])
-    differences = np.column_stack([one - other, lengths])
-    differences[[a == b for a, b in zip(first, second, strict=True)]] = 0  # the encoder's rounding depends on the batch
+    one, other = features(prompts, first), features(prompts, second)
+    same = [a == b for a, b in zip(first, second, strict=True)]
+    differences = {block: one[block] - other[block] for block in features.blocks}
+    for rows in differences.values():
+        rows[same] = 0  # the encoder's rounding depends on the batch
     return differences
 
 
-def _text(prompt: Prompt, response: str) -> str:
-    """Return what is embedded: the end of the last user turn, and the response.
-
-    The response comes last, because the encoder keeps the end of a text that is too long. A long turn is cut, because
-    it stands on both sides of the difference: the whole of TL;DR's posts took three times as long and told no more.
-    """
-    asked = next((message.content for message in reversed(prompt) if message.role == "user"), "")
-    return f"{asked[-ASKED:]}\n\n{response}"
+def _sides(pairs: Sequence[Preference]) -> tuple[list[Prompt], list[str], list[str]]:
+    return [p.prompt for p in pairs], [p.chosen for p in pairs], [p.rejected for p in pairs]
 
 
-def _preference(score: float) -> float:
-    return 0.5 if score == 0 else float(score > 0)
+def _content(pairs: Sequence[Preference]) -> list:
+    """Return what of the pairs determines a fit: the texts that are embedded, and the questions."""
+    return [[asked(p.prompt), embedded(p.prompt, p.chosen), embedded(p.prompt, p.rejected)] for p in pairs]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.config import load_experiment
 from harness.errors import UserError
+from harness.experiment_file import load_experiment
 
 MINIMAL = "tasks: {hh: {}}\nlosses: {dpo: {}}\n"
 

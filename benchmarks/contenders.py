@@ -1,0 +1,121 @@
+"""The ways to train one epoch of DPO that are measured against each other, all on the same setting."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import plain
+import torch
+from accelerate import Accelerator
+from setting import BETA, Run, Setting, Watch
+
+from harness.store import Store
+from harness.training.loop import optimise
+from harness.training.objective import PreferenceObjective
+from harness.training.policy import load_policy
+from harness.training.precompute import BatchSource, reference_logprobs
+from harness.training.supply import Supply
+from losses import get_loss
+
+
+def nothing(*_: object) -> None:
+    """For the callbacks that a measurement has no use for."""
+
+
+def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", settings: Mapping | None = None) -> Run:
+    """The harness, by the functions that a cell's training consists of."""
+    accelerator = Accelerator(cpu=setting.device.type == "cpu")
+    source = BatchSource(setting.sequences, setting.pad_token, setting.train.micro_batch_tokens, shared_prompt)
+    policy = load_policy(setting.folder, setting.model).to(setting.device)
+    store = Path(tempfile.mkdtemp(dir=setting.scratch))
+
+    watch = Watch(setting.device)
+    reference = reference_logprobs(Store(store), lambda: policy, "random", setting.model.dtype, source, nothing)
+    prepared, _ = watch.read()
+    shutil.rmtree(store)
+
+    losses: list[float] = []
+    watch = Watch(setting.device)
+    supply = Supply(source, reference, setting.embeddings)
+    objective = PreferenceObjective(policy, get_loss(loss), settings or {"beta": BETA}, supply, accelerator)
+    optimise(
+        policy,
+        setting.batches,
+        objective.backward,
+        setting.train,
+        accelerator,
+        lambda step, metrics: losses.append(metrics["loss"]),
+    )
+    return Run(*watch.read(), prepared, losses)
+
+
+def trl(setting: Setting, **options) -> Run:
+    """TRL's DPOTrainer with its defaults, but for what makes it compute the same: see benchmarks/README.md."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from transformers.utils import logging
+    from trl import DPOConfig, DPOTrainer
+
+    class OnTokens(DPOTrainer):
+        """The same trainer on the token ids that all contenders get; TRL would tokenise across the prompt's end."""
+
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    rows = [
+        {"prompt_ids": list(w.prompt), "chosen_ids": list(w.completion), "rejected_ids": list(r.completion)}
+        for w, r in setting.pairs()
+    ]
+    models = {"model": AutoModelForCausalLM.from_pretrained(setting.folder, dtype=torch.float32)}
+    if not options.get("precompute_ref_log_probs"):
+        models["ref_model"] = AutoModelForCausalLM.from_pretrained(setting.folder, dtype=torch.float32)
+    config = DPOConfig(
+        str(setting.scratch / "trl"),
+        per_device_train_batch_size=setting.micro_pairs,
+        gradient_accumulation_steps=setting.train.batch_size // setting.micro_pairs,
+        num_train_epochs=1,
+        learning_rate=setting.train.lr,
+        optim="adamw_torch",
+        lr_scheduler_type="constant",
+        max_grad_norm=setting.train.clip,
+        train_sampling_strategy="sequential",
+        bf16=setting.model.dtype == "bfloat16",
+        use_cpu=setting.device.type == "cpu",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **{"beta": BETA, **options},
+    )
+    watch = Watch(setting.device)
+    trainer = OnTokens(
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(setting.folder),
+        **models,
+    )
+    prepared, _ = watch.read()
+    trainer.remove_callback(PrinterCallback)
+    watch = Watch(setting.device)
+    trainer.train()
+    seconds = watch.read()
+    return Run(*seconds, prepared, [row["loss"] for row in trainer.state.log_history if "loss" in row])
+
+
+CONTENDERS: dict[str, Callable[[Setting], Run]] = {
+    "trl_default": trl,
+    "trl_precomputed": lambda setting: trl(setting, precompute_ref_log_probs=True),
+    "plain": plain.train,
+    "ours": lambda setting: ours(setting, shared_prompt=False),
+    "ours_shared_prompt": ours,
+}
+FASTEST = {  # what TRL's documentation offers for speed where memory allows: no activation checkpointing
+    "trl_fastest": lambda setting: trl(setting, precompute_ref_log_probs=True, gradient_checkpointing=False)
+}

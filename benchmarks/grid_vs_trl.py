@@ -1,0 +1,97 @@
+"""A grid of losses and seeds in one experiment against as many single runs of TRL's DPOTrainer.
+
+The harness runs all cells' training stages for real (`Stages.train`, as `python -m harness run` does), the reference's
+log-probs and the evaluations on dev pairs included; TRL's time is extrapolated from one run of each of three losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from contenders import nothing, trl
+from measure import alternate, median, report
+from setting import Setting, Watch, arguments, checked, make_setting, task_config
+
+from harness.against_trl import COMPARISONS
+from harness.config import ExperimentConfig, SftConfig
+from harness.plan import make_plan
+from harness.resolve import SFT
+from harness.stages import Stages
+
+LOSSES = ("dpo", "hinge", "nca", "apo_zero", "apo_down", "ipo")
+GRID = {c.loss: c for c in COMPARISONS if c.loss in LOSSES and not c.differs}  # with TRL's options for the same loss
+SEEDS = [0, 1, 2]
+TRL_RUNS = ("dpo", "nca", "ipo")
+DEV_PAIRS = 4
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of this script's options."""
+    return arguments(__doc__, pairs=64, repeats=1)
+
+
+def main() -> int:
+    given = checked(options())
+    with tempfile.TemporaryDirectory() as scratch:
+        setting = make_setting(given, Path(scratch))
+        contenders = {"ours": lambda: grid(setting, given.dataset, given.pairs)}
+        contenders |= {loss: lambda loss=loss: single(setting, loss) for loss in TRL_RUNS}
+        runs = alternate(contenders, given.repeats)
+    cells = len(GRID) * len(SEEDS)
+    clock, cpu = ({name: median([run[i] for run in found]) for name, found in runs.items()} for i in (0, 1))
+    theirs, their_cpu = (cells * sum(each[loss] for loss in TRL_RUNS) / len(TRL_RUNS) for each in (clock, cpu))
+    names = {"ours": f"ours, {cells} cells", **{loss: f"TRL, {loss}, one run" for loss in TRL_RUNS}}
+    rows = [{"contender": label, "seconds": clock[name], "CPU s": cpu[name]} for name, label in names.items()]
+    rows.append({"contender": f"TRL, {cells} runs (extrapolated)", "seconds": theirs, "CPU s": their_cpu})
+    facts = {
+        "grid": f"{', '.join(GRID)} x {len(SEEDS)} seeds",
+        "data": f"{given.dataset}, {given.pairs} pairs, {given.batch_size} a step; ours also {DEV_PAIRS} dev pairs, twice",
+        "model": f"{given.scale} Llama, random weights, {given.dtype}, on {given.device} with {given.threads} threads",
+        "medians of": given.repeats,
+    }
+    report(
+        "A grid of losses and seeds",
+        facts,
+        rows,
+        {"ratio_grid": theirs / clock["ours"]},
+        given.out,
+        f"grid_{given.dataset}",
+    )
+    return 0
+
+
+def grid(setting: Setting, dataset: str, pairs: int) -> tuple[float, float]:
+    """Return the seconds, and CPU seconds, that the training stages of all cells take; SFT, which TRL is spared too, is done before."""
+    with tempfile.TemporaryDirectory(dir=setting.scratch) as results:
+        experiment = ExperimentConfig(
+            name="grid",
+            results=results,
+            seeds=SEEDS,
+            model=setting.model,
+            tasks={dataset: task_config(dataset, pairs, dev_pairs=DEV_PAIRS)},
+            losses={loss: dict(c.settings) for loss, c in GRID.items()},
+            sft=SftConfig(lr=setting.train.lr, optimizer=setting.train.optimizer, batch_size=pairs),
+            train=setting.train,
+        )
+        plan = make_plan(experiment)
+        stages = Stages(plan)
+        stages.shared.check_model()
+        stages.shared.sft(dataset, nothing)
+        watch = Watch(setting.device)
+        for cell in plan.cells:
+            if cell.loss != SFT:
+                stages.train(cell, nothing)
+        return watch.read()
+
+
+def single(setting: Setting, loss: str) -> tuple[float, float]:
+    """Return the seconds, and CPU seconds, of one run of TRL: building the trainer and training."""
+    watch = Watch(setting.device)
+    trl(setting, **GRID[loss].options)
+    return watch.read()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,218 @@
+"""How the losses stand to TRL's, by number: what tests/losses/test_against_trl.py asserts and docs/losses.md shows.
+
+Each comparison runs TRL's own trainer code and our loss on the same real log-probs. Where the two agree, they do so in
+value and in the gradient on every log-prob. Where they do not, the reason stands here, and the test holds them to
+disagreeing, so that a change on either side is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+VERSION = "1.16.0"
+TOLERANCE = 1e-5  # of the value, and of the largest gradient
+
+# What both are given of the pairs: some of TRL's terms are means over the tokens of a batch, some exponentials overflow.
+BATCH = "in batches"
+ALONE = "pair by pair"
+PROMPTS = "pair by pair, with prompts"
+SURE = "in batches, a policy surer than its own average"
+NEAR = "in batches, log-ratios within 30 nats"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One loss with its settings beside a trainer of TRL with its options; `differs` says why, where they disagree."""
+
+    loss: str
+    settings: Mapping[str, object]
+    trainer: str  # DPO, KTO, CPO or ORPO
+    options: Mapping[str, object]
+    given: str = BATCH
+    differs: str = ""
+
+
+TOKENS = (
+    "TRL's NLL is the mean over all tokens of a micro-batch; here each response counts alike, however the batch is cut"
+)
+TANGENT = (
+    "TRL's exp overflows or is cut off at 80, and its gradient vanishes; here exp goes on along its tangent above 30"
+)
+
+COMPARISONS = [
+    Comparison("dpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1}),
+    Comparison("dpo_norm", {"beta": 5.0}, "DPO", {"loss_type": "sigmoid_norm", "beta": 5.0}),
+    Comparison("ipo", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1}),
+    Comparison("hinge", {"gamma": 0.05}, "DPO", {"loss_type": "hinge", "beta": 0.05}),
+    Comparison(
+        "robust_dpo",
+        {"beta": 0.1, "label_smoothing": 0.2},
+        "DPO",
+        {"loss_type": "robust", "beta": 0.1, "label_smoothing": 0.2},
+    ),
+    Comparison(
+        "exo",
+        {"beta": 0.5, "label_smoothing": 0.01},
+        "DPO",
+        {"loss_type": "exo_pair", "beta": 0.5, "label_smoothing": 0.01},
+    ),
+    Comparison("nca", {"beta": 0.01}, "DPO", {"loss_type": "nca_pair", "beta": 0.01}),
+    Comparison("sppo", {"beta": 0.01}, "DPO", {"loss_type": "sppo_hard", "beta": 0.01}),
+    Comparison("aot", {"beta": 0.01}, "DPO", {"loss_type": "aot", "beta": 0.01}),
+    Comparison("aot_unpaired", {"beta": 0.01}, "DPO", {"loss_type": "aot_unpaired", "beta": 0.01}),
+    Comparison(
+        "aot+label_smoothing",
+        {"beta": 0.01, "label_smoothing": 0.2},
+        "DPO",
+        {"loss_type": "aot", "beta": 0.01, "label_smoothing": 0.2},
+    ),
+    Comparison("apo_zero", {"beta": 0.1}, "DPO", {"loss_type": "apo_zero", "beta": 0.1}),
+    Comparison("apo_down", {"beta": 0.1}, "DPO", {"loss_type": "apo_down", "beta": 0.1}),
+    Comparison(
+        "discopop", {"beta": 0.05, "tau": 0.05}, "DPO", {"loss_type": "discopop", "beta": 0.05, "discopop_tau": 0.05}
+    ),
+    Comparison(
+        "dpo_nll",
+        {"beta": 0.1, "alpha": 0.2},
+        "DPO",
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
+        ALONE,
+    ),
+    Comparison(
+        "ipo+nll",
+        {"tau": 0.1, "nll_weight": 0.2},
+        "DPO",
+        {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
+        ALONE,
+    ),
+    Comparison(
+        "dpo+js", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "js_divergence"}
+    ),
+    Comparison(
+        "hinge+js", {"gamma": 0.05}, "DPO", {"loss_type": "hinge", "beta": 0.05, "f_divergence_type": "js_divergence"}
+    ),
+    Comparison("ipo+js", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1, "f_divergence_type": "js_divergence"}),
+    Comparison(
+        "dpo+forward_kl",
+        {"beta": 0.1},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "forward_kl"},
+        NEAR,
+    ),
+    Comparison(
+        "dpo+alpha_divergence",
+        {"beta": 0.1, "divergence_alpha": 0.5},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+        NEAR,
+    ),
+    Comparison("dpo+wpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1, "use_weighting": True}),
+    Comparison("kto", {"beta": 0.1}, "KTO", {"loss_type": "kto", "beta": 0.1}),
+    Comparison("apo_zero_unpaired", {"beta": 0.1}, "KTO", {"loss_type": "apo_zero_unpaired", "beta": 0.1}),
+    Comparison(
+        "kto_zero",
+        {"beta": 0.1, "desirable_weight": 1.33, "undesirable_weight": 0.8},
+        "KTO",
+        {"loss_type": "apo_zero_unpaired", "beta": 0.1, "desirable_weight": 1.33, "undesirable_weight": 0.8},
+    ),
+    Comparison(
+        "simpo",
+        {"beta": 2.0, "gamma_ratio": 0.4},
+        "CPO",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.8, "cpo_alpha": 0.0},
+    ),
+    Comparison(
+        "cpo", {"beta": 0.1, "alpha": 1.0}, "CPO", {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0}, ALONE
+    ),
+    Comparison("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
+    Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
+    # What disagrees.
+    Comparison(
+        "cdpo",
+        {"beta": 0.1, "label_smoothing": 0.1},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "label_smoothing": 0.1},
+        differs="TRL's `sigmoid` ignores label_smoothing and is `dpo`; here both orders of the labels are weighted",
+    ),
+    Comparison(
+        "ipo_sum",
+        {"tau": 0.1},
+        "DPO",
+        {"loss_type": "ipo", "beta": 0.1},
+        differs="TRL has only the form that averages over tokens, which is `ipo`; the sum has a name of its own here",
+    ),
+    Comparison(
+        "dpo_nll",
+        {"beta": 0.1, "alpha": 0.2},
+        "DPO",
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
+        differs=TOKENS,
+    ),
+    Comparison(
+        "cpo",
+        {"beta": 0.1, "alpha": 1.0},
+        "CPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0},
+        differs=TOKENS,
+    ),
+    Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, differs=TOKENS),
+    Comparison(
+        "orpo",
+        {"lam": 0.1},
+        "ORPO",
+        {"beta": 0.1},
+        PROMPTS,
+        differs="TRL's NLL runs over the prompt too, as the authors' does by default; here it is the response's alone",
+    ),
+    Comparison(
+        "dpo+forward_kl",
+        {"beta": 0.1},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "forward_kl"},
+        differs=TANGENT,
+    ),
+    Comparison(
+        "dpo+alpha_divergence",
+        {"beta": 0.1, "divergence_alpha": 0.5},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+        differs=TANGENT,
+    ),
+    Comparison(
+        "simpo",
+        {"beta": 2.0, "gamma_ratio": 0.5},
+        "CPO",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0},
+        differs="TRL's simpo_gamma is the margin itself; gamma_ratio is a ratio of beta, as in the authors' code",
+    ),
+    Comparison(
+        "simpo",
+        {},
+        "CPO",
+        {"loss_type": "simpo"},
+        differs="TRL's defaults (beta 0.1, cpo_alpha 1, a margin of 0.5) add an NLL term and are not SimPO's",
+    ),
+    Comparison(
+        "dpo+wpo",
+        {"beta": 0.1},
+        "DPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "use_weighting": True},
+        SURE,
+        differs="TRL's weights may exceed 1; here they are cut off there",
+    ),
+    Comparison(
+        "bco",
+        {"beta": 0.1},
+        "DPO",
+        {"loss_type": "bco_pair", "beta": 0.1},
+        differs="TRL's `bco_pair` lacks the running shift of rewards, and adds up a pair's two rows; its BCO trainer is gone",
+    ),
+    Comparison(
+        "nca",
+        {"beta": 0.01},
+        "DPO",
+        {"loss_type": "bco_pair", "beta": 0.01},
+        differs="TRL's `bco_pair` is a relative of `nca` with other weights: it is no BCO either",
+    ),
+]

@@ -1,0 +1,73 @@
+"""A programmatic reward as the judge: where the true reward is known, the response that it scores higher is better.
+
+A controlled setting (2305.18290, section 6.1): such a judge does not err, depends on no order, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.errors import UserError
+from harness.evaluation.agreement import measure
+from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.judges.template import readable
+from harness.rewards import Reward, find_reward
+
+
+@dataclass
+class GoldOptions:
+    """The settings under `judge:` in an experiment file."""
+
+    reward: str  # a registered reward, or module:function, from prompt and response (texts) to a number
+    margin: float = 0.0  # responses whose rewards differ by no more are a tie
+
+
+def check(options: GoldOptions) -> None:
+    """Raise `UserError` for a reward that is not there."""
+    if not options.margin >= 0:
+        raise UserError(f"judge.margin must be at least 0, got {options.margin}")
+    find_reward(options.reward)
+
+
+@register_judge("gold", options=GoldOptions, check=check)
+def make(options: GoldOptions, context: JudgeContext) -> GoldJudge:
+    """Return the judge."""
+    return GoldJudge(options, find_reward(options.reward), context)
+
+
+class GoldJudge:
+    """See the module. `agreement`, on all held-out pairs, says how far their labels follow the reward."""
+
+    def __init__(self, options: GoldOptions, reward: Reward, context: JudgeContext):
+        self.options = options
+        self.context = context
+        self._reward = reward
+        self.id = f"gold:{reward.name}@{reward.version()[:8]}"
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """The accuracy on held-out labelled pairs; None where there are none."""
+        return measure(self, [pair for pair in self.context.held_out if pair.paired], self.context.labels)
+
+    def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
+        """Return one judgement per comparison, in order; a reward that raises or is no number fails that one."""
+        judgements = []
+        for comparison in comparisons:
+            judgements.append(self._judgement(comparison))
+            progress(1)
+        return judgements
+
+    def _judgement(self, comparison: Comparison) -> Judgement:
+        prompt = readable(comparison.prompt)
+        try:
+            difference = self._reward(prompt, comparison.response) - self._reward(prompt, comparison.baseline)
+        except Exception as error:  # a user's function can raise anything
+            return Judgement(comparison.id, "failed", None, detail=f"{type(error).__name__}: {error}"[:200])
+        if math.isnan(difference):
+            return Judgement(comparison.id, "failed", None, detail="the rewards do not compare")
+        if abs(difference) <= self.options.margin:
+            return Judgement(comparison.id, "tie", 0.5)
+        return Judgement(comparison.id, "ok", float(difference > 0))

@@ -1,0 +1,134 @@
+"""What judges that run a transformer in this process share: loading it, and running it over texts of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.assets import model_folder, quiet, weights_hash
+from harness.errors import UserError
+
+
+@dataclass
+class LocalOptions:
+    """The settings under `judge:` of a model that runs in this process."""
+
+    model: str  # a packaged name, a local folder, or a hub id
+    revision: str | None = None  # the hub's
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_tokens: int = 2048  # of one text; a prompt that is too long loses its beginning
+    batch_size: int = 16
+    device_map: str = ""  # "auto" spreads the model over all GPUs that this process sees; "": the first GPU, or the CPU
+    agreement_pairs: int = 256  # labelled pairs to measure the judge on
+
+
+TRANSPORT = ("batch_size", "device_map")
+
+
+def check_local(options: LocalOptions) -> None:
+    """Raise `UserError` for settings that cannot work or a model that is not there."""
+    for name, low in {"max_tokens": 16, "batch_size": 1, "agreement_pairs": 0}.items():
+        if getattr(options, name) < low:
+            raise UserError(f"judge.{name} must be at least {low}, got {getattr(options, name)}")
+    model_folder(options.model, options.revision)
+
+
+class LocalModel:
+    """A model folder with its content hash; tokenizer and weights are loaded on first use."""
+
+    def __init__(self, options: LocalOptions, auto_class: str):
+        self.options = options
+        self.folder: Path = model_folder(options.model, options.revision)
+        self.hash = weights_hash(self.folder)
+        self._auto_class = auto_class
+        self._model = None
+        self._tokenizer = None
+
+    @property
+    def tokenizer(self):
+        """The folder's tokenizer."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            with quiet():
+                self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        return self._tokenizer
+
+    @property
+    def settings(self):
+        """The model's configuration (a transformers `PretrainedConfig`), without its weights."""
+        from transformers import AutoConfig
+
+        try:
+            with quiet():
+                return AutoConfig.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from None
+
+    @property
+    def model(self):
+        """The model in eval mode, on its device. Raises `UserError` where the folder holds no such model."""
+        if self._model is None:
+            import torch
+            import transformers
+
+            spread = {"device_map": self.options.device_map} if self.options.device_map else {}
+            try:
+                with quiet():
+                    load = getattr(transformers, self._auto_class).from_pretrained
+                    dtype = getattr(torch, self.options.dtype)
+                    model, report = load(
+                        self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread
+                    )
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from error
+            if report["missing_keys"]:
+                missing = ", ".join(sorted(report["missing_keys"])[:3])
+                raise UserError(
+                    f"judge model in {self.folder} lacks the weights {missing}; it is another kind of model"
+                )
+            self._model = model.eval()
+            if not spread:
+                self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return self._model
+
+    def run(self, encoded: Sequence[Mapping[str, Sequence[int]]], read: Callable) -> list:
+        """Return what `read(logits, last)` makes of each encoded text, in their order.
+
+        A text is its `input_ids` and what else the tokenizer gives for each token. Like lengths share a batch, padded on
+        the right and masked by length. `read` is called for each batch with the model's logits and the (batch,)
+        positions of the last tokens, and returns a list. Padding is an id that the batch does not hold: some models
+        take the token before the first that is padding for the last one.
+        """
+        import torch
+
+        results: list = [None] * len(encoded)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
+        for start in range(0, len(order), self.options.batch_size):
+            rows = order[start : start + self.options.batch_size]
+            lengths = torch.tensor([len(encoded[i]["input_ids"]) for i in rows])
+            fill = {"input_ids": self._padding([encoded[i]["input_ids"] for i in rows])}
+            inputs = {}
+            for name in encoded[rows[0]]:
+                inputs[name] = torch.full((len(rows), int(lengths.max())), fill.get(name, 0))
+                for row, i in enumerate(rows):
+                    inputs[name][row, : lengths[row]] = torch.tensor(list(encoded[i][name]))
+            inputs["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+            with torch.no_grad():
+                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()}).logits
+            for i, value in zip(rows, read(logits, (lengths - 1).to(logits.device)), strict=True):
+                results[i] = value
+        return results
+
+    def _padding(self, batch: Sequence[Sequence[int]]) -> int:
+        held = {token for sequence in batch for token in sequence}
+        pad = self.tokenizer.pad_token_id
+        if pad is None or pad in held:
+            size = self.model.get_input_embeddings().num_embeddings
+            pad = next(token for token in range(size) if token not in held)
+        self.model.config.get_text_config().pad_token_id = pad
+        return pad

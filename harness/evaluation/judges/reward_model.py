@@ -1,0 +1,117 @@
+"""A reward model as the judge: any sequence classifier with one output, run in this process.
+
+It scores both responses, and the preference is the logistic function of the difference, as such models are trained
+(Bradley-Terry). There is no order to depend on. Scores are kept by content: the baselines of a task are scored once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from harness.errors import UserError
+from harness.evaluation.agreement import measure
+from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
+from harness.evaluation.judges.template import readable
+from harness.hashing import hash_value
+from harness.store import read_json, write_json
+from harness.tasks.base import Prompt
+
+KIND, FILE = "reward-scores", "scores.json"
+FORMAT = 1  # raised when the same text is scored as other tokens
+
+
+@register_judge("reward_model", options=LocalOptions, check=check_local, transport=TRANSPORT)
+def make(options: LocalOptions, context: JudgeContext) -> RewardModelJudge:
+    """Return the judge. Its weights are loaded when there is something to score.
+
+    Raises `UserError` for a model that has another number of outputs than one.
+    """
+    judge = RewardModelJudge(options, context)
+    outputs = judge.model.settings.num_labels
+    if outputs != 1:
+        raise UserError(f"judge reward_model: {options.model} has {outputs} outputs; a reward model has one")
+    return judge
+
+
+class RewardModelJudge:
+    """See the module. `agreement` is measured on first use."""
+
+    def __init__(self, options: LocalOptions, context: JudgeContext):
+        self.options = options
+        self.context = context
+        self.model = LocalModel(options, "AutoModelForSequenceClassification")
+        self.id = f"reward_model:{options.model}@{self.model.hash[:8]}"
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """The accuracy on held-out labelled pairs; None where there are none."""
+        pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
+        return measure(self, pairs, self.context.labels)
+
+    def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
+        """Return one judgement per comparison, in order."""
+        prompts = [comparison.prompt for comparison in comparisons]
+        policy = self.scores(prompts, [comparison.response for comparison in comparisons])
+        baseline = self.scores(prompts, [comparison.baseline for comparison in comparisons])
+        progress(len(comparisons))
+        return [
+            by_scores(comparison.id, *scores) for comparison, *scores in zip(comparisons, policy, baseline, strict=True)
+        ]
+
+    def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        """Return the reward of each response, from the store where this list was scored before."""
+        texts = [
+            [[[message.role, message.content] for message in prompt], response]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        inputs = {
+            "format": FORMAT,
+            "model": self.model.hash,
+            "dtype": self.options.dtype,
+            "max_tokens": self.options.max_tokens,
+            "texts": hash_value(texts),
+        }
+
+        def build(folder) -> None:
+            encoded = [self._encoded(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+            write_json(folder / FILE, self.model.run(encoded, self._read))
+
+        return read_json(self.context.store.artifact(KIND, inputs, build).path / FILE)
+
+    def _read(self, logits, last) -> list[float]:
+        return logits[:, 0].float().tolist()
+
+    def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
+        """Return a dialogue that ends with the response, by the chat template; as a pair of texts where there is none."""
+        from harness.training.render import Renderer, control_words, harmless
+
+        tokenizer, limit = self.model.tokenizer, self.options.max_tokens
+        control = control_words(tokenizer)
+        if not tokenizer.chat_template:
+            tokenizer.truncation_side = "left"  # the end of a dialogue is what is answered
+            texts = (harmless(readable(prompt), control), harmless(response, control))
+            return dict(tokenizer(*texts, truncation="only_first", max_length=limit))
+        turns = [{"role": m.role, "content": harmless(m.content, control)} for m in prompt]
+        turns.append({"role": "assistant", "content": harmless(response, control)})
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) > limit:
+            renderer = Renderer(tokenizer)
+            answer, _ = renderer.completion(response, limit=limit // 2)
+            ids = [*renderer.prompt(prompt, limit=limit - len(answer), keep="end").ids, *answer]
+        return {"input_ids": ids}
+
+
+def by_scores(id: str, policy: float, baseline: float) -> Judgement:
+    """Return the preference between two scores on a scale of log-odds."""
+    difference = policy - baseline
+    if difference == 0:
+        return Judgement(id, "tie", 0.5)
+    if not math.isfinite(difference):
+        return Judgement(id, "failed", None, detail=f"scores {policy} and {baseline} do not compare")
+    # The side that wins is computed first: far from 0 the other form overflows.
+    smaller = math.exp(-abs(difference)) / (1 + math.exp(-abs(difference)))
+    return Judgement(id, "ok", smaller if difference < 0 else 1 - smaller)

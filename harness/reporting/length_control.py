@@ -1,0 +1,71 @@
+"""Length-controlled win rates of the policies of one leaderboard, from their judged responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import UserError
+from harness.evaluation.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable
+from harness.evaluation.length_control import joint_difficulty, length_controlled
+from harness.store import read_json
+
+FITTED = "fitted"
+
+
+class Controlled(NamedTuple):
+    """For each cell that has one its rate and the resampled rates, as `mean_of_seeds` takes them; and whose
+    difficulties they rest on: "fitted", "official" or "estimated"."""
+
+    rates: dict[str, tuple[float, np.ndarray]]
+    difficulty: str
+
+
+def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, ids: list) -> Controlled:
+    """Return the length-controlled win rates of all cells of a table, evaluated on the prompts `ids`.
+
+    Where the judge brought AlpacaEval's difficulties, a cell has a rate if all 805 instructions are judged. Elsewhere
+    the difficulties are fitted to all judgements of the table, and each cell's rate is over the prompts that it was
+    judged on.
+    """
+    cells = prompts["cell"].unique().tolist()
+    preferences, lengths, baselines = (
+        _by_cell(prompts, column, cells, ids) for column in ("preference", "characters", "baseline_characters")
+    )
+    differences, judged = baselines - lengths, ~np.isnan(preferences)
+    tables = [_read(Path(path)) for path in sorted(set(evaluations["difficulty"]) - {""})]
+    if not tables:
+        difficulty = joint_difficulty(preferences, differences)
+        rates = {
+            cell: length_controlled(preferences[i, rows], differences[i, rows], difficulty[rows])
+            for i, (cell, rows) in enumerate(zip(cells, judged, strict=True))
+            if rows.any()
+        }
+        return Controlled(rates, FITTED)
+    found = max(tables, key=lambda table: table["origin"] == OFFICIAL)
+    table, order = DifficultyTable.from_json(found), np.argsort([found["index"].get(id, -1) for id in ids])
+    if set(found["index"].values()) != set(range(INSTRUCTIONS)) or set(found["index"]) != set(ids):
+        return Controlled({}, table.origin)
+    rates = {
+        cell: length_controlled(preferences[i, order], differences[i, order], table.difficulty, table.anchors)
+        for i, cell in enumerate(cells)
+        if judged[i].all()
+    }
+    return Controlled(rates, table.origin)
+
+
+def _by_cell(prompts: pd.DataFrame, column: str, cells: list[str], ids: list) -> np.ndarray:
+    """Return a column as a (cells, prompts) array, NaN where there is no value."""
+    table = prompts.pivot(index="cell", columns="id", values=column).reindex(index=cells, columns=ids)
+    return table.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _read(path: Path) -> Mapping:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path}: cannot be read; delete the folder {path.parent} and run again") from None

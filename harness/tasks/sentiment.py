@@ -1,0 +1,52 @@
+"""Controlled sentiment: go on from the first words of a film review, and the reward is known (2305.18290, section 6.1).
+
+The task has no preferences of its own: they are made by sampling from the SFT policy and labelling by the reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.config import GenerateConfig, TaskConfig
+from harness.errors import UserError
+from harness.tasks import sentiment_reward  # noqa: F401  (registers the reward)
+from harness.tasks.base import Message, Preference, Question, TaskData, register_task
+from harness.tasks.reviews import Review, load_reviews
+
+
+@register_task("sentiment", keep="end", baseline="the SFT policy's sample", template="hh", generates=True)
+def load(config: TaskConfig) -> TaskData:
+    """Return prompts with the review's own continuation as demonstration; no review and no prompt is in two splits.
+
+    `harness.tasks.reviews` says where reviews come from and which of them the reward and the language model use.
+    A review with no word behind its prompt, and a prompt that stood before, are dropped and counted.
+    """
+    words = (config.generate or GenerateConfig()).prompt_words
+    reviews = load_reviews(config.data, config.subset)
+    seen: set[str] = set()
+    counts: dict[str, int] = {}
+    parts = {}
+    for split in ("test", "dev", "train"):  # where two splits begin alike, the test prompt stays
+        parts[split] = _openings(reviews[split], words, seen)
+        counts[f"{split}: reviews"] = len(reviews[split])
+        counts[f"{split}: dropped, short or begins like another"] = len(reviews[split]) - len(parts[split])
+        if not parts[split]:
+            raise UserError(f"{config.data}: too few reviews: none is left for {split}; give more")
+    demonstrations = {
+        split: [Preference((Message("user", begins),), goes_on, None) for _, begins, goes_on in parts[split]]
+        for split in ("train", "dev")
+    }
+    questions = [Question(review.id[-16:], (Message("user", begins),), "") for review, begins, _ in parts["test"]]
+    return TaskData(**demonstrations, test=questions, judge_fit=[], judge_test=[], labels="gold reward", counts=counts)
+
+
+def _openings(reviews: Sequence[Review], words: int, seen: set[str]) -> list[tuple[Review, str, str]]:
+    """Return (review, prompt, continuation) for each prompt that is not in `seen`, and put it there."""
+    found = []
+    for review in reviews:
+        parts = review.text.split()
+        begins = " ".join(parts[:words])
+        if len(parts) > words and begins.lower() not in seen:
+            seen.add(begins.lower())
+            found.append((review, begins, " ".join(parts[words:])))
+    return found

@@ -1,0 +1,111 @@
+"""Training a policy that is spread over the processes of a run, as `accelerate launch` asks for it: FSDP2, or ZeRO.
+
+Each process holds a slice of every parameter, of its gradient and of its optimiser state; a layer is put together
+when it computes. Processes must then pass through the model together, equally often. accelerate starts them and
+gathers between them; the slicing is PyTorch's `fully_shard`, called here and not by `Accelerator.prepare`, because the
+backbone has its own normaliser: gradients of the processes' shares are summed, not averaged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from harness.config import ExperimentConfig
+from harness.errors import UserError
+
+ZERO_STAGES = (1, 2)  # of DeepSpeed's: these leave the policy in one piece, see `harness.training.zero`
+
+
+def sharding_asked() -> bool:
+    """Whether the run was launched with FSDP, by what `accelerate launch` leaves in the environment."""
+    return _launched_with("FSDP")
+
+
+def check_launch(experiment: ExperimentConfig) -> None:
+    """Raise `UserError` for an experiment that cannot be trained in the way it was launched."""
+    spread = "DeepSpeed" if _launched_with("DEEPSPEED") else "FSDP" if sharding_asked() else None
+    tune = experiment.model.tune
+    if spread and tune != "full":
+        raise UserError(
+            f"launched with {spread}, which is for model.tune=full; with model.tune={tune} little is trained: launch "
+            f"without {spread}, and each process holds the model"
+        )
+    if spread != "DeepSpeed":
+        return
+    file = "experiments/paper/launch/deepspeed.yaml"
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "launched with DeepSpeed, which is not installed; it is built with the torch that is here: "
+            "pip install --no-build-isolation deepspeed"
+        )
+    if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
+        raise UserError(f"deepspeed_config_file is not read: say zero_stage in accelerate's settings, as {file} does")
+    if zero_stage() not in ZERO_STAGES:
+        raise UserError(
+            f"zero_stage {zero_stage()}: DeepSpeed serves for stages 1 and 2 here; to spread the policy itself over the "
+            "processes launch with FSDP: experiments/paper/launch/fsdp.yaml"
+        )
+    for what in ("OPTIMIZER", "PARAM"):
+        device = os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none")
+        if device != "none":
+            raise UserError(f"offload_{what.lower()}_device: {device} is not supported; leave it out, as {file} does")
+
+
+def zero_stage() -> int | None:
+    """Return the stage of ZeRO with which DeepSpeed was launched; None if it was not."""
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)) if _launched_with("DEEPSPEED") else None
+
+
+def _launched_with(what: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
+
+
+def shard(policy: nn.Module) -> None:
+    """Spread a policy's parameters over all processes: each layer of its decoder by itself, and the rest together.
+
+    All are sliced again after a forward pass, the outermost ones too: what `Policy.trained` lists are the slices.
+    """
+    units = [*policy.model.get_decoder().layers, policy]
+    for unit in units:
+        fully_shard(unit, reshard_after_forward=True)
+    for unit in units:
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    for method in ("confidences", "with_values"):
+        register_fsdp_forward_method(policy, method)
+    policy.together = True
+
+
+def is_sharded(policy: nn.Module) -> bool:
+    """Whether `shard` was called on a policy."""
+    return isinstance(policy, FSDPModule)
+
+
+def equal_passes(passes: Sequence[list[int]], policy: nn.Module, accelerator: Accelerator) -> list[list[int]]:
+    """Return a process's forward passes; where they go together, with empty ones behind, so that all have as many."""
+    if not policy.together:
+        return list(passes)
+    count = torch.tensor([len(passes)], device=accelerator.device)
+    most = int(accelerator.gather(count).max())
+    return [*passes, *([] for _ in range(most - len(passes)))]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor put together from all processes' slices, in each of them; another one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return this process's part of a whole tensor, on the device of `other` and sliced as that is."""
+    tensor = tensor.to(other.device)
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)

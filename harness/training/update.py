@@ -1,0 +1,98 @@
+"""From gradient to step: the optimiser, and the sum and the norm of the gradient over all processes of a run.
+
+How these are held is one of three: each process has a copy of all, or a slice of all (FSDP2), or a copy of the policy
+and a slice of the rest (`harness.training.zero`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from harness.config import OptimConfig
+from harness.training.policy import Policy
+from harness.training.sharding import is_sharded, like, whole, zero_stage
+
+# Adds the gradient of a part of a step's loss to the policy's; the truth value says whether it is the step's last part.
+Backward = Callable[[Tensor, bool], None]
+State = Mapping[int, Mapping[str, Tensor]]  # what the optimiser keeps of each trained parameter, by its number
+
+OPTIMIZERS = {"adamw": partial(torch.optim.AdamW, fused=True), "rmsprop": torch.optim.RMSprop}
+
+
+def plain_backward(part: Tensor, last: bool) -> None:
+    """Do what a `Backward` does, where nothing hinges on which part is the last."""
+    part.backward()
+
+
+class Update:
+    """The optimiser of a policy that each process holds whole, or all together (FSDP)."""
+
+    def __init__(self, policy: Policy, config: OptimConfig, accelerator: Accelerator):
+        self.parameters = list(policy.trained().values())
+        self.optimizer = optimizer_of(self.parameters, config)
+        self.backward: Backward = plain_backward
+        self._largest_norm = config.clip
+        self._has_shares = accelerator.num_processes > 1 and not is_sharded(policy)  # else their sum is already there
+        self._accelerator = accelerator
+
+    def clip(self) -> float:
+        """Add up the processes' shares of the gradient, clip it, and return the norm that it had before."""
+        if self._has_shares:
+            for parameter in self.parameters:
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self._accelerator.reduce(grad, "sum")
+        return whole(torch.nn.utils.clip_grad_norm_(self.parameters, self._largest_norm)).item()
+
+    def step(self, rate: float) -> None:
+        """Take a step with this learning rate; the gradient is none afterwards."""
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> State:
+        """Return the optimiser's state; of a sharded policy this process's slices."""
+        return self.optimizer.state_dict()["state"]
+
+    def load(self, states: State) -> None:
+        """Take over a state, of whole tensors, after the weights that belong to it."""
+        sliced = {
+            index: {
+                key: like(tensor, self.parameters[index]) if tensor.shape == self.parameters[index].shape else tensor
+                for key, tensor in state.items()
+            }
+            for index, state in states.items()
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": sliced, "param_groups": groups})
+
+
+def optimizer_of(parameters: Sequence[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """Return the optimiser that a configuration names, for these parameters."""
+    return OPTIMIZERS[config.optimizer](parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@contextmanager
+def update_of(policy: Policy, config: OptimConfig, accelerator: Accelerator) -> Iterator[Update]:
+    """Within, give what takes the steps of a policy's training: with DeepSpeed a `ZeroUpdate`, which is used alike."""
+    if zero_stage() is None or accelerator.num_processes == 1:
+        yield Update(policy, config, accelerator)
+        return
+    from harness.training.zero import ZeroUpdate
+
+    update = ZeroUpdate(policy, config, accelerator, zero_stage())
+    try:
+        yield update
+    finally:
+        update.close()

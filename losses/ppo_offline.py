@@ -1,0 +1,97 @@
+"""Offline Proximal Policy Optimization: PPO's clipped surrogate on the responses of the data set."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from losses.batch import PreferenceBatch, Side
+from losses.modifiers import exp
+from losses.spec import register_loss
+
+
+def discounted(x: Tensor, factor: float) -> Tensor:
+    """Return `(n, T)` the sums of x_t, factor * x_(t+1), factor^2 * x_(t+2), ... to the end."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    ahead = steps[:, None] - steps  # how far the row's step is ahead of the column's
+    return x @ (factor ** ahead.clamp(min=0).to(x.dtype)).masked_fill(ahead < 0, 0.0)
+
+
+def later(x: Tensor) -> Tensor:
+    """Return `(n, T)` x of the next token, and 0 at the end."""
+    return pad(x[:, 1:], (0, 1))
+
+
+def rewards(side: Side, reward: float) -> Tensor:
+    """Return `(n, T)` the reward on each response's last token, and 0 elsewhere."""
+    mask = side.token_mask
+    return reward * (mask & ~later(mask)).to(side.token_values.dtype)
+
+
+def advantages(side: Side, reward: float, gamma: float, lam: float) -> Tensor:
+    """Return `(n, T)` generalised advantage estimates: what the value after a response's last token is, is 0."""
+    values = side.token_values
+    return discounted(rewards(side, reward) + gamma * later(values) - values, gamma * lam)
+
+
+@register_loss(
+    "ppo_offline",
+    paper="1707.06347",
+    grid={"clip": [0.5], "critic_coef": [0.01], "kl_coef": [0.0, 0.1, 0.5], "gamma": [0.99], "lam": [0.95]},
+    data="unpaired",
+    needs=("reference", "token_values", "stopped"),
+    reduction="token",
+    couples_examples=True,
+    sign_exceptions="raises or lowers a token by its advantage over the batch's mean, whatever the response; the KL "
+    "term raises all",
+)
+def ppo_offline(
+    batch: PreferenceBatch,
+    *,
+    clip: float = 0.5,
+    critic_coef: float = 0.01,
+    kl_coef: float = 0.1,
+    gamma: float = 0.99,
+    lam: float = 0.95,
+) -> Tensor:
+    """OFFLINE PPO, not comparable with online PPO: it samples nothing, and its behaviour policy is the reference.
+
+    L = mean over the batch's tokens of max(-A r, -A clip(r, c, 1/c)) + critic_coef * (V - G)^2 / 2 - kl_coef * log r,
+    r = pi / pi_ref of a token, c = clip; the reward is 1 on the last token of a chosen response and -1 on that of a
+    rejected one; A is its GAE(gamma, lam), whitened over the batch's tokens, and G the discounted reward that is still
+    to come, both without gradient
+
+    Source: Schulman et al. 2017, eq. 7 and 9, on a fixed data set as in Ethayarajh et al. (2402.01306).
+
+    Checked against: `PPOTrainer` of yinyueqin/relative-preference-optimization, which is the PPO of RPO's tables. That
+    whitens A over one device's share of the batch, here it is the effective batch. Its value head has two hidden layers
+    with dropout, a random start and a gradient clipping of its own; here it is linear, starts at 0 and is clipped with
+    the rest. Neither's gradient reaches the policy. All defaults are that repository's.
+
+    Trap: G leaves out the token's own reward, so that it is 0 at the last token. HALOs' HEAD differs in three places:
+    its G has that reward, its range is 1 - c to 1 + c (0.5 to 1.5), and its KL term is + kl_coef * log r, which pushes
+    the data's tokens down where this one pushes them up. A row is its tokens' sum, times rows over tokens, so that the
+    mean of the rows is that of the tokens. Returns `(M + N,)`.
+    """
+    if not 0 < clip <= 1:
+        raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")
+    now = batch.require("stopped")
+    sides = [(batch.chosen, now.chosen, 1.0), (batch.rejected, now.rejected, -1.0)]
+    for side, _, _ in sides:
+        side.require("token_values")
+    count = sum(side.token_mask.sum() for side, _, _ in sides).clamp(min=1)
+    raw = [advantages(constant, reward, gamma, lam) for _, constant, reward in sides]
+    masks = [side.token_mask for side, _, _ in sides]
+    mean = sum(a[mask].sum() for a, mask in zip(raw, masks, strict=True)) / count
+    variance = sum(((a[mask] - mean) ** 2).sum() for a, mask in zip(raw, masks, strict=True)) / count
+
+    rows = []
+    for (side, _, reward), a in zip(sides, raw, strict=True):
+        a = (a - mean) * (variance + 1e-8).rsqrt()
+        logratio = side.token_policy - side.require("token_reference")
+        ratio = exp(logratio)
+        surrogate = torch.maximum(-a * ratio, -a * ratio.clamp(clip, 1 / clip))
+        critic = 0.5 * (side.token_values - later(discounted(rewards(side, reward), gamma))) ** 2
+        tokens = surrogate + critic_coef * critic - kl_coef * logratio
+        rows.append(tokens.masked_fill(~side.token_mask, 0.0).sum(dim=1))
+    rows = torch.cat(rows)
+    return rows * len(rows) / count

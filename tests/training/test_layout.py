@@ -1,0 +1,93 @@
+"""Guarantee number one, for the whole registry: 8x1, 4x2, 2x4 and 1x8 (micro-batch x accumulation) are one batch of 8,
+and so are the shares of two processes, whether each holds a copy of all, a half of all (FSDP) or a half of the
+optimiser (DeepSpeed).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from tests.deepspeed import launched_with_deepspeed
+from tests.training.layouts import CUTS, EFFECTIVE, LOSSES, flat, small_bench, train
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+GRADIENT, WEIGHTS = 1e-5, 1e-4  # largest relative differences, in norm
+
+
+@cache
+def in_one_piece(loss: str, steps: int):
+    return train(loss, EFFECTIVE, Accelerator(cpu=True), steps=steps)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_and_gradient_are_those_of_the_whole_batch(loss):
+    whole = in_one_piece(loss, 1)
+    passes = [whole.passes]
+    for cut in CUTS[1:]:
+        found = train(loss, cut, Accelerator(cpu=True), steps=1)
+        assert found.value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), cut
+        assert difference(found.gradient, whole.gradient) < GRADIENT, cut
+        passes.append(found.passes)
+    assert passes == sorted(set(passes)) and len(passes) == len(CUTS), "each cut is another one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ten_steps_end_at_the_same_weights(loss):
+    whole, start = in_one_piece(loss, 10), flat(small_bench(loss).policy.trained().values())
+    assert difference(whole.weights, start) > 30 * WEIGHTS, "it has trained"
+    for cut in CUTS[1:]:
+        assert difference(train(loss, cut, Accelerator(cpu=True)).weights, whole.weights) < WEIGHTS, cut
+
+
+@cache
+def of_two_processes(ways: str, *losses: str, **environment: str) -> dict[str, torch.Tensor]:
+    """What two processes make of the losses, in one launch."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(
+            [*launch, "-m", "tests.training.layouts", f"{folder}/tensors", ways, *losses],
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment},
+            capture_output=True,
+            text=True,
+            timeout=800,
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        return load_file(f"{folder}/tensors")
+
+
+def check(found: dict[str, torch.Tensor], way: str, losses: tuple[str, ...]) -> None:
+    assert {name.split("/")[0] for name in found} == set(losses)
+    for loss in losses:
+        whole = in_one_piece(loss, 10)
+        value, gradient, weights = (found[f"{loss}/{way}/{name}"] for name in ("value", "gradient", "weights"))
+        assert value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), loss
+        assert difference(gradient, whole.gradient) < GRADIENT, loss
+        assert difference(weights, whole.weights) < WEIGHTS, loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["copies", "shards"])
+def test_two_processes_end_at_the_same_weights(way):
+    check(of_two_processes("copies,shards", *LOSSES), way, LOSSES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "losses"), [(1, ("dpo", "rpo_paired", "ppo_offline")), (2, LOSSES)])
+def test_so_do_two_whose_optimiser_deepspeed_spreads(stage, losses):
+    check(of_two_processes("zero", *losses, **launched_with_deepspeed(stage)), "zero", losses)

@@ -1,0 +1,101 @@
+"""What losses are given beside log-probs: mismatched pairs, the running mean of log-ratios, density ratios."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.tasks.base import Message
+from harness.training.batches import effective_batches
+from harness.training.data import Example, Tokens
+from harness.training.density import density_ratios
+from losses import get_loss
+
+
+def prompt(name) -> tuple[Message, ...]:
+    return (Message("user", str(name)),)
+
+
+def unpaired_batch(prompts: list[int], seed: int = 0):
+    """One batch of pairs on these prompts; the sequences of prompt i's pair are 2 i and 2 i + 1 in the list's order."""
+    examples = [Example(prompt(name), 2 * i, 2 * i + 1) for i, name in enumerate(prompts)]
+    (batch,) = effective_batches(examples, batch_size=len(prompts), data="unpaired", seed=seed, epoch=0)
+    return batch
+
+
+@given(prompts=st.lists(st.integers(0, 6), min_size=1, max_size=20), seed=st.integers(0, 3))
+def test_no_prompt_is_matched_with_a_response_to_itself(prompts, seed):
+    pairs = unpaired_batch(prompts, seed).mismatched()
+    assert all(prompts[a // 2] != prompts[b // 2] for a, b in pairs)
+    for side in zip(*pairs, strict=True):
+        assert max(Counter(side).values()) == 1, "each prompt and each completion at most once"
+    if 2 * max(Counter(prompts).values()) <= len(prompts):
+        assert len(pairs) == 2 * len(prompts), "a derangement of the whole batch"
+
+
+def test_the_derangement_is_a_function_of_the_seed_and_the_batch():
+    prompts = list(range(12))
+    assert unpaired_batch(prompts, 1).mismatched() == unpaired_batch(prompts, 1).mismatched()
+    assert unpaired_batch(prompts, 1).mismatched() != unpaired_batch(prompts, 2).mismatched()
+
+
+def test_a_batch_on_one_prompt_has_no_mismatched_pairs():
+    assert unpaired_batch([3, 3]).mismatched() == []
+
+
+def test_the_policy_scores_mismatched_pairs_as_it_is_and_the_reference_once(bench):
+    """At most one forward pass more for each step, without gradient, and the same numbers as by hand."""
+    scored = []
+    bench.scored, score = lambda sequences, *a: scored.append(sequences) or score(sequences, *a), bench.scored
+    objective, batch = bench.objective("kto", budget=60), bench.batch("kto")
+    expected = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
+    assert [set(sequences) for sequences in scored[1:]] == [set(expected)]
+    found = objective._constants(batch).kl_pairs
+    assert len(found) == 16 and not found.policy.requires_grad
+    own = score(expected).reference.sums(range(16))
+    torch.testing.assert_close(found.reference, own)
+    objective.policy = bench.start
+    torch.testing.assert_close(objective._constants(batch).kl_pairs.policy, own, atol=1e-4, rtol=1e-5)
+    objective.backward(batch)
+    assert objective.sequences_forwarded == 2 * 16
+
+
+def test_the_running_mean_is_that_of_all_log_ratios_so_far(bench):
+    batches = effective_batches(bench.examples, batch_size=3, data="unpaired", seed=0, epoch=0)
+    objective, seen = bench.objective("bco", budget=60), []
+    for batch in batches:
+        mean, count = objective.kept["history"]
+        assert count == len(seen) and mean == pytest.approx(np.mean(seen) if seen else 0.0, abs=1e-6)
+        objective.backward(batch)
+        passes = objective._my_passes(batch, batch.rows)
+        logps, _, _ = objective._forward_all(batch.rows, passes, again=len(passes))
+        seen += (logps - objective.supply.reference.sums(batch.rows)).tolist()
+    assert objective.kept["history"] == [pytest.approx(np.mean(seen), abs=1e-5), 16]
+
+
+def test_the_shift_of_bco_holds_what_came_before(bench):
+    batch = bench.batch("bco")
+    objective = bench.objective("bco")
+    first = objective.backward(batch)["loss"]
+    objective.kept["history"] = [50.0, 100]
+    assert objective.backward(batch)["loss"] != pytest.approx(first, rel=1e-3)
+    assert get_loss("bco").start({"beta": 0.1}) == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_density_ratios_are_high_where_chosen_prompts_are_dense():
+    """Two clusters: nine tenths of the chosen lie at +1, nine tenths of the rejected at -1."""
+    rng = np.random.default_rng(0)
+    side = np.where(np.arange(200) % 10 == 0, -1.0, 1.0) * np.repeat([1.0, -1.0], 100)
+    embeddings = (side[:, None] * np.ones(3) + 0.1 * rng.normal(size=(200, 3))).astype(np.float32)
+    examples = [Example(prompt(i), i, None) if i < 100 else Example(prompt(i), None, i) for i in range(200)]
+    ratios = density_ratios(embeddings, examples, np.array([[1.0, 1, 1], [-1, -1, -1]], dtype=np.float32))
+    assert ratios == pytest.approx([9.0, 1 / 9], rel=0.2)
+
+
+def test_on_pairs_every_density_ratio_is_one():
+    embeddings = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    examples = [Example(prompt(i), 2 * i, 2 * i + 1) for i in range(30)]
+    assert density_ratios(embeddings, examples, embeddings) == pytest.approx(np.ones(30), abs=1e-5)
