@@ -20,17 +20,19 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info < (3, 11), reason="the server's libraries need Python 3.11"),
 ]
 SERVE = "from transformers.cli.transformers import main; main()"
+# This model answers it with one of the two labels whatever the marks: 48 times of 48 when it was tried.
+# "Which answer is better?" it answers in as many ways as there are marks.
 SHORT = """---
 verdict: ""
-labels: [A, B]
+labels: ["Yes", "No"]
 ---
-Question: {prompt}
+{prompt}
 
-Answer A: {response_1}
+{response_1}
 
-Answer B: {response_2}
+{response_2}
 
-Which answer is better? Reply with the single letter A or the single letter B, and with nothing else.
+Answer Yes or No. Do not explain.
 """
 
 
