@@ -82,3 +82,19 @@ def test_what_is_separable_stays_finite_under_a_penalty():
     """All 300 won: sigmoid(-b) = 0.1 / 300."""
     found = fit_logistic(np.ones((1, 1, 300)), np.ones((1, 300)), np.ones((1, 300)), 0.1)
     assert found == pytest.approx(math.log(300 / 0.1 - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("difference", [1.0, 1e-3, 1e-6])
+def test_few_rows_features_that_are_all_but_the_same_and_hardly_a_penalty(difference):
+    """Six wins and losses that a line parts: the minimum is far out, where Newton's step overshoots."""
+    rng = np.random.default_rng(3)
+    one = rng.normal(size=6)
+    features, targets = np.stack([one, one + difference * rng.normal(size=6)]), (one > 0).astype(float)
+    (found,) = fit_logistic(features[:, None], targets[None], np.ones((1, 6)), 1e-4)
+
+    def split(parts):
+        return objective(parts[:2] - parts[2:], features, targets, 1.0, 0.0, 0) + 1e-4 * parts.sum()
+
+    bounds, options = [(0, None)] * 4, {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 10**4, "maxfun": 10**5}
+    other = minimize(split, np.full(4, 0.1), bounds=bounds, options=options)
+    assert objective(found, features, targets, 1.0, 0.0, 1e-4) <= other.fun + 1e-9
