@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import harness.tasks
 from harness.config import ModelConfig, TaskConfig, TrainConfig
+from harness.render import Renderer
 from harness.tasks.base import TASKS
 from harness.training.batches import EffectiveBatch, effective_batches
 from harness.training.data import Example, Tokens, prepare_task
-from harness.training.render import Renderer
 
 DATA = Path(harness.tasks.__file__).parent / "data"
 BETA = 0.1

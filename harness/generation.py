@@ -16,12 +16,12 @@ import numpy as np
 from harness.config import GenerateConfig, SampleConfig
 from harness.errors import UserError
 from harness.evaluation.sampling import sample
+from harness.render import Renderer
 from harness.rewards import Reward
 from harness.store import read_jsonl, write_json, write_jsonl
 from harness.tasks.formats import prompt_key
 from harness.training.data import Example, Tokens, TokenSplit, prompt_text
 from harness.training.policy import Policy
-from harness.training.render import Renderer
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from harness.hashing import hash_source, hash_value
 from harness.plan_checks import check_data, check_lengths, check_trunk, check_writable
 from harness.plugins import load_plugins
 from harness.pretraining import pretrained
+from harness.render import Renderer
 from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
 from harness.tasks import Task
@@ -25,7 +26,6 @@ from harness.training.data import PreparedTask, prepare_task, prompt_text
 from harness.training.policy import load_tokenizer, model_settings
 from harness.training.precompute import Progress, stored_at
 from harness.training.pretrain import MODEL
-from harness.training.render import Renderer
 from losses import Loss, PreferenceBatch
 from losses.registry import Registry, origin_of
 

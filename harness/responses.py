@@ -15,10 +15,10 @@ from accelerate.utils import gather_object
 from harness.config import SampleConfig
 from harness.evaluation.sampling import sample
 from harness.evaluation.vllm_engine import sample_with_vllm
+from harness.render import Renderer
 from harness.training.data import PreparedTask, Tokens
 from harness.training.policy import Policy
 from harness.training.precompute import BatchSource, Progress, score
-from harness.training.render import Renderer
 
 ENGINES = {"hf": sample, "vllm": sample_with_vllm}
 

@@ -15,10 +15,10 @@ from harness.assets import model_folder, weights_hash
 from harness.config import ModelConfig, SampleConfig
 from harness.encoder import Encoder
 from harness.evaluation.sampling import sample
+from harness.render import Renderer
 from harness.store import Store
 from harness.tasks.base import Message
 from harness.training.policy import load_policy, load_tokenizer
-from harness.training.render import Renderer
 from tests.experiment import run
 
 pytestmark = pytest.mark.slow

@@ -6,12 +6,12 @@ import pytest
 from harness.config import GenerateConfig, ModelConfig
 from harness.errors import UserError
 from harness.generation import Drawn, Generation, draw, labelled, read_labelled
+from harness.render import Renderer
 from harness.rewards import Reward
 from harness.store import read_json, read_jsonl
 from harness.tasks.base import Message
 from harness.training.data import Example, Tokens, TokenSplit
 from harness.training.policy import load_policy, load_tokenizer
-from harness.training.render import Renderer
 
 SHORTER = Reward("shorter", lambda prompt, response: -float(len(response)), lambda: "1")
 

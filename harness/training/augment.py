@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.config import TaskConfig
+from harness.render import Renderer
 from harness.tasks.base import Prompt, Task
-from harness.training.render import Renderer
 
 PREFIX = (
     "Please generate a response with a usefulness rating of 100 out of 100 for the following query. Note that the "

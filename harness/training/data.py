@@ -10,8 +10,8 @@ from functools import cached_property
 from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.hashing import hash_value
+from harness.render import Renderer
 from harness.tasks.base import Preference, Prompt, Question, Task, TaskData
-from harness.training.render import Renderer
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import pytest
 
 from harness.config import ModelConfig, TaskConfig
+from harness.render import Renderer
 from harness.tasks import TASKS, Message
 from harness.training.augment import PREFIX, augmented_prompt
 from harness.training.policy import load_tokenizer
-from harness.training.render import Renderer
 
 DIALOGUE = (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why is it so?"))
 

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import ModelConfig, TaskConfig, TrainConfig
+from harness.render import Renderer
 from harness.tasks import TASKS
 from harness.tasks.base import Message
 from harness.training.batches import collate, effective_batches, layout, micro_batches, sft_batches
 from harness.training.data import Example, Tokens, prepare_task
 from harness.training.policy import load_tokenizer
-from harness.training.render import Renderer
 
 PROMPT = (Message("user", "x"),)
 

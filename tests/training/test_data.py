@@ -3,10 +3,10 @@
 import pytest
 
 from harness.config import ModelConfig, TaskConfig
+from harness.render import Renderer
 from harness.tasks import TASKS, Message, Preference, Question, Scored, TaskData
 from harness.training.data import prepare_task
 from harness.training.policy import load_tokenizer
-from harness.training.render import Renderer
 
 PROMPT = (Message("user", "Why?"),)
 LONG = "word " * 50

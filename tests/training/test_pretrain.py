@@ -10,12 +10,12 @@ from harness.assets import weights_hash
 from harness.config import FromScratchConfig, ModelConfig, PretrainConfig
 from harness.errors import UserError
 from harness.pretraining import pretrained
+from harness.render import Renderer
 from harness.store import Store, read_json, read_jsonl
 from harness.tasks.base import Message
 from harness.tasks.reviews import load_reviews
 from harness.training.policy import load_policy, load_tokenizer
 from harness.training.pretrain import cut_into_windows, train_tokenizer
-from harness.training.render import Renderer
 from tests.tasks.reviews_file import write_reviews
 
 SHAPE = {"vocabulary": 300, "hidden": 16, "layers": 2, "heads": 2, "feed_forward": 32, "context": 48}

@@ -130,7 +130,7 @@ class PairwiseJudge:
 
     def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
         """Return a request's token ids up to where the two labels part, and the two tokens with which they do."""
-        from harness.training.render import Renderer
+        from harness.render import Renderer
 
         renderer = Renderer(self._model.tokenizer)
         asked = renderer.prompt((Message("user", request),), limit=1 << 30, keep="end").ids

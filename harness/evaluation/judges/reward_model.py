@@ -86,7 +86,7 @@ class RewardModelJudge:
 
     def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
         """Return a dialogue that ends with the response, by the chat template; as a pair of texts where there is none."""
-        from harness.training.render import Renderer, control_words, harmless
+        from harness.render import Renderer, control_words, harmless
 
         tokenizer, limit = self.model.tokenizer, self.options.max_tokens
         control = control_words(tokenizer)

@@ -4,9 +4,9 @@ import pytest
 
 from harness.config import ModelConfig
 from harness.errors import UserError
+from harness.render import Renderer
 from harness.tasks.base import Message
 from harness.training.policy import load_tokenizer
-from harness.training.render import Renderer
 
 DIALOGUE = (
     Message("user", "What is the first question?"),
