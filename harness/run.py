@@ -20,6 +20,7 @@ from harness.reporting.report import print_leaderboard, write_report
 from harness.resolve import SFT
 from harness.stages import Stages
 from harness.store import find_artifact, write_json
+from harness.together import AloneError
 from losses import RegistryError
 
 
@@ -126,6 +127,7 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
     broken: dict[str, Exception] = {}  # a task whose shared stages failed fails each of its cells, once tried
     for cell in plan.cells:
         failure = stages.folder(cell) / "failed.json"
+        failure.unlink(missing_ok=True)
         stage = "sft"
         try:
             if cell.task in broken:
@@ -152,18 +154,26 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
                 if errors:
                     stage, error = next(iter(errors.items()))
                     raise error
-            failure.unlink(missing_ok=True)
         except Exception as error:  # whatever a cell does wrong is its own; the others go on
-            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
-            if isinstance(error, (UserError, RegistryError)):
-                reason = str(error)
+            reason = _reason(error)
             failures[cell.label] = f"{stage}: {reason}"
             display.line(f"{cell.label}: {stage} failed: {reason}")
-            failure.parent.mkdir(parents=True, exist_ok=True)
-            details = "".join(traceback.format_exception(error))
-            write_json(failure, {"stage": stage, "reason": reason, "traceback": details})
+            alone = isinstance(error, AloneError)
+            if not (alone and failure.exists()):  # once one process is gone the others fail too: its reason counts
+                failure.parent.mkdir(parents=True, exist_ok=True)
+                details = "".join(traceback.format_exception(error))
+                write_json(failure, {"stage": stage, "reason": reason, "traceback": details})
+            if alone:
+                raise SystemExit(f"error: {reason}; the run ends: start it again to go on from here") from None
         display.cell_done()
     return failures
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line."""
+    if isinstance(error, (UserError, RegistryError, AloneError)):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
 
 
 def _judge_by_all(plan: Plan, stages: Stages, display: Display, cell: Cell, task: str) -> dict[str, Exception]:

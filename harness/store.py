@@ -65,8 +65,8 @@ def build_artifact(
 ) -> Artifact:
     """Return the artifact at `path`, calling `build(folder)` to write its files if it is not there yet.
 
-    A folder made of other inputs, or one that `accept` rejects, is replaced when the new one is complete. Two processes that want the same artifact build it once: the
-    second waits for the first.
+    A folder made of other inputs, or one that `accept` rejects, is replaced when the new one is complete. Two processes
+    that want the same artifact build it once: the second waits for the first.
     """
     path = Path(path)
     found = find_artifact(path, inputs)

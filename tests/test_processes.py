@@ -12,12 +12,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.store import read_json, read_jsonl
+from harness.store import find_artifact, read_json, read_jsonl
 from tests.deepspeed import launched_with_deepspeed
 from tests.experiment import run, write_experiment
 from tests.test_resume import FATAL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Two losses that fail: one in both processes, one in the second alone, which the first then waits for.
+FAILING = """
+import os
+from datetime import timedelta
+from harness import together
+from losses import register_loss
+
+together.AGREEMENT = timedelta(seconds=10)
+
+@register_loss("everywhere")
+def everywhere(batch, *, beta: float = 0.1):
+    raise RuntimeError("the loss has a mistake")
+
+@register_loss("alone")
+def alone(batch, *, beta: float = 0.1):
+    if os.environ["RANK"] == "1":
+        raise RuntimeError("the disk is full")
+    return -beta * batch.logratio_margin
+"""
 LOSSES = {"dpo": {}, "ipo": {}, "rpo_paired": {}, "rpo_unpaired": {}, "kto": {}, "bco": {}}
 
 
@@ -95,3 +114,26 @@ def test_a_policy_spread_over_two_processes_survives_a_kill_and_ends_as_that_of_
     one, two = policies(tmp_path / "one"), policies(tmp_path / "two")
     for name, tensor in one["fatal"].items():
         torch.testing.assert_close(two["fatal"][name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_what_fails_in_all_processes_fails_alone_and_a_process_that_fails_alone_ends_the_run(
+    tmp_path, tiny_model, tiny_encoder
+):
+    (tmp_path / "failing.py").write_text(FAILING)
+    path = write_experiment(
+        tmp_path,
+        tiny_model,
+        tiny_encoder,
+        plugins=[str(tmp_path / "failing.py")],
+        losses={"everywhere": {}, "dpo": {}, "alone": {}, "ipo": {}},
+    )
+    result = run_by_two(path, tmp_path / "two")
+    assert result.returncode != 0
+    assert "process 2 of 2 failed where others did not: RuntimeError: the disk is full" in result.stderr
+    plan = read_json(tmp_path / "two" / "tiny" / "plan.json")
+    cells = {cell["loss"]: tmp_path / "two" / "tiny" / "cells" / cell["key"] for cell in plan["cells"]}
+    assert "the loss has a mistake" in read_json(cells["everywhere"] / "failed.json")["reason"]
+    assert find_artifact(cells["dpo"] / "train"), "the run went on after it"
+    assert "process 2 of 2" in read_json(cells["alone"] / "failed.json")["reason"]
+    assert not cells["ipo"].exists(), "and ended here, before it hung"
