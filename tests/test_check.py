@@ -220,6 +220,7 @@ def test_names_and_files_can_stand_together(tmp_path, capsys):
     assert "2 checked, failed: mine" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_is_every_registered_loss():
     result = harness("check", "--all", COLUMNS="140")  # a process of its own: no losses that other tests registered
     assert result.returncode == 0 and result.stderr == ""

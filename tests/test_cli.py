@@ -162,6 +162,7 @@ def test_lengths_beyond_the_context(refuses):
     assert "max_prompt_tokens=500 and max_completion_tokens=100 exceed the 512 tokens of context" in message
 
 
+@pytest.mark.slow
 def test_a_prompt_that_nothing_is_left_of(refuses):
     assert "max_prompt_tokens=5 leaves no room for a prompt" in refuses(tasks=task(max_prompt_tokens=5))
     assert "none is left within max_prompt_tokens=16" in refuses(tasks=task(max_prompt_tokens=16, overlong="drop"))

@@ -80,6 +80,7 @@ def installed(tmp_path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path):
     paths = f"{REPOSITORY}:{installed}"
     listed = json.loads(harness("losses", "--json", cwd=tmp_path, PYTHONPATH=paths).stdout)
@@ -89,6 +90,7 @@ def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path):
     assert "unknown loss 'capped_dpo'" in harness("check", "capped_dpo", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_losses_from_a_file_a_package_and_the_harness_run_in_one_experiment(
     installed, tmp_path, tiny_model, tiny_encoder
 ):

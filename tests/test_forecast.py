@@ -55,6 +55,7 @@ def impostor(tmp_path, tiny_model) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alone(
     plan, tmp_path, impostor, monkeypatch
 ):

@@ -55,6 +55,7 @@ def test_the_commands_parse_and_their_experiments_expand(arguments, monkeypatch,
     assert resolve(load_experiment(experiment, overrides)).points
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_readme_registers_and_runs(tmp_path, tiny_model, tiny_encoder, monkeypatch):
     (tmp_path / "my_loss.py").write_text(block("python", "# my_loss.py"))
     (arguments,) = [a for a in harness_commands() if "plugins=[my_loss.py]" in a]

@@ -31,6 +31,7 @@ def longer(request: Request) -> Reply:
     return Reply(f"Preferred: {1 if len(first) >= len(second) else 2}")
 
 
+@pytest.mark.slow
 def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, tmp_path, capsys, caplog):
     """A judge that always prefers the longer text, in both orders: the baseline wins, and nothing flips."""
     with FakeOpenAI(longer) as server:
@@ -49,6 +50,7 @@ def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, t
     assert KEY not in printed.out + printed.err + caplog.text, "nor was it said"
 
 
+@pytest.mark.slow
 def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experiment, tmp_path):
     broken = {"on": True, "seen": 0}
 

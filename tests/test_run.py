@@ -116,6 +116,7 @@ def test_a_second_run_computes_nothing(finished, capsys):
     assert "(5 already trained)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_deleting_one_cell_recomputes_that_cell_alone_with_the_same_numbers(copy):
     assert rerun(copy) == 0  # under the copy's own results folder everything is still there
     before, made = leaderboard(copy), artifacts(copy)
@@ -139,6 +140,7 @@ def test_report_rebuilds_everything_from_the_store(copy):
     assert len(list((folder / "plots").glob("*"))) == 8
 
 
+@pytest.mark.slow
 def test_another_experiment_on_the_same_data_shares_what_was_computed(copy):
     before = artifacts(copy / "results" / "store")
     assert rerun(copy, "name=other", "losses={rpo_uniform: {}, rpo_diagonal: {}}", "seeds=[1]") == 0
@@ -156,6 +158,7 @@ def test_another_experiment_on_the_same_data_shares_what_was_computed(copy):
     }
 
 
+@pytest.mark.slow
 def test_a_loss_of_the_user_s_own_runs_beside_the_others(copy):
     plugin = copy / "my_loss.py"
     plugin.write_text(
@@ -178,6 +181,7 @@ def test_a_loss_of_the_user_s_own_runs_beside_the_others(copy):
     assert len(set(artifacts(copy)) - set(before)) == 2 * 5
 
 
+@pytest.mark.slow
 def test_a_failed_cell_fails_alone_says_why_and_is_retried(copy, capsys):
     plugin = copy / "fragile.py"
     plugin.write_text(
@@ -220,11 +224,13 @@ def test_a_loss_that_is_wrong_at_step_0_fails_before_it_trains(copy):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_at_which_step(copy):
     assert rerun(copy, "train.lr=1e30", "train.clip=1e30", "losses={ipo: {}}") == 1
     assert "step 2: loss" in read_json(cell_folder(copy, "ipo") / "failed.json")["reason"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(copy, capsys):
     plugin = copy / "interrupted.py"
     plugin.write_text(
@@ -246,6 +252,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(copy, capsys):
     assert rerun(copy, *arguments) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_full_and_lora_tuning_run_as_well(tmp_path, tiny_model, tiny_encoder, tune):
     path = write_experiment(
@@ -256,6 +263,7 @@ def test_full_and_lora_tuning_run_as_well(tmp_path, tiny_model, tiny_encoder, tu
     assert not (tmp_path / "results" / "store" / "trunk").exists()
 
 
+@pytest.mark.slow
 def test_the_layout_of_rows_is_announced_kept_with_the_cell_and_in_no_key(copy, capsys):
     before = set(results(copy).glob("cells/*"))
     folder = cell_folder(copy, "dpo") / "train"
@@ -270,6 +278,7 @@ def test_the_layout_of_rows_is_announced_kept_with_the_cell_and_in_no_key(copy, 
     assert apart["dev"]["loss"] == pytest.approx(shared["dev"]["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_size_of_the_frozen_layers_activations_is_announced(tmp_path, tiny_model, tiny_encoder, capsys):
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
     assert run(path) == 0
@@ -302,6 +311,7 @@ def test_unpaired_data_train_unpaired_losses(tmp_path, tiny_model, tiny_encoder,
     assert "loss 'dpo' needs pairs, and the data of task 'sums' are unpaired" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_scored_lists_train_paired_unpaired_and_listwise_losses_alike(tmp_path, tiny_model, tiny_encoder):
     """Every loss takes the same steps over the same prompts; the listwise one sees the further responses too."""
     rows = [
@@ -337,6 +347,7 @@ def test_scored_lists_train_paired_unpaired_and_listwise_losses_alike(tmp_path, 
     assert len(list((tmp_path / "results" / "store" / "reference").glob("[!.]*"))) == 6
 
 
+@pytest.mark.slow
 def test_several_seeds_share_a_row(copy):
     assert rerun(copy, "seeds=[0,1]") == 0
     frame = leaderboard(copy).query("task == 'hh'")

@@ -98,6 +98,7 @@ class Storm:
         return Reply(f"Preferred: {label}", tokens=[("Preferred:", {}), (f" {label}", sure)] if self.seen % 2 else None)
 
 
+@pytest.mark.slow
 def test_a_storm_of_faults_costs_no_judgement_and_counts_none_wrongly(server, judge):
     """Preferences are graded where the endpoint gave logprobs for both orders, for one, or for none."""
     server.respond = storm = Storm()
@@ -155,6 +156,7 @@ def start(server, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_only_what_was_under_way_is_paid_twice(server, tmp_path, make_context):
     answered = Counter()
 
@@ -177,6 +179,7 @@ def test_killed_and_run_again_only_what_was_under_way_is_paid_twice(server, tmp_
     assert max(answered.values()) <= 2 and sum(answered.values()) <= 80 + 4
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_cache(server, tmp_path):
     """The second begins when thirty answers are there; the first, which asks four at a time, waits for it with the rest."""
     number, both_ask = itertools.count(1), threading.Event()

@@ -201,11 +201,13 @@ def named(comparison: Comparison) -> str:
     return f"{comparison.loss}-{comparison.trainer}-{comparison.options.get('loss_type', '')}-{comparison.given}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comparison", [c for c in COMPARISONS if not c.differs], ids=named)
 def test_agrees_in_value_and_gradient(comparison, build, recorded):
     assert largest_difference(comparison, build, recorded) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comparison", [c for c in COMPARISONS if c.differs], ids=named)
 def test_disagrees_for_the_reason_given(comparison, build, recorded):
     difference = largest_difference(comparison, build, recorded)

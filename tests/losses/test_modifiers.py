@@ -82,6 +82,7 @@ COMBINED += ["hpo+js", "hpo+label_smoothing", "hpo+nll", "hpo+wpo"]  # its DPO i
 COMBINED += ["kto_zero+js", "simpo+nll", "simpo+label_smoothing", "aot+label_smoothing", "dpo+js+nll+label_smoothing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMBINED)
 def test_a_modified_loss_conforms_like_any_other(name):
     outcomes = [run_check(check, get_loss(name)) for check in CHECKS]

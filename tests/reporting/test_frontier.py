@@ -113,6 +113,7 @@ def test_a_damaged_file_is_named(folder):
         load_measures(folder)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_frontier_and_the_leaderboard_its_columns(folder):
     frame = write_report(folder).set_index(["loss", "settings"])
     row = frame.loc["dpo", "beta=0.1"]
@@ -142,6 +143,7 @@ def test_without_measurements_there_is_no_frontier(example):
     assert not (example / "frontier.md").exists()
 
 
+@pytest.mark.slow
 def test_without_the_sft_policys_measurements_there_is_no_frontier_and_the_report_is_written(folder):
     measures = load_measures(folder)
     assert frontier_table(measures[measures["loss"] != "sft"]).empty

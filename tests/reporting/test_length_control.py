@@ -108,6 +108,7 @@ def test_where_all_lengths_differ_by_the_same_there_is_no_such_rate(leaderboard)
     assert leaderboard["lc_win_rate"].isna().all() and (leaderboard["lc_difficulty"] == "").all()
 
 
+@pytest.mark.slow
 def test_alpaca_eval_with_the_judge_s_table_is_upstream_s_model(alpaca_eval):
     folder, cell, _ = alpaca_eval
     found = board(folder, cell).loc["dpo"]

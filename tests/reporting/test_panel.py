@@ -57,6 +57,7 @@ def test_kendalls_tau_of_two_rankings(folder):
     assert math.isnan(found["a", "c"].tau) and found["a", "c"].n == 0
 
 
+@pytest.mark.slow
 def test_the_page_has_a_table_for_each_judge_and_their_agreement(folder):
     write_report(folder)
     page = (folder / "leaderboard.md").read_text()
@@ -81,6 +82,7 @@ def test_a_judge_that_failed_fails_its_own_table_alone(folder):
     assert states.to_dict() == {"a": "done", "b": "done", "c": "failed"}
 
 
+@pytest.mark.slow
 def test_the_row_says_whether_its_judge_was_checked(folder):
     frame = build_leaderboard(load_results(folder))
     assert set(frame.loc[frame["judge_name"] == "a", "judge_check"]) == {NO_CHECK}

@@ -67,6 +67,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.filterwarnings("error")
 def test_nothing_is_cut_off(tmp_path, run):

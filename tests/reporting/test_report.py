@@ -33,6 +33,7 @@ def test_the_prompt_table_holds_every_response(example):
     assert prompts["preference"].isna().sum() == 2
 
 
+@pytest.mark.slow
 def test_the_report_comes_out_the_same_twice(example, tmp_path):
     """Tables and pictures alike, byte for byte."""
     folder = write_example(tmp_path / "example")
@@ -43,6 +44,7 @@ def test_the_report_comes_out_the_same_twice(example, tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == sorted(["cells", "plan.json", "plots", *TEXTS])
 
 
+@pytest.mark.slow
 def test_the_report_needs_neither_torch_nor_transformers(tmp_path):
     """Another process, in which importing any of the heavy packages fails."""
     folder = write_example(tmp_path / "example")

@@ -59,6 +59,7 @@ def comparison(number, split):
     return {"info": info, "summaries": summaries, "choice": 1, "split": split, "extra": {"confidence": None}}
 
 
+@pytest.mark.slow
 def test_the_three_data_sets_are_read_by_their_hub_ids(write, load_from_hub):
     for subset, start in (("harmless-base", 0), ("helpful-base", 100)):
         for split, numbers in (("train", range(start, start + 80)), ("test", range(start + 75, start + 90))):

@@ -44,6 +44,7 @@ def test_no_review_and_no_prompt_is_in_two_splits_nor_with_the_reward_or_the_lan
         assert openings and not any(openings & found for found in prompts.values())
 
 
+@pytest.mark.slow
 def test_on_the_packaged_reviews_too_no_prompt_is_in_two_splits():
     data = TASKS.get("sentiment").load(TaskConfig())
     prompts = [prompt.lower() for rows in texts_of(data).values() for prompt, _ in rows]

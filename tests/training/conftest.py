@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,16 +92,23 @@ def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:
     return found
 
 
-@pytest.fixture
-def bench(tiny_model) -> Bench:
-    """A policy one nudge away from its reference, on pairs of very different lengths; three have further responses."""
+@pytest.fixture(scope="module")
+def policies(tiny_model) -> tuple[Policy, Policy, Policy]:
+    """A policy, and two references each a nudge away from it."""
     policy, start, second = (load_policy(tiny_model, ModelConfig(tune="full")) for _ in range(3))
-    sequences = random_sequences(PAIRS + 1, 500, seed=0)  # the last two are further responses
     torch.manual_seed(1)
     with torch.no_grad():
         for moved in (policy, second):
             for parameter in moved.trained().values():
                 parameter.add_(0.02 * torch.randn_like(parameter))
+    return policy, start, second
+
+
+@pytest.fixture
+def bench(policies) -> Bench:
+    """A policy one nudge away from its reference, on pairs of very different lengths; three have further responses."""
+    policy, start, second = map(deepcopy, policies)
+    sequences = random_sequences(PAIRS + 1, 500, seed=0)  # the last two are further responses
     others = {1: (2 * PAIRS,), 4: (2 * PAIRS, 2 * PAIRS + 1), 6: (2 * PAIRS + 1,)}
     examples = [
         Example((Message("user", str(i)),), 2 * i, 2 * i + 1, (4.0 + i, 1.0, 2.5, 3.5)[: 2 + len(more)], more)

@@ -126,6 +126,7 @@ def test_micro_batches_do_not_part_a_pair(shared):
         assert any(set(pair) <= set(part) for part in passes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hh", "tldr"])
 @pytest.mark.parametrize("batch_size", [16, 64])
 def test_less_than_a_tenth_of_real_data_is_padding(tiny_model, name, batch_size):

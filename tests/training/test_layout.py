@@ -33,6 +33,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_and_gradient_are_those_of_the_whole_batch(loss):
     whole = in_one_piece(loss, 1)
