@@ -80,6 +80,7 @@ COLUMNS = {
     **measures.COLUMNS,
     "cells": "keys of the cells behind the row, in the order of the seeds: the folders under cells/",
 }
+SAME = 6  # decimals of a win rate in %: what differs beyond them is the noise of the judge's arithmetic
 _COUNTS = ("rank", "n", "judge_agreement_n", "examples", "tokens", "steps", "forward_passes")
 
 
@@ -109,9 +110,12 @@ def _table(results: Results, evaluations: pd.DataFrame) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     complete = frame["status"] == OK
-    frame["rank"] = frame["win_rate"].where(complete).rank(ascending=False, method="min")
+    compared = frame["win_rate"].round(SAME)
+    frame["rank"] = compared.where(complete).rank(ascending=False, method="min")
     place = frame["status"].map({NOT_RUN: 1}).fillna(0).mask(frame["status"].str.startswith(FAILED), 2)
-    ordered = frame.assign(place=place).sort_values(["place", "win_rate"], ascending=[True, False], kind="stable")
+    ordered = frame.assign(place=place, compared=compared).sort_values(
+        ["place", "compared"], ascending=[True, False], kind="stable"
+    )
     return ordered[list(COLUMNS)]
 
 

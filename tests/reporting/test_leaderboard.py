@@ -162,6 +162,15 @@ def test_settings_of_one_loss_are_rows_of_their_own(tmp_path):
     assert frame[["settings", "win_rate", "rank"]].values.tolist() == [["beta=0.3", 100, 1], ["beta=0.1", 50, 2]]
 
 
+def test_what_differs_by_the_noise_of_arithmetic_shares_a_rank_and_keeps_the_plan_s_order(tmp_path):
+    cells = [plan_cell("dpo", {"beta": beta}, 0) for beta in (0.1, 0.3)]
+    folder = write_plan(tmp_path / "run", cells)
+    for cell, verdicts in zip(cells, ([0.5, 0.7], [0.5, 0.7 + 1e-12]), strict=True):
+        write_cell(folder, cell, {"hh": verdicts})
+    frame = build_leaderboard(load_results(folder))
+    assert frame[["settings", "rank"]].values.tolist() == [["beta=0.1", 1], ["beta=0.3", 1]]
+
+
 def test_a_sampled_cell_that_awaits_its_judge_has_lengths_but_no_win_rate(tmp_path):
     cell = plan_cell("dpo", {"beta": 0.1}, 0)
     folder = write_plan(tmp_path / "run", [cell])
