@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 
 def _undone():
     """What is registered meanwhile, by a test or by a plugin that it loads, is gone afterwards."""
-    import harness.evaluation.judges  # noqa: F401 (the built-in judges are there before and after)
+    import harness.evaluation.judges  # noqa: F401 (what is built in is there before and after)
+    import losses.catalogue  # noqa: F401
     from harness.evaluation.base import JUDGES
     from harness.rewards import REWARDS
     from harness.tasks import TASKS
