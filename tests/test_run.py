@@ -39,6 +39,13 @@ def results(folder: Path, name: str = "tiny") -> Path:
     return folder / "results" / name
 
 
+def task_of(rows: list[dict], path: Path) -> dict:
+    """Write rows of a user's own data and return the task that they make."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = {"train_pairs": 24, "dev_pairs": 8, "test_prompts": 4, "max_prompt_tokens": 64, "max_completion_tokens": 16}
+    return {"kind": "preferences", "data": str(path), **sizes}
+
+
 def leaderboard(folder: Path, name: str = "tiny") -> pd.DataFrame:
     return pd.read_csv(results(folder, name) / "leaderboard.csv")
 
@@ -293,16 +300,7 @@ def test_unpaired_data_train_unpaired_losses(tmp_path, tiny_model, tiny_encoder,
         for i in range(300)
         for good in (True, False)
     ]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "kind": "preferences",
-        "data": str(tmp_path / "data.jsonl"),
-        "train_pairs": 24,
-        "dev_pairs": 8,
-        "test_prompts": 4,
-        "max_prompt_tokens": 64,
-        "max_completion_tokens": 16,
-    }
+    task = task_of(rows, tmp_path / "data.jsonl")
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, tasks={"sums": task}, losses={"rpo_unpaired": {}})
     assert run(path) == 0
     assert set(leaderboard(tmp_path).loss) == {"sft", "rpo_unpaired"}
@@ -321,16 +319,7 @@ def test_scored_lists_train_paired_unpaired_and_listwise_losses_alike(tmp_path, 
         }
         for i in range(120)
     ]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "kind": "preferences",
-        "data": str(tmp_path / "data.jsonl"),
-        "train_pairs": 24,
-        "dev_pairs": 8,
-        "test_prompts": 4,
-        "max_prompt_tokens": 64,
-        "max_completion_tokens": 16,
-    }
+    task = task_of(rows, tmp_path / "data.jsonl")
     losses = {"dpo": {}, "odpo": {}, "kto": {}, "bco_udm": {}, "plackett_luce": {}, "mrpo": {}, "dpo+wpo": {}}
     losses |= {"sr_dpo": {}, "sr_ipo": {}}
     path = write_experiment(

@@ -4,6 +4,7 @@ import pytest
 
 from harness.evaluation.base import JudgeContext
 from harness.store import Store
+from tests.evaluation.fake_openai import FakeOpenAI, prefers
 
 
 @pytest.fixture
@@ -26,3 +27,10 @@ def make_context(tmp_path: Path):
         return JudgeContext(**{**settings, **given})
 
     return make
+
+
+@pytest.fixture
+def server():
+    """An endpoint that prefers the response with "good" in it."""
+    with FakeOpenAI(prefers("good")) as running:
+        yield running

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from harness.evaluation.base import JudgeContext
+from harness.evaluation.judges.openai import OpenAIJudge, OpenAIOptions, make
+
 
 @dataclass
 class Reply:
@@ -149,3 +152,8 @@ def _token(token: str, alternatives: dict[str, float]) -> dict:
 def prefers(word: str) -> Callable[[Request], Reply]:
     """A judge that prefers the response with this word in it, wherever it stands."""
     return lambda request: Reply(f"One says {word}.\nPreferred: {1 if word in request.responses[0] else 2}")
+
+
+def judge_of(server: FakeOpenAI, context: JudgeContext, **options) -> OpenAIJudge:
+    """Return a judge that asks the server, and asks nothing twice unless the options say so."""
+    return make(OpenAIOptions(**{"model": "judge", "base_url": server.url, "max_retries": 0, **options}), context)

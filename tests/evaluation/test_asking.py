@@ -17,9 +17,8 @@ import pytest
 import harness
 from harness.evaluation.base import Comparison, Forecast, Usage
 from harness.evaluation.judges.cache import CACHE_FILE, AnswerCache
-from harness.evaluation.judges.openai import OpenAIOptions, make
 from harness.tasks.base import Message
-from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
+from tests.evaluation.fake_openai import Reply, judge_of, prefers
 
 REPOSITORY = Path(harness.__file__).parents[1]
 PRICE = {"input": 1000.0, "output": 0.0}  # USD per million tokens: 100 prompt tokens are 10 cents
@@ -32,21 +31,11 @@ def key(monkeypatch):
 
 
 @pytest.fixture
-def server():
-    with FakeOpenAI(prefers("good")) as running:
-        yield running
-
-
-@pytest.fixture
 def judge(server, make_context):
     def judge(comparisons, **options):
         return judge_of(server, make_context(), **options).judge(comparisons, lambda done: None)
 
     return judge
-
-
-def judge_of(server, context, **options):
-    return make(OpenAIOptions(**{"model": "judge", "base_url": server.url, "max_retries": 0, **options}), context)
 
 
 def questions(n: int) -> list[Comparison]:

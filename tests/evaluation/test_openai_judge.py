@@ -16,7 +16,7 @@ from harness.evaluation.judges.openai import OpenAIOptions, check, make
 from harness.evaluation.judges.template import load_template
 from harness.experiment_file import merged
 from harness.tasks.base import Message, Preference
-from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
+from tests.evaluation.fake_openai import FakeOpenAI, Reply, judge_of, prefers
 
 KEY = "sk-very-secret-0123456789"
 PROMPT = (Message("user", "How do I boil an egg?"),)
@@ -32,12 +32,6 @@ def key(monkeypatch):
 
 
 @pytest.fixture
-def server():
-    with FakeOpenAI(prefers("good")) as running:
-        yield running
-
-
-@pytest.fixture
 def ask(server, make_context):
     """Return a function that makes a judge against the server, and has it judge."""
 
@@ -45,10 +39,6 @@ def ask(server, make_context):
         return judge_of(server, make_context(), **options).judge(comparisons, lambda done: None)
 
     return ask
-
-
-def judge_of(server, context, **options):
-    return make(OpenAIOptions(**{"model": "judge", "base_url": server.url, "max_retries": 0, **options}), context)
 
 
 def test_both_orders_are_asked_and_agreement_is_a_preference(server, ask):
