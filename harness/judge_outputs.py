@@ -182,7 +182,8 @@ def _outputs(file: Path, *, with_baseline: bool) -> Iterator[tuple]:
 
 def _rows(file: Path) -> Iterator:
     from harness.errors import UserError
-    from harness.tasks.sources import make_row, not_empty, read_rows
+    from harness.tasks.rows import make_row, not_empty
+    from harness.tasks.sources import read_rows
 
     if file.suffix != ".csv":
         return read_rows(str(file))

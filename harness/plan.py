@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.assets import model_folder, weights_hash
+from harness.cells import Cell, PlannedTask
 from harness.config import ExperimentConfig
 from harness.encoder import MAX_PIECES, Encoder
 from harness.errors import UserError
-from harness.generation import Generation, prompt_ids
+from harness.generation import prompt_ids
 from harness.hashing import hash_source, hash_value
 from harness.plan_checks import check_data, check_lengths, check_trunk, check_writable
 from harness.plugins import load_plugins
@@ -21,8 +22,7 @@ from harness.pretraining import pretrained
 from harness.render import Renderer
 from harness.resolve import SFT, Resolved, resolve
 from harness.store import Store, key_of
-from harness.tasks import Task
-from harness.training.data import PreparedTask, prepare_task, prompt_text
+from harness.training.data import prepare_task, prompt_text
 from harness.training.policy import load_tokenizer, model_settings
 from harness.training.precompute import Progress, stored_at
 from harness.training.pretrain import MODEL
@@ -31,44 +31,6 @@ from losses.registry import Registry, origin_of
 
 EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
 FORMAT = 1  # raised when training changes what the same experiment computes
-
-
-@dataclass(frozen=True, eq=False)  # told apart by identity: a plan makes each cell once
-class Cell:
-    """One policy: a task, a loss with its settings, a seed. The SFT policy is the cell without a loss."""
-
-    key: str
-    task: str
-    loss: str
-    settings: Mapping[str, object]
-    seed: int
-    evaluated_on: tuple[str, ...]
-    inputs: Mapping[str, object]
-
-    @property
-    def label(self) -> str:
-        """What the cell is, in words for a person."""
-        settings = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
-        return " ".join(part for part in (self.task, self.loss, settings, f"seed={self.seed}") if part)
-
-
-@dataclass(frozen=True)
-class PlannedTask:
-    """A task of the experiment with its data, tokenised; `hash` is that of the data as they were read.
-
-    `generation` is how a task makes preferences that it does not have.
-    """
-
-    name: str
-    task: Task
-    prepared: PreparedTask
-    hash: str
-    generation: Generation | None = None
-
-    @property
-    def paired(self) -> bool:
-        """Whether its training data are, or will be, pairs."""
-        return self.generation.paired if self.generation else self.prepared.splits["train"].paired
 
 
 @dataclass(frozen=True)
@@ -191,7 +153,7 @@ def make_plan(
         for loss, settings in [(SFT, {}), *resolved.points_of[name]]
     ]
     plan = Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, starts, cells, store, second)
-    check_trunk(plan)
+    check_trunk(plan.trunk_bytes, experiment.model)
     return plan
 
 

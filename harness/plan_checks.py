@@ -6,14 +6,11 @@ import itertools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.config import ExperimentConfig
+from harness.cells import PlannedTask
+from harness.config import ExperimentConfig, ModelConfig
 from harness.errors import UserError
 from losses import Loss
-
-if TYPE_CHECKING:
-    from harness.plan import Plan, PlannedTask
 
 
 def check_writable(folder: Path) -> None:
@@ -62,9 +59,9 @@ def check_data(name: str, losses: Mapping[str, Loss], planned: PlannedTask) -> N
             )
 
 
-def check_trunk(plan: Plan) -> None:
+def check_trunk(trunk_bytes: int, model: ModelConfig) -> None:
     """Reject activations of the frozen layers that would take more of the disk than they may."""
-    needed, cap = plan.trunk_bytes / 1e9, plan.experiment.model.trunk_cap_gb
+    needed, cap = trunk_bytes / 1e9, model.trunk_cap_gb
     if needed > cap:
         raise UserError(
             f"tune: last_layers would store {needed:.3g} GB of the frozen layers' activations, and model.trunk_cap_gb is "

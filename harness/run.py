@@ -9,12 +9,13 @@ from collections import Counter
 from rich.console import Console
 from rich.markup import escape
 
+from harness.cells import Cell
 from harness.config import ExperimentConfig
 from harness.duration import readable
 from harness.errors import UserError
 from harness.evaluation.base import judging
 from harness.manifest import describe_run
-from harness.plan import Cell, Plan, make_plan
+from harness.plan import Plan, make_plan
 from harness.progress import Display
 from harness.reporting.report import print_leaderboard, write_report
 from harness.resolve import SFT

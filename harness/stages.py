@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from harness.cells import Cell
 from harness.environment import environment
 from harness.evaluation.base import COUNTED, Judge, judging
 from harness.evaluation.difficulty import DIFFICULTY
@@ -22,7 +23,7 @@ from harness.evaluation.vllm_engine import check_engine
 from harness.hashing import hash_value
 from harness.judges import comparisons_of, judge_context
 from harness.measure import measured
-from harness.plan import Cell, Plan
+from harness.plan import Plan
 from harness.resolve import SFT
 from harness.responses import draw_responses
 from harness.shared import Shared

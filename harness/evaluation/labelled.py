@@ -12,7 +12,8 @@ from harness.evaluation.agreement import chosen_first, labelled
 from harness.evaluation.base import Comparison
 from harness.tasks import TASKS
 from harness.tasks.formats import Dropped, parse_standard, prompt_in, text_in
-from harness.tasks.sources import Row, read_packaged, read_rows
+from harness.tasks.rows import Row
+from harness.tasks.sources import read_packaged, read_rows
 
 TIE, FIRST, SECOND = 0, 1, 2  # what a label says
 FILE_COLUMNS = "prompt/response_1/response_2/label (1, 2, or 0 for a tie; and subset), or prompt/chosen/rejected"

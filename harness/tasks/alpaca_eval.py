@@ -10,7 +10,8 @@ from harness.errors import UserError
 from harness.tasks.base import Message, TaskData, register_task
 from harness.tasks.formats import Dropped, Record, text_in
 from harness.tasks.hub import read_hub_file
-from harness.tasks.sources import HUB_ID, Row, not_empty, read_packaged, read_rows
+from harness.tasks.rows import Row, not_empty
+from harness.tasks.sources import HUB_ID, read_packaged, read_rows
 from harness.tasks.splits import read_task
 
 FILE = "alpaca_eval_gpt4_baseline.json"

@@ -22,7 +22,7 @@ from functools import cached_property
 from harness.errors import UserError
 from harness.hashing import hash_value
 from harness.tasks.base import Message, Preference, Prompt, Scored
-from harness.tasks.sources import Row
+from harness.tasks.rows import Row
 
 ACCEPTED = "prompt/chosen/rejected, prompt/completion/label, prompt/responses, or instruction/completions"
 SCORES = ("score_chosen", "score_rejected")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.errors import UserError
-from harness.tasks.sources import Row, make_row, split_of
+from harness.tasks.rows import Row, make_row, split_of
 
 
 def read_hub(name: str, subset: str | None = None, revision: str | None = None) -> Iterator[Row]:

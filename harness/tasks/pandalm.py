@@ -13,7 +13,8 @@ from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import parse_standard, present, text_in
-from harness.tasks.sources import Row, read_packaged, read_rows
+from harness.tasks.rows import Row
+from harness.tasks.sources import read_packaged, read_rows
 from harness.tasks.splits import read_task
 
 ACCEPTED = "instruction/input/response1/response2/annotator1/annotator2/annotator3"

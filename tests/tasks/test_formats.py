@@ -5,7 +5,7 @@ import pytest
 from harness.errors import UserError
 from harness.tasks import Message, Preference, Scored
 from harness.tasks.formats import Dropped, parse_dialogue, parse_standard
-from harness.tasks.sources import Row
+from harness.tasks.rows import Row
 
 
 def parse(**values):

@@ -4,7 +4,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.tasks.pandalm import lists
-from harness.tasks.sources import Row
+from harness.tasks.rows import Row
 
 
 def comparison(first, second, *votes, instruction="Say it.", extra="", number=1):

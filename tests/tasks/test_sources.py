@@ -5,7 +5,8 @@ import gzip
 import pytest
 
 from harness.errors import UserError
-from harness.tasks.sources import read_packaged, read_rows, split_of
+from harness.tasks.rows import split_of
+from harness.tasks.sources import read_packaged, read_rows
 
 ROWS = [{"a": 1, "b": "x"}, {"a": 2, "b": None}, {"a": 3, "b": "ü"}]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.tasks import Message, Preference, TaskData
 from harness.tasks.formats import Dropped, Record, parse_standard, prompt_key
-from harness.tasks.sources import Row
+from harness.tasks.rows import Row
 from harness.tasks.splits import read_task, split_records
 
 WORDS = st.text("abc ", min_size=1, max_size=3)

@@ -4,7 +4,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.tasks import TASKS, Message
-from harness.tasks.sources import Row, read_packaged
+from harness.tasks.rows import Row
+from harness.tasks.sources import read_packaged
 from harness.tasks.tldr import parse
 
 

@@ -9,33 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 from harness.errors import UserError
 from harness.evaluation.alpaca_eval import shows_model_first
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, Judgement, register_judge
 from harness.evaluation.difficulty import DifficultyTable, difficulty_table
 from harness.evaluation.judges.alpaca_official import annotate, check_official, config_of
+from harness.evaluation.judges.alpaca_options import AlpacaEvalOptions
 from harness.evaluation.judges.annotators import Annotator, load_annotator
 from harness.evaluation.judges.asking import Ask, ask_all, forecast_asks
-from harness.evaluation.judges.endpoint import TRANSPORT, EndpointOptions, check_endpoint, check_key
+from harness.evaluation.judges.endpoint import TRANSPORT, check_endpoint, check_key
 from harness.evaluation.judges.orders import identical, one_order
 from harness.evaluation.judges.template import readable
 from harness.tasks.sources import read_packaged
 
 RESERVED = ("messages", "model", "n", "stream")  # fields of a request that are not to be set by hand
-
-
-@dataclass
-class AlpacaEvalOptions(EndpointOptions):
-    """The settings under `judge:` in an experiment file."""
-
-    model: str = ""  # "": the annotator's own
-    annotator: str = "weighted_alpaca_eval_gpt4_turbo"  # one of alpaca-eval's by name, or a folder or file like theirs
-    request: dict[str, Any] = field(default_factory=dict)  # changes of its request; a field of null is not sent
-    engine: Literal["harness", "official"] = "harness"  # who asks: we, or the package itself
-    difficulty: Literal["auto", "official", "estimated"] = "auto"  # auto: the official table where it can be had
 
 
 def check(options: AlpacaEvalOptions) -> None:

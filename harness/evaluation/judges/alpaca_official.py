@@ -18,21 +18,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from filelock import FileLock
 
 from harness.errors import UserError
 from harness.evaluation.base import Comparison
+from harness.evaluation.judges.alpaca_options import AlpacaEvalOptions
 from harness.evaluation.judges.annotators import load_settings
 from harness.evaluation.judges.endpoint import read_key, url_of, without_key
 from harness.evaluation.judges.template import readable
 from harness.hashing import hash_value
 from harness.store import read_json, write_json
-
-if TYPE_CHECKING:
-    from harness.evaluation.judges.alpaca_eval import AlpacaEvalOptions
 
 FOLDER = "alpaca_eval-official"  # of the answers that it was given, in the results store
 CHUNK = 16  # comparisons after which it keeps its answers; when it ends in between, these are lost

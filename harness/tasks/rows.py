@@ -1,0 +1,58 @@
+"""A row of data as it was read: its columns, where it came from, and the split that it belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UserError
+
+# The words by which files, folders and `split` columns name a split, as the hub reads them.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "dev": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: its columns, `file:line` (or the like), and "train", "dev" or "test" where that is known."""
+
+    values: dict[str, Any]
+    where: str
+    split: str | None = None
+
+    def get(self, column: str) -> Any:
+        """Return the column's value; a null counts as absent (None)."""
+        return self.values.get(column)
+
+
+def not_empty(rows: Iterable[Row], source: str) -> Iterator[Row]:
+    """Pass rows on; raise `UserError` if there was none."""
+    row = None
+    for row in rows:
+        yield row
+    if row is None:
+        raise UserError(f"{source} is empty: it holds no rows")
+
+
+def make_row(values: object, where: str, split: str | None) -> Row:
+    """Return a row whose `split` column, if it has one, is respected. Raises `UserError` for what is not a row."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: a row must be an object of columns, got {type(values).__name__}")
+    named = values.get("split")
+    if named is not None:
+        split = split_of(named) if isinstance(named, str) else None
+        if split is None:
+            words = ", ".join(word for words in SPLIT_WORDS.values() for word in words)
+            raise UserError(f"{where}: column 'split' holds {named!r}, which names no split; accepted: {words}")
+    return Row(values, where, split)
+
+
+def split_of(name: str) -> str | None:
+    """Return the split ("train", "dev" or "test") that a name such as "train-00000-of-00001" or "valid2" speaks of."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for word in words for split, known in SPLIT_WORDS.items() if word in known), None)
