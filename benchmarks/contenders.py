@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from setting import BETA, Run, Setting, Watch
 
-from harness.store import Store
+from harness.backbones.language_model.policy import load_policy
+from harness.backbones.language_model.scoring import BatchSource, reference_logprobs
+from harness.core.store import Store
 from harness.training.loop import optimise
 from harness.training.objective import PreferenceObjective
-from harness.training.policy import load_policy
-from harness.training.precompute import BatchSource, reference_logprobs
 from harness.training.supply import Supply
 from losses import get_loss
 

@@ -14,11 +14,11 @@ from contenders import nothing, trl
 from measure import alternate, median, report
 from setting import Setting, Watch, arguments, checked, make_setting, task_config
 
-from harness.against_trl import COMPARISONS
-from harness.config import ExperimentConfig, SftConfig
-from harness.plan import make_plan
-from harness.resolve import SFT
-from harness.stages import Stages
+from harness.conformance.trl import COMPARISONS
+from harness.core.config import ExperimentConfig, SftConfig
+from harness.experiment.plan import make_plan
+from harness.experiment.resolve import SFT
+from harness.run.stages import Stages
 
 LOSSES = ("dpo", "hinge", "nca", "apo_zero", "apo_down", "ipo")
 GRID = {c.loss: c for c in COMPARISONS if c.loss in LOSSES and not c.differs}  # with TRL's options for the same loss

@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.core.store import Store
 from harness.evaluation.base import Comparison, JudgeContext
 from harness.evaluation.judges.openai import OpenAIOptions, make
-from harness.store import Store
 from harness.tasks.base import Message
 
 ANSWER = json.dumps(

@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from setting import SCALES, Setting
 
-from harness.environment import environment
-from harness.store import write_json
+from harness.core.environment import environment
+from harness.core.store import write_json
 
 T = TypeVar("T")
 

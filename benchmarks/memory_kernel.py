@@ -18,7 +18,7 @@ import time
 import torch
 from peak import Peak
 
-from harness.training.logprobs import token_logprobs
+from harness.backbones.language_model.logprobs import token_logprobs
 
 
 def full_logits(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

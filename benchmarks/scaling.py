@@ -17,7 +17,7 @@ from contenders import ours
 from measure import alternate, median, report
 from setting import Run, Setting, arguments, checked, make_setting
 
-from harness.training.data import Tokens
+from harness.backbones.language_model.tokens import Tokens
 from losses import PreferenceBatch, get_loss
 
 PAIRS = (1, 2, 4, 8)

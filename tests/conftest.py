@@ -27,8 +27,8 @@ def _undone():
     import harness.evaluation.judges  # noqa: F401 (what is built in is there before and after)
     import losses.catalogue  # noqa: F401
     from harness.evaluation.base import JUDGES
-    from harness.rewards import REWARDS
     from harness.tasks import TASKS
+    from harness.tasks.rewards.base import REWARDS
     from losses.modifiers import MODIFIERS
     from losses.rpo import WEIGHTINGS
     from losses.spec import LOSSES

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parent.parent / ".venv" / "deepspeed"
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / ".venv" / "deepspeed"
 
 
 def launched_with_deepspeed(stage: int = 2) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.evaluation.base import COUNTED, Agreement, Comparison, Judge
-from harness.evaluation.statistics import wilson_interval
+from harness.evaluation.statistics.intervals import wilson_interval
 from harness.tasks.base import Preference
 
 

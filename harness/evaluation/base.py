@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-from harness.store import Store
+from harness.core.store import Store
 from harness.tasks.base import Preference, Prompt
 from losses.registry import Registry, origin_of
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.evaluation.agreement import chosen_first, labelled
 from harness.evaluation.base import Comparison
 from harness.tasks import TASKS

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from harness.evaluation.frontier import BUDGETS, Frontier, Policies, frontiers
-from harness.evaluation.statistics import Interval
+from harness.evaluation.statistics.frontier import BUDGETS, Frontier, Policies, frontiers
+from harness.evaluation.statistics.intervals import Interval
 from harness.reporting.leaderboard import SFT
 from harness.reporting.measures import GROUP, POLICY
 from harness.reporting.results import matrix

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.errors import UserError
-from harness.evaluation.statistics import (
+from harness.core.errors import UserError
+from harness.evaluation.statistics.intervals import (
     UNKNOWN,
     Interval,
     coverage,

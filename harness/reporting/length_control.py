@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.errors import UserError
-from harness.evaluation.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable
-from harness.evaluation.length_control import joint_difficulty, length_controlled
-from harness.store import read_json
+from harness.core.errors import UserError
+from harness.core.store import read_json
+from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable
+from harness.evaluation.statistics.length_control import joint_difficulty, length_controlled
 
 FITTED = "fitted"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.errors import UserError
-from harness.evaluation.frontier import BUDGETS
-from harness.evaluation.statistics import mean_with_error
+from harness.core.errors import UserError
+from harness.core.store import MANIFEST, read_json, read_jsonl
+from harness.evaluation.statistics.frontier import BUDGETS
+from harness.evaluation.statistics.intervals import mean_with_error
 from harness.reporting.results import matrix, one_line, readable
-from harness.store import MANIFEST, read_json, read_jsonl
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY = [*GROUP, "loss", "settings"]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.core.store import write_text
 from harness.reporting.frontier import frontier_figure, frontier_page, frontier_table
 from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.measures import controlled_columns, load_measures, with_measures
 from harness.reporting.plots import write_figure, write_plots
 from harness.reporting.results import load_results
 from harness.reporting.tables import markdown, terminal_tables
-from harness.store import write_text
 
 PIPED_WIDTH = 100  # characters
 

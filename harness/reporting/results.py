@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.core.store import MANIFEST, read_json, read_jsonl
+from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.evaluation.base import COUNTED, JUDGED, judging
-from harness.evaluation.difficulty import DIFFICULTY
-from harness.reporting.checks import checks_of
-from harness.store import MANIFEST, read_json, read_jsonl
+from harness.reporting.judge_checks import checks_of
 
 DONE, NOT_JUDGED, NOT_RUN, FAILED = "done", "not judged yet", "not run yet", "failed"
 IDENTITY = ["evaluated_on", "judge_name", "trained_on", "loss", "settings", "seed", "cell"]

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.judge_panel import ranking_agreements
 from harness.reporting.leaderboard import INCOMPLETE, OK
-from harness.reporting.panel import ranking_agreements
 from harness.reporting.results import POLICY, one_line
 
 NOTHING = "-"  # where there is no number

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.tasks.base import Message, TaskData, register_task
 from harness.tasks.formats import Dropped, Record, text_in
 from harness.tasks.hub import read_hub_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.config import TaskConfig
+from harness.core.config import TaskConfig
 from losses.registry import Registry, origin_of
 
 
@@ -91,7 +91,7 @@ class Task:
     - `trains`: false for a task that only evaluates the policies of another.
     - `outputs(rows, name)` returns a policy's responses (rows of `samples.jsonl`) in the format of the benchmark's own
       tools, which is written beside them (`model_outputs.json`); None where there is no such format.
-    - `generates`: its completions are sampled from the SFT policy and labelled by a reward (see `harness.generation`);
+    - `generates`: its completions are sampled from the SFT policy and labelled by a reward (see `harness.backbones.language_model.preferences`);
       those in its data are demonstrations for SFT. Baselines are the SFT policy's samples.
     """
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.errors import UserError
-from harness.hashing import hash_value
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
 from harness.tasks.base import Message, Preference, Prompt, Scored
 from harness.tasks.rows import Row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from harness.config import TaskConfig
+from harness.core.config import TaskConfig
 from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import parse_standard
 from harness.tasks.sources import read_packaged, read_rows

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import parse_standard, present, text_in
 from harness.tasks.rows import Row

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import ACCEPTED, parse_standard
 from harness.tasks.sources import read_rows

@@ -11,8 +11,8 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.hashing import hash_value
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
 from harness.tasks.formats import text_in
 from harness.tasks.rows import Row
 from harness.tasks.sources import read_rows

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 # The words by which files, folders and `split` columns name a split, as the hub reads them.
 SPLIT_WORDS = {

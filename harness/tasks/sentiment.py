@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.config import GenerateConfig, TaskConfig
-from harness.errors import UserError
-from harness.tasks import sentiment_reward  # noqa: F401  (registers the reward)
+from harness.core.config import GenerateConfig, TaskConfig
+from harness.core.errors import UserError
 from harness.tasks.base import Message, Preference, Question, TaskData, register_task
 from harness.tasks.reviews import Review, load_reviews
+from harness.tasks.rewards import sentiment  # noqa: F401  (registers the reward)
 
 
 @register_task("sentiment", keep="end", baseline="the SFT policy's sample", template="hh", generates=True)

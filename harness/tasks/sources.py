@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks.hub import read_hub
 from harness.tasks.rows import Row, make_row, not_empty, split_of
 from losses.registry import nearest

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from harness.errors import UserError
-from harness.hashing import hash_value
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
 from harness.tasks.base import Preference, Question, TaskData
 from harness.tasks.formats import Dropped, Record
 from harness.tasks.rows import Row

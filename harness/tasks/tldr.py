@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.tasks.base import Message, Prompt, TaskData, register_task
 from harness.tasks.formats import Dropped, Record, checked_text, paired_record, present, text_in
 from harness.tasks.rows import Row

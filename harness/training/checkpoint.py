@@ -7,7 +7,7 @@
 
 A checkpoint is complete or absent, belongs to one artifact's inputs, and is not believed before its hashes are
 right: where they are not, the one before it is used, and so two are kept. The folder goes with the artifact's
-completion (see `harness.store`).
+completion (see `harness.core.store`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.duration import Interval
-from harness.hashing import hash_file, hash_value
-from harness.store import read_json, write_json
+from harness.core.duration import Interval
+from harness.core.hashing import hash_file, hash_value
+from harness.core.store import read_json, write_json
 from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import like, whole
 from harness.training.update import Update

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from harness.config import OptimConfig
+from harness.backbones.language_model.policy import Policy
+from harness.core.config import OptimConfig
 from harness.training.checkpoint import Checkpoints, RunState
-from harness.training.policy import Policy
 from harness.training.update import Backward, update_of
 
 Batch = TypeVar("Batch")

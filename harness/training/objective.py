@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness.training.batches import EffectiveBatch, micro_batches, padded_tokens
-from harness.training.policy import Policy
-from harness.training.precompute import BatchSource, score
+from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.rows import EffectiveBatch, micro_batches, padded_tokens
+from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.token_values import by_row, log_probs
 from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import equal_passes
 from harness.training.supply import Constants, Supply
-from harness.training.tokenwise import by_row, log_probs
 from harness.training.update import Backward, plain_backward
 from losses import History, Loss, PreferenceBatch, Side
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from harness.config import OptimConfig
+from harness.core.config import OptimConfig
 
 State = Mapping[int, Mapping[str, Tensor]]  # what the optimiser keeps of each trained parameter, by its number
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from harness.config import TrainConfig
-from harness.store import write_json, write_jsonl
-from harness.training.batches import EffectiveBatch, effective_batches
+from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.rows import EffectiveBatch, effective_batches
+from harness.core.config import TrainConfig
+from harness.core.store import write_json, write_jsonl
 from harness.training.checkpoint import Checkpoints
 from harness.training.loop import optimise
 from harness.training.objective import PreferenceObjective
-from harness.training.policy import Policy
 from harness.training.supply import Split
 from losses import Loss
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from harness.config import ExperimentConfig
-from harness.errors import UserError
+from harness.core.config import ExperimentConfig
+from harness.core.errors import UserError
 
 ZERO_STAGES = (1, 2)  # of DeepSpeed's: these leave the policy in one piece, see `harness.training.zero`
 

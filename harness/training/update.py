@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness.config import OptimConfig
+from harness.backbones.language_model.policy import Policy
+from harness.core.config import OptimConfig
 from harness.training.optimizer import State, optimizer_of, set_rate
-from harness.training.policy import Policy
 from harness.training.sharding import is_sharded, like, whole, zero_stage
 
 # Adds the gradient of a part of a step's loss to the policy's; the truth value says whether it is the step's last part.

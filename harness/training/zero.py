@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from deepspeed.utils import logger, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor
 
-from harness.config import OptimConfig
+from harness.backbones.language_model.policy import Policy
+from harness.core.config import OptimConfig
 from harness.training.optimizer import State, optimizer_of, set_rate
-from harness.training.policy import Policy
 
 logger.setLevel(logging.WARNING)
 

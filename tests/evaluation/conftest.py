@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.store import Store
 from harness.evaluation.base import JudgeContext
-from harness.store import Store
 from tests.evaluation.fake_openai import FakeOpenAI, prefers
 
 

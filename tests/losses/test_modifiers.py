@@ -6,8 +6,8 @@
 import pytest
 import torch
 
-from harness.check import CHECKS, run_check
-from harness.outcomes import FAILED
+from harness.conformance.outcomes import FAILED
+from harness.conformance.suite import CHECKS, run_check
 from losses import RegistryError, get_loss
 from losses.modifiers import MODIFIERS, exp
 from tests.losses.by_hand import the_pair

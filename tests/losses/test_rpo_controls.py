@@ -1,14 +1,14 @@
 """The controls that experiments/rpo_controls.yaml adds to RPO, against the losses that they become."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 
 from losses import PreferenceBatch, get_loss
+from tests.conftest import REPOSITORY
 
-FILE = Path(__file__).resolve().parents[2] / "experiments" / "rpo_controls.py"
+FILE = REPOSITORY / "experiments" / "rpo_controls.py"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.reporting.frontier import frontier_figure, frontier_page, frontier_table
 from harness.reporting.leaderboard import COLUMNS
 from harness.reporting.measures import distinct, load_measures

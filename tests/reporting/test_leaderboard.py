@@ -1,13 +1,13 @@
 """The numbers of the leaderboard, derived by hand from the preferences in `results_folder.write_example`."""
 
 import math
-from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.reporting.leaderboard import COLUMNS, build_leaderboard
 from harness.reporting.results import load_results
+from tests.conftest import REPOSITORY
 from tests.reporting.results_folder import plan_cell, write_cell, write_judgements, write_plan, write_samples
 
 
@@ -181,6 +181,6 @@ def test_a_sampled_cell_that_awaits_its_judge_has_lengths_but_no_win_rate(tmp_pa
 
 
 def test_every_column_is_explained_in_the_results_readme():
-    page = (Path(__file__).resolve().parents[2] / "results" / "README.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8")
     for name, meaning in COLUMNS.items():
         assert f"| `{name}` | {meaning} |" in page, name

@@ -2,20 +2,20 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.evaluation.alpaca_eval import length_controlled_win_rate, read_annotations
-from harness.evaluation.difficulty import DIFFICULTY, difficulty_table
-from harness.evaluation.length_control import joint_difficulty, length_controlled
+from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY, difficulty_table
+from harness.evaluation.alpaca_eval.metrics import length_controlled_win_rate, read_annotations
+from harness.evaluation.statistics.length_control import joint_difficulty, length_controlled
 from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.results import load_results
 from harness.reporting.tables import markdown
+from tests.conftest import REPOSITORY
 from tests.reporting.results_folder import DECODING, plan_cell, write_cell, write_json, write_jsonl, write_plan
 
-PUBLISHED = Path(__file__).parents[1] / "evaluation/data/alpaca_eval/vicuna-7b.csv.gz"
+PUBLISHED = REPOSITORY / "tests/evaluation/data/alpaca_eval/vicuna-7b.csv.gz"
 
 
 def write_policy(folder, loss, preferences, lengths, *, seed=0, task="hh", baselines=80):

@@ -2,18 +2,17 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.reporting.leaderboard import COLUMNS
 from harness.reporting.report import write_report
+from tests.conftest import REPOSITORY
 from tests.reporting.results_folder import write_example
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = ["leaderboard.csv", "leaderboard.md", "prompts.csv"]
 
 

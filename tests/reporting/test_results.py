@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.reporting.results import load_results, one_line
 from tests.reporting.results_folder import (
     DECODING,

@@ -5,7 +5,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from harness.config import TaskConfig
+from harness.core.config import TaskConfig
 from harness.tasks import TASKS
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks import TASKS
 from harness.tasks.sources import read_packaged
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks import Message, Preference, Scored
 from harness.tasks.formats import Dropped, parse_dialogue, parse_standard
 from harness.tasks.rows import Row

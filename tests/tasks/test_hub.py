@@ -11,8 +11,8 @@ import pytest
 # Loads each [kind, data, subset] of its input, and prints what came of it.
 LOAD = """
 import json, sys
-from harness.config import TaskConfig
-from harness.errors import UserError
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
 from harness.tasks import TASKS
 for kind, data, subset in json.load(sys.stdin):
     try:

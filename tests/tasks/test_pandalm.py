@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks.pandalm import lists
 from harness.tasks.rows import Row
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks.reviews import SHARES, load_reviews
 from tests.tasks.reviews_file import write_reviews
 

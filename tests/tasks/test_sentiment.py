@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from harness.config import GenerateConfig, TaskConfig
-from harness.errors import UserError
-from harness.rewards import find_reward
-from harness.store import read_json
-from harness.tasks import TASKS, sentiment_reward
+from harness.core.config import GenerateConfig, TaskConfig
+from harness.core.errors import UserError
+from harness.core.store import read_json
+from harness.tasks import TASKS
 from harness.tasks.reviews import Review, load_reviews
+from harness.tasks.rewards import sentiment as sentiment_reward
+from harness.tasks.rewards.base import find_reward
 from tests.tasks.reviews_file import BLAME, PRAISE, write_reviews
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks import Message, Preference, TaskData
 from harness.tasks.formats import Dropped, Record, parse_standard, prompt_key
 from harness.tasks.rows import Row

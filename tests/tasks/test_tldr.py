@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.tasks import TASKS, Message
 from harness.tasks.rows import Row
 from harness.tasks.sources import read_packaged

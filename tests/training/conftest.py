@@ -11,13 +11,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from harness.config import ModelConfig
+from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.rows import EffectiveBatch, effective_batches
+from harness.backbones.language_model.scoring import BatchSource, TokenLogProbs, score
+from harness.backbones.language_model.tokens import Example, Tokens
+from harness.core.config import ModelConfig
 from harness.tasks.base import Message, Prompt
-from harness.training.batches import EffectiveBatch, effective_batches
-from harness.training.data import Example, Tokens
 from harness.training.objective import PreferenceObjective
-from harness.training.policy import Policy, load_policy
-from harness.training.precompute import BatchSource, TokenLogProbs, score
 from harness.training.supply import ScoredSequences, Split
 from losses import get_loss
 

@@ -20,12 +20,12 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.config import ModelConfig, OptimConfig
+from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.rows import effective_batches
+from harness.backbones.language_model.tokens import Example, Tokens
+from harness.core.config import ModelConfig, OptimConfig
 from harness.tasks.base import Message
-from harness.training.batches import effective_batches
-from harness.training.data import Example, Tokens
 from harness.training.loop import optimise
-from harness.training.policy import Policy
 from harness.training.sharding import shard, whole
 from losses import get_loss, list_losses
 from tests.training.conftest import Bench

@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from harness.config import ModelConfig, OptimConfig, SftConfig
+from harness.backbones.language_model.policy import load_policy
+from harness.backbones.language_model.scoring import BatchSource
+from harness.backbones.language_model.sft import train_sft
+from harness.core.config import ModelConfig, OptimConfig, SftConfig
 from harness.training.checkpoint import Checkpoints, Snapshot
 from harness.training.loop import Diverged, optimise
-from harness.training.policy import load_policy
-from harness.training.precompute import BatchSource
-from harness.training.sft import train_sft
 from tests.training.conftest import random_sequences
 
 INPUTS = {"experiment": 1}

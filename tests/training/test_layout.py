@@ -10,17 +10,16 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from tests.conftest import REPOSITORY
 from tests.deepspeed import launched_with_deepspeed
 from tests.training.layouts import CUTS, EFFECTIVE, LOSSES, flat, small_bench, train
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GRADIENT, WEIGHTS = 1e-5, 1e-4  # largest relative differences, in norm
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from harness.config import ModelConfig, OptimConfig
+from harness.backbones.language_model.policy import load_policy
+from harness.core.config import ModelConfig, OptimConfig
 from harness.training.loop import Diverged, optimise, rate_factor
-from harness.training.policy import load_policy
 
 
 def factors(total: int, **settings) -> list[float]:

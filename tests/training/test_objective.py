@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.config import ModelConfig
-from harness.training.data import Tokens
+from harness.backbones.language_model.policy import load_policy
+from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.config import ModelConfig
 from harness.training.objective import StartError
-from harness.training.policy import load_policy
-from harness.training.precompute import BatchSource, score
 from losses import History, Lists, PreferenceBatch, Side, get_loss, list_losses
 from tests.training.conftest import augmented
 

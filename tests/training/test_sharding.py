@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.config import ExperimentConfig, ModelConfig
-from harness.errors import UserError
+from harness.core.config import ExperimentConfig, ModelConfig
+from harness.core.errors import UserError
 from harness.training.sharding import check_launch, sharding_asked
 from tests.deepspeed import FOLDER, launched_with_deepspeed
 

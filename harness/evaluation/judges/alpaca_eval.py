@@ -11,15 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from harness.errors import UserError
-from harness.evaluation.alpaca_eval import shows_model_first
+from harness.core.errors import UserError
+from harness.evaluation.alpaca_eval.annotators import Annotator, load_annotator
+from harness.evaluation.alpaca_eval.difficulty import DifficultyTable, difficulty_table
+from harness.evaluation.alpaca_eval.metrics import shows_model_first
+from harness.evaluation.alpaca_eval.official import annotate, check_official, config_of
+from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, Judgement, register_judge
-from harness.evaluation.difficulty import DifficultyTable, difficulty_table
-from harness.evaluation.judges.alpaca_official import annotate, check_official, config_of
-from harness.evaluation.judges.alpaca_options import AlpacaEvalOptions
-from harness.evaluation.judges.annotators import Annotator, load_annotator
-from harness.evaluation.judges.asking import Ask, ask_all, forecast_asks
-from harness.evaluation.judges.endpoint import TRANSPORT, check_endpoint, check_key
+from harness.evaluation.endpoint.ask import Ask, ask_all, forecast_asks
+from harness.evaluation.endpoint.options import TRANSPORT, check_endpoint, check_key
 from harness.evaluation.judges.orders import identical, one_order
 from harness.evaluation.judges.template import readable
 from harness.tasks.sources import read_packaged

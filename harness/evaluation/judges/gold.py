@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.evaluation.agreement import measure
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.template import readable
-from harness.rewards import Reward, find_reward
+from harness.tasks.rewards.base import Reward, find_reward
 
 
 @dataclass

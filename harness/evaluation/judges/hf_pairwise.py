@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
+from harness.core.store import read_json, write_json
 from harness.evaluation.agreement import measure
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
 from harness.evaluation.judges.orders import both_orders, identical
 from harness.evaluation.judges.template import Template, load_template
-from harness.hashing import hash_value
-from harness.store import read_json, write_json
 from harness.tasks.base import Message
 
 KIND, FILE = "pairwise-verdicts", "verdicts.json"
@@ -130,7 +130,7 @@ class PairwiseJudge:
 
     def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
         """Return a request's token ids up to where the two labels part, and the two tokens with which they do."""
-        from harness.render import Renderer
+        from harness.core.render import Renderer
 
         renderer = Renderer(self._model.tokenizer)
         asked = renderer.prompt((Message("user", request),), limit=1 << 30, keep="end").ids

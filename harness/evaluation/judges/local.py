@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.assets import model_folder, quiet, weights_hash
-from harness.errors import UserError
+from harness.core.assets import model_folder, quiet, weights_hash
+from harness.core.errors import UserError
 
 
 @dataclass

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.evaluation.agreement import measure
 from harness.evaluation.base import Agreement, Comparison, Forecast, JudgeContext, Judgement, register_judge
-from harness.evaluation.judges.asking import Answer, Ask, ask_all, forecast_asks
-from harness.evaluation.judges.endpoint import TRANSPORT, EndpointOptions, check_endpoint, check_key
+from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
+from harness.evaluation.endpoint.options import TRANSPORT, EndpointOptions, check_endpoint, check_key
 from harness.evaluation.judges.orders import both_orders, identical, one_order, policy_first
 from harness.evaluation.judges.template import Template, load_template
 
@@ -28,7 +28,7 @@ RESERVED = ("messages", "model", "n", "stream")  # fields of a request that are 
 class OpenAIOptions(EndpointOptions):
     """The settings under `judge:` in an experiment file."""
 
-    template: str = ""  # "": the task's own; a built-in one by name (harness/evaluation/templates), or a file
+    template: str = ""  # "": the task's own; a built-in one by name (harness/evaluation/judges/templates), or a file
     both_orders: bool = True  # false: one order for each comparison, half of each; half the price, no flip rate
     temperature: float | None = 0.0  # null: not sent, for models that accept only their own
     seed: int | None = None  # null: not sent

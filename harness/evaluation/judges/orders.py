@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.core.hashing import hash_value
 from harness.evaluation.base import Comparison, Judgement, Usage
-from harness.hashing import hash_value
 
 
 def identical(comparison: Comparison) -> Judgement | None:

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
+from harness.core.store import read_json, write_json
 from harness.evaluation.agreement import measure
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
 from harness.evaluation.judges.template import readable
-from harness.hashing import hash_value
-from harness.store import read_json, write_json
 from harness.tasks.base import Prompt
 
 KIND, FILE = "reward-scores", "scores.json"
@@ -86,7 +86,7 @@ class RewardModelJudge:
 
     def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
         """Return a dialogue that ends with the response, by the chat template; as a pair of texts where there is none."""
-        from harness.render import Renderer, control_words, harmless
+        from harness.core.render import Renderer, control_words, harmless
 
         tokenizer, limit = self.model.tokenizer, self.options.max_tokens
         control = control_words(tokenizer)

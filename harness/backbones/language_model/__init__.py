@@ -1,0 +1,1 @@
+"""The language model as a backbone: tokens, policies, log-probs, samples."""

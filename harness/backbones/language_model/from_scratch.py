@@ -1,0 +1,116 @@
+"""A language model from nothing: a tokenizer and a small Llama, trained on texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness.backbones.language_model.policy import TENSORS, Policy, load_policy, load_tokenizer
+from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.sft import train_sft
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.assets import quiet
+from harness.core.config import FromScratchConfig, ModelConfig
+from harness.core.store import read_json, write_json
+from harness.training.checkpoint import Checkpoints
+
+MODEL, RECORD = "model", "pretrain.json"
+END = "<|endoftext|>"
+# A prompt is the beginning of a text, and a completion goes on with it: no roles, no tags.
+CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def pretrain(
+    config: FromScratchConfig,
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    accelerator: Accelerator,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    checkpoints: Checkpoints | None = None,
+) -> None:
+    """Train tokenizer and model on `texts`; write the model's folder `model`, and its loss on `held_out` in `pretrain.json`.
+
+    The weights are stored in bf16, and the held-out loss is that of the stored weights.
+    """
+    tokenizer = train_tokenizer(texts, config.vocabulary)
+    with quiet():
+        tokenizer.save_pretrained(folder / MODEL)
+    tokenizer = load_tokenizer(folder / MODEL, ModelConfig())
+    windows = cut_into_windows(tokenizer, texts, config.context)
+    torch.manual_seed(config.pretrain.seed)
+    model = LlamaForCausalLM(_architecture(config, tokenizer))
+    policy = Policy(model, ModelConfig()).to(accelerator.device)
+    source = BatchSource(windows, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens)
+    train_sft(policy, range(len(windows)), source, config.pretrain, accelerator, folder, progress, checkpoints)
+    (folder / TENSORS).unlink()
+    with quiet():
+        policy.model.to(torch.bfloat16).save_pretrained(folder / MODEL)
+    unseen = cut_into_windows(tokenizer, held_out, config.context)
+    stored = load_policy(folder / MODEL, ModelConfig()).to(accelerator.device)
+    (scored,) = score([stored], BatchSource(unseen, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens))
+    loss = -float(scored.values.mean(dtype="float64"))
+    write_json(
+        folder / RECORD,
+        {
+            "parameters": sum(p.numel() for p in stored.model.parameters()),
+            "texts": len(texts),
+            "tokens": sum(len(w.completion) for w in windows),
+            **{key: value for key, value in read_json(folder / "summary.json").items() if key in ("steps", "seconds")},
+            "held_out": {
+                "texts": len(held_out),
+                "tokens": len(scored.values),
+                "loss": round(loss, 4),
+                "perplexity": round(math.exp(loss), 2),
+            },
+        },
+    )
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer with one control token, which begins, separates and ends texts.
+
+    Every text is read as if a space stood before it, so that a completion is tokenised alike on its own and behind
+    its prompt, as long as it begins with a word.
+    """
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def cut_into_windows(tokenizer, texts: Sequence[str], context: int) -> list[Tokens]:
+    """Return the texts, one behind the other, cut into windows of at most `context` tokens; each token is predicted once."""
+    stream: list[int] = []
+    for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        stream += [tokenizer.eos_token_id, *ids]
+    stream.append(tokenizer.eos_token_id)
+    return [
+        Tokens(tuple(stream[start : start + 1]), tuple(stream[start + 1 : start + context]))
+        for start in range(0, len(stream) - 1, context - 1)
+    ]
+
+
+def _architecture(config: FromScratchConfig, tokenizer) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=config.feed_forward,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.context,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )

@@ -1,0 +1,284 @@
+"""The policy: a causal language model, what of it is trained, and how its trained part is kept.
+
+A trained policy is the base model plus one file of tensors (or two: SFT's, then the loss's). With LoRA the SFT
+adapter stays active below the one that the loss trains, so that the reference is the SFT model and never the base.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.backbones.language_model.decoder import read_only_at
+from harness.backbones.language_model.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
+from harness.backbones.language_model.rows import TokenBatch, collate
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.assets import quiet
+from harness.core.config import ModelConfig
+from harness.core.errors import UserError
+from harness.training.sharding import whole
+
+TENSORS = "tensors.safetensors"
+
+
+class Policy(nn.Module):
+    """A causal LM that gives log-probs of completion tokens, in fp32, under the experiment's compute dtype.
+
+    With `tune: last_layers`, `trunk` computes the frozen layers' activations and the forward pass can start from
+    them; they serve every policy of the experiment.
+    """
+
+    def __init__(self, model, config: ModelConfig):
+        super().__init__()
+        self.model = model
+        self.compute_dtype = getattr(torch, config.dtype)
+        self.together = False  # whether all processes have to pass through it equally often: it or its gradient is cut
+        self.trunk = self.top = self.value_head = None
+        if config.tune == "last_layers":
+            trunk, top = split_decoder(model.get_decoder(), config.last_layers)
+            object.__setattr__(self, "trunk", trunk)  # views of `model`: not to be registered a second time
+            object.__setattr__(self, "top", top)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` fp32 log-probs of the batch's completion tokens."""
+        return self._logprobs(self.predictors(batch), batch)
+
+    def add_value_head(self) -> None:
+        """Give the policy a linear value head that says 0: trained, in checkpoints, but not in what `save` writes."""
+        width = self.model.get_output_embeddings().weight.shape[1]
+        # made without drawing random numbers: dropout falls as it does for losses that need no values
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1, device=self.device, dtype=torch.float32)
+        for parameter in self.value_head.parameters():
+            nn.init.zeros_(parameter)
+
+    def with_values(self, batch: TokenBatch) -> Tensor:
+        """Return `(2, targets)`: fp32 log-probs of completion tokens, and what the value head says before each.
+
+        No gradient passes from the values to the model: what the head learns does not move the policy.
+        """
+        hidden = self.predictors(batch)
+        return torch.stack([self._logprobs(hidden, batch), self.value_head(hidden.detach().float()).squeeze(1)])
+
+    @torch.no_grad()
+    def confidences(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` log pi(y_t) - log sum_v pi(v)^2 of the batch's completion tokens, in fp32."""
+        hidden, head = self.predictors(batch), self.model.get_output_embeddings()
+        with self.autocast():
+            collisions = token_collisions(hidden, head.weight, getattr(head, "bias", None))
+        return self._logprobs(hidden, batch) - collisions
+
+    def distributions(self, batch: TokenBatch) -> Iterator[Tensor]:
+        """Yield `(some targets, vocabulary)` fp32 log-probs of all tokens, where the batch's completion tokens stand."""
+        head = self.model.get_output_embeddings()
+        for chunk in self.predictors(batch).split(max(1, CHUNK_LOGITS // head.weight.shape[0])):
+            with torch.autocast(self.device.type, enabled=False):
+                bias = None if getattr(head, "bias", None) is None else head.bias.float()
+                yield nn.functional.linear(chunk.float(), head.weight.float(), bias).log_softmax(1)
+
+    def _logprobs(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
+        """Return `(targets,)` fp32 log-probs of the batch's completion tokens, given the states that predict them."""
+        head = self.model.get_output_embeddings()
+        with self.autocast():
+            return token_logprobs(hidden, head.weight, batch.targets, getattr(head, "bias", None))
+
+    def predictors(self, batch: TokenBatch) -> Tensor:
+        """Return `(targets, d)`: the last hidden states that predict the completion tokens."""
+        with self.autocast():
+            decoder, start = (
+                (self.model.get_decoder(), {"input_ids": batch.input_ids})
+                if batch.hidden is None
+                else (self.top, {"inputs_embeds": batch.hidden})
+            )
+            with read_only_at(decoder, batch.read):
+                hidden = decoder(**start, **batch.inputs(self.compute_dtype), use_cache=False).last_hidden_state
+            return hidden.flatten(0, 1)[batch.position]
+
+    @torch.no_grad()
+    def trunk_activations(self, batch: TokenBatch) -> Tensor:
+        """Return `(rows, length, d)`: what the frozen layers pass to the trained ones, in the compute dtype."""
+        with self.autocast():
+            inputs = {"input_ids": batch.input_ids, **batch.inputs(self.compute_dtype)}
+            hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
+            return hidden.to(self.compute_dtype)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name, those of the value head among them."""
+        head = {} if self.value_head is None else dict(self.value_head.named_parameters(prefix="value_head"))
+        return _trained(self.model) | head
+
+    def save(self, folder: Path, *, write: bool = True) -> None:
+        """Write the model's trained tensors, fp32, as safetensors. Of several processes one writes; all take part."""
+        tensors = {}
+        for name, parameter in _trained(self.model).items():
+            tensor = whole(parameter.detach())
+            if write:
+                tensors[name] = tensor.float().cpu().contiguous()
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TENSORS)
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Check on a few tokens that log-probs equal those of the model's own logits; raise `UserError` if not.
+
+        A model that scales or caps its logits, or whose layers cannot be run apart or in part, is caught here.
+        """
+        ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
+        prompt = 3
+        batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
+        batch, ids = batch.to(self.device), ids.to(self.device)
+        with self.autocast():
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
+        expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
+        tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
+        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
+            batch.hidden = hidden
+            if not torch.allclose(self(batch), expected, atol=tolerance):
+                how = "from its last layers alone" if hidden is not None else "from its last hidden state"
+                hint = "; use tune: full or lora" if hidden is not None else ""
+                raise UserError(
+                    f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
+                )
+
+    def autocast(self):
+        """Return the context in which the model runs, for log-probs and for sampling alike."""
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_tokenizer(folder: Path, config: ModelConfig):
+    """Load the tokenizer of a model folder."""
+    from transformers import AutoTokenizer
+
+    with quiet(), _user_error(f"tokenizer in {folder}"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def model_settings(folder: Path, config: ModelConfig):
+    """Read a model's configuration (a transformers `PretrainedConfig`) without its weights."""
+    from transformers import AutoConfig
+
+    with quiet(), _user_error(f"configuration in {folder}"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:
+    """Load the base model, apply trained tensors (folders written by `Policy.save`) in turn, and make it trainable.
+
+    With LoRA each folder is an adapter of its own, and the one to be trained, drawn with `seed`, comes on top: it
+    changes nothing until it is trained. The policy is returned in eval mode.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), _user_error(f"model in {folder}"):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
+        )
+        tensors = [load_file(path / TENSORS) for path in trained]
+    torch.manual_seed(seed)
+    if config.tune == "lora":
+        _add_adapters(model, config, len(tensors) + 1)
+    else:
+        model.requires_grad_(config.tune == "full")
+    if config.tune == "last_layers":
+        decoder = model.get_decoder()
+        for module in (*decoder.layers[-config.last_layers :], decoder.norm):
+            module.requires_grad_(True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # small steps would vanish in bf16: what is trained is kept in fp32
+            parameter.data = parameter.data.float()
+    for part in tensors:
+        _apply(model, part)
+    return Policy(model, config).eval()
+
+
+def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
+    """Return (trunk, top): views of a decoder, all layers but the last `last`, and those with the final norm.
+
+    Both share the decoder's parameters. Raises `UserError` for a decoder that is not built of `.layers`.
+    """
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
+        raise UserError(f"tune: last_layers does not know the layers of {type(decoder).__name__}; use lora or full")
+    depth = len(decoder.layers)
+    if last >= depth:
+        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
+    parts = []
+    for span in (slice(0, depth - last), slice(depth - last, depth)):
+        part = copy.copy(decoder)
+        part._modules = dict(decoder._modules)
+        part.layers = decoder.layers[span]
+        part.config = copy.deepcopy(decoder.config)
+        part.config.num_hidden_layers = len(part.layers)
+        if getattr(decoder.config, "layer_types", None):
+            part.config.layer_types = list(decoder.config.layer_types)[span]
+        parts.append(part)
+    parts[0].norm = nn.Identity()
+    return parts[0], parts[1]
+
+
+def _add_adapters(model, config: ModelConfig, count: int) -> None:
+    """Put `count` LoRA adapters into the model, all active, the last one to be trained.
+
+    They stay beside the weights. Merged into bf16 weights, most of a small change would be rounded away.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+    settings = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    names = [f"adapter{i}" for i in range(count)]
+    with quiet(), _user_error("model.lora"):
+        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # puts the adapter into `model` itself
+        for name in names[1:]:
+            wrapped.add_adapter(name, settings)
+    wrapped.base_model.set_adapter(names)
+    for name, parameter in model.named_parameters():
+        is_adapter = ".lora_" in name
+        parameter.requires_grad_(is_adapter and f".{names[-1]}." in name)
+        if is_adapter:
+            parameter.data = parameter.data.float()
+
+
+def _apply(model, tensors: dict[str, Tensor]) -> None:
+    """Put trained tensors, fp32, into the model's parameters of the same names."""
+    parameters = dict(model.named_parameters())
+    missing = sorted(set(tensors) - set(parameters))
+    if missing:
+        raise UserError(f"trained tensors do not fit the model: it has no {missing[0]!r}")
+    for name, tensor in tensors.items():
+        parameters[name].data = tensor.to(parameters[name].device)
+
+
+class _user_error:
+    """Turn what a library raises while it loads something into a `UserError` that names the thing."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)) and not isinstance(
+            error, UserError
+        ):
+            raise UserError(
+                f"{self.what}: {str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__}"
+            ) from error
+        return False

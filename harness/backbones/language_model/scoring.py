@@ -1,0 +1,199 @@
+"""What is computed once and shared: the reference's log-probs, and the activations of the frozen trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.rows import TokenBatch, collate, layout, micro_batches
+from harness.backbones.language_model.tokens import Tokens, hash_sequences
+from harness.core.config import ModelConfig
+from harness.core.store import Artifact, Store
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """Per-token log-probs of many sequences, flat: those of sequence i are `values[offsets[i] : offsets[i + 1]]`."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def sums(self, rows: Sequence[int]) -> Tensor:
+        """Return `(len(rows),)` fp32 summed log-probs."""
+        return torch.tensor(
+            [self.values[self.offsets[i] : self.offsets[i + 1]].sum(dtype=np.float64) for i in rows],
+            dtype=torch.float32,
+        )
+
+    def padded(self, rows: Sequence[int], width: int) -> Tensor:
+        """Return `(len(rows), width)` fp32 log-probs of each token, with zeros behind them."""
+        found = torch.zeros(len(rows), width)
+        for to, i in zip(found, rows, strict=True):
+            piece = self.values[self.offsets[i] : self.offsets[i + 1]]
+            to[: len(piece)] = torch.from_numpy(np.array(piece))
+        return found
+
+
+def offsets_of(lengths: Sequence[int]) -> np.ndarray:
+    """Return where each of the concatenated pieces starts, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@torch.no_grad()
+def score(
+    policies: Sequence[Policy], batches: BatchSource, progress: Progress = lambda done, total: None
+) -> list[TokenLogProbs]:
+    """Return the log-prob of every completion token of every sequence under each policy, in eval mode.
+
+    Policies of one experiment share their frozen trunk: it runs once for all of them.
+    """
+    sequences = batches.sequences
+    offsets = offsets_of([len(s.completion) for s in sequences])
+    scored = [TokenLogProbs(np.zeros(offsets[-1], dtype=np.float32), offsets) for _ in policies]
+    done = 0
+    for rows in batches.all_passes():
+        batch = batches.batch(rows, policies[0])
+        if batch.hidden is None and policies[0].trunk is not None:
+            batch.hidden = policies[0].trunk_activations(batch)
+        ends = np.cumsum([len(sequences[i].completion) for i in rows])[:-1]
+        for policy, result in zip(policies, scored, strict=True):
+            policy.eval()
+            for i, piece in zip(rows, np.split(policy(batch).cpu().numpy(), ends), strict=True):
+                result.values[offsets[i] : offsets[i + 1]] = piece
+        done += len(rows)
+        progress(done, len(sequences))
+    return scored
+
+
+def reference_logprobs(
+    store: Store, load: Callable[[], Policy], weights: str, dtype: str, batches: BatchSource, progress: Progress
+) -> TokenLogProbs:
+    """Return the reference's per-token log-probs, computed once for (weights, token data, compute dtype).
+
+    No loss, seed, path or option stands in the key. `load` gives the reference where it is needed.
+    """
+
+    def build(folder: Path) -> None:
+        (scored,) = score([load()], batches, progress)
+        np.save(folder / "values.npy", scored.values)
+        np.save(folder / "offsets.npy", scored.offsets)
+
+    inputs = {"weights": weights, "tokens": hash_sequences(batches.sequences), "dtype": dtype, "format": 1}
+    artifact = store.artifact("reference", inputs, build)
+    return TokenLogProbs(
+        *(np.load(artifact.path / f"{name}.npy", allow_pickle=False) for name in ("values", "offsets"))
+    )
+
+
+@dataclass
+class BatchSource:
+    """Makes token batches of a fixed list of sequences, with the trunk's activations where they were computed.
+
+    `budget` is in padded tokens of a forward pass; whether prompts are `shared` says how these are laid out.
+    """
+
+    sequences: Sequence[Tokens]
+    pad_token: int
+    budget: int
+    shared: bool = False
+    trunk: Artifact | None = None
+
+    def __post_init__(self) -> None:
+        self._hidden = (
+            np.load(self.trunk.path / "hidden.npy", mmap_mode="r", allow_pickle=False) if self.trunk else None
+        )
+
+    def all_passes(self) -> list[list[int]]:
+        """Cut all sequences into forward passes; return the indices of each."""
+        alone = [[i] for i in range(len(self.sequences))]
+        return micro_batches(alone, self.sequences, self.budget, shared=self.shared)
+
+    def batch(self, rows: Sequence[int], policy: Policy) -> TokenBatch:
+        """Return the sequences `rows` as one batch on the policy's device."""
+        batch = collate([self.sequences[i] for i in rows], self.pad_token, shared=self.shared)
+        if self._hidden is not None:
+            batch.hidden = torch.zeros((*batch.input_ids.shape, self._hidden.shape[1]), dtype=policy.compute_dtype)
+            for row, columns, stored in self.places(rows):
+                piece = torch.from_numpy(np.array(self._hidden[stored]))
+                batch.hidden[row, columns] = piece.view(policy.compute_dtype)
+        return batch.to(policy.device)
+
+    def places(self, rows: Sequence[int]) -> Iterator[tuple[int, slice, slice]]:
+        """Yield where each prompt and completion of a batch stands: its row, its columns, and its place in the store."""
+        sequences = [self.sequences[i] for i in rows]
+        for i, s, (row, start) in zip(rows, sequences, layout(sequences, shared=self.shared), strict=True):
+            prompt, completion = (at[i] for at in self._stored)
+            if start == len(s.prompt):
+                yield row, slice(0, start), slice(prompt, prompt + start)
+            yield row, slice(start, start + len(s.completion)), slice(completion, completion + len(s.completion))
+
+    @cached_property
+    def _stored(self) -> tuple[list[int], list[int]]:
+        return stored_at(self.sequences)[:2]
+
+
+def stored_at(sequences: Sequence[Tokens]) -> tuple[list[int], list[int], int]:
+    """Return where each sequence's prompt and completion stand in the trunk's store, and how many tokens that holds.
+
+    Each prompt is stored once; causal attention makes it the same before every completion.
+    """
+    seen: dict[tuple[int, ...], int] = {}
+    prompts, completions, end = [], [], 0
+    for s in sequences:
+        if s.prompt not in seen:
+            seen[s.prompt] = end
+            end += len(s.prompt)
+        prompts.append(seen[s.prompt])
+        completions.append(end)
+        end += len(s.completion)
+    return prompts, completions, end
+
+
+def trunk_activations(
+    store: Store,
+    load: Callable[[], Policy],
+    weights: str,
+    config: ModelConfig,
+    batches: BatchSource,
+    progress: Progress,
+) -> Artifact:
+    """Return the frozen trunk's activations for all sequences, `(tokens, d)`, computed once and memory-mapped.
+
+    `load` gives a policy on the base model `weights`, where it is needed. bf16 is stored by its bits, as int16:
+    numpy has no such type.
+    """
+    sequences = batches.sequences
+
+    def build(folder: Path) -> None:
+        policy = load()
+        bits = np.float32 if policy.compute_dtype == torch.float32 else np.int16
+        shape = (stored_at(sequences)[-1], policy.model.config.hidden_size)
+        hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=bits, shape=shape)
+        done = 0
+        for rows in batches.all_passes():
+            activations = policy.trunk_activations(batches.batch(rows, policy)).cpu()
+            if bits is np.int16:
+                activations = activations.view(torch.int16)
+            for row, columns, stored in batches.places(rows):
+                hidden[stored] = activations[row, columns].numpy()
+            done += len(rows)
+            progress(done, len(sequences))
+        hidden.flush()
+
+    inputs = {
+        "weights": weights,
+        "last_layers": config.last_layers,
+        "tokens": hash_sequences(sequences),
+        "dtype": config.dtype,
+        "format": 2,
+    }
+    return store.artifact("trunk", inputs, build)

@@ -1,0 +1,207 @@
+"""A task's data as token ids: what is trained on, evaluated and sampled, with counts of all that was cut or dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.core.config import TaskConfig
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
+from harness.core.render import Renderer
+from harness.tasks.base import Preference, Prompt, Question, Task, TaskData
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One prompt with one completion, as ids."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A preference by indices into its split's sequences; unpaired data has only one of the two.
+
+    `scores` are those of chosen, rejected and the others, where the data have them.
+    """
+
+    prompt: Prompt
+    chosen: int | None
+    rejected: int | None
+    scores: tuple[float, ...] = ()
+    others: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The examples of one split, and the distinct sequences that they point into."""
+
+    examples: list[Example]
+    sequences: list[Tokens]
+
+    @cached_property
+    def hash(self) -> str:
+        """A content hash of the token data, of which completion answers which prompt, and of the scores."""
+        examples = [[e.chosen, e.rejected, e.scores, e.others] for e in self.examples]
+        return hash_value([hash_sequences(self.sequences), examples])
+
+    @property
+    def paired(self) -> bool:
+        """Whether every example has both a chosen and a rejected completion."""
+        return all(e.chosen is not None and e.rejected is not None for e in self.examples)
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task ready for a model: tokenised, cut to size, counted.
+
+    `questions` and `question_ids` belong together: the prompts to sample on, and their token ids.
+    """
+
+    splits: dict[str, TokenSplit]  # "train" and "dev"; none where the task trains nothing
+    questions: list[Question]
+    question_ids: list[tuple[int, ...]]
+    judge_fit: list[Preference]
+    judge_test: list[Preference]
+    labels: str
+    counts: dict[str, int]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Return a prompt as one text, for its embedding."""
+    return "\n\n".join(message.content for message in prompt)
+
+
+def hash_sequences(sequences: Sequence[Tokens]) -> str:
+    """Return a content hash of token sequences, in their order."""
+    return hash_value([[s.prompt, s.completion] for s in sequences])
+
+
+def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, renderer: Renderer) -> PreparedTask:
+    """Tokenise a task's data within its length limits and take as many rows as the experiment asks for.
+
+    Rows that are too long are truncated (the prompt on the side that the task does not keep) or dropped, as
+    `config.overlong` says; rows without a completion token are dropped. All of it is counted. Raises `UserError`
+    where nothing is left.
+    """
+    build = _Builder(task, config, renderer)
+    limits = {"train": config.train_pairs, "dev": config.dev_pairs} if task.trains else {}
+    splits = {split: build.examples(getattr(data, split), limit, split) for split, limit in limits.items()}
+    questions, question_ids = build.questions(data.test, config.test_prompts)
+    left = {**{split: len(found.examples) for split, found in splits.items()}, "test": len(questions)}
+    for split, count in left.items():
+        if count == 0:
+            raise UserError(
+                f"task {name!r}: of {len(getattr(data, split))} {split} examples none is left within "
+                f"max_prompt_tokens={config.max_prompt_tokens} and max_completion_tokens={config.max_completion_tokens}; "
+                "raise them, or set overlong: truncate"
+            )
+    for split, found in splits.items():
+        if not found.paired and not task.generates:
+            for side in ("chosen", "rejected"):
+                if all(getattr(example, side) is None for example in found.examples):
+                    raise UserError(
+                        f"task {name!r}: of its {len(found.examples)} unpaired {split} examples none is {side}; both are needed"
+                    )
+    return PreparedTask(
+        splits=splits,
+        questions=questions,
+        question_ids=question_ids,
+        judge_fit=data.judge_fit[: config.judge_pairs],
+        judge_test=data.judge_test,
+        labels=data.labels,
+        counts={**data.counts, **build.counts},
+    )
+
+
+class _Builder:
+    """Turns a task's rows into ids and counts what was cut and dropped on the way."""
+
+    def __init__(self, task: Task, config: TaskConfig, renderer: Renderer):
+        self.task, self.config, self.renderer = task, config, renderer
+        self.counts: Counter[str] = Counter()
+
+    def examples(self, rows: Iterable[Preference], limit: int | None, split: str) -> TokenSplit:
+        found: list[Example] = []
+        index: dict[Tokens, int] = {}  # a completion that stands in two pairs is computed once
+        for row in rows:
+            if limit is not None and len(found) == limit:
+                break
+            prompt, prompt_cut = self._prompt(row.prompt)
+            sides = {
+                side: text for side, text in (("chosen", row.chosen), ("rejected", row.rejected)) if text is not None
+            }
+            rendered = {
+                side: self.renderer.completion(text, limit=self.config.max_completion_tokens)
+                for side, text in sides.items()
+            }
+            if any(not text.strip() for text in sides.values()):
+                self.counts[f"{split}: dropped, empty completion"] += 1
+                continue
+            if not self._fits(split, prompt_cut, any(cut for _, cut in rendered.values())):
+                continue
+            others = self._others(row, prompt, split)
+            indices = {side: index.setdefault(Tokens(prompt, ids), len(index)) for side, (ids, _) in rendered.items()}
+            found.append(
+                Example(
+                    row.prompt,
+                    indices.get("chosen"),
+                    indices.get("rejected"),
+                    row.scores[:2] + tuple(score for _, score in others),
+                    tuple(index.setdefault(tokens, len(index)) for tokens, _ in others),
+                )
+            )
+        self.counts[f"{split}: used"] = len(found)
+        if any(example.others for example in found):
+            self.counts[f"{split}: further responses used"] = sum(len(example.others) for example in found)
+        return TokenSplit(found, list(index))
+
+    def _others(self, row: Preference, prompt: tuple[int, ...], split: str) -> list[tuple[Tokens, float]]:
+        """Return the further responses to a pair's prompt with their scores; count what is cut or dropped."""
+        drop, kept = self.config.overlong == "drop", []
+        for other in row.others:
+            ids, cut = self.renderer.completion(other.text, limit=self.config.max_completion_tokens)
+            if cut:
+                self.counts[f"{split}: further response {'dropped, too long' if drop else 'truncated'}"] += 1
+            if not (cut and drop):
+                kept.append((Tokens(prompt, ids), other.score))
+        return kept
+
+    def questions(self, rows: Iterable[Question], limit: int | None) -> tuple[list[Question], list[tuple[int, ...]]]:
+        questions, ids = [], []
+        for row in rows:
+            if limit is not None and len(questions) == limit:
+                break
+            prompt, prompt_cut = self._prompt(row.prompt)
+            # An answer that the policy has no room to give would be compared with one that had it.
+            baseline_cut = (
+                self.task.trains and self.renderer.completion(row.baseline, limit=self.config.max_completion_tokens)[1]
+            )
+            if not self._fits("test", prompt_cut, baseline_cut and self.config.overlong == "drop"):
+                continue
+            questions.append(row)
+            ids.append(prompt)
+        self.counts["test: used"] = len(questions)
+        return questions, ids
+
+    def _prompt(self, prompt: Prompt) -> tuple[tuple[int, ...], bool]:
+        rendered = self.renderer.prompt(
+            prompt, limit=self.config.max_prompt_tokens, keep=self.task.keep, suffix=self.task.prompt_suffix
+        )
+        return rendered.ids, rendered.truncated
+
+    def _fits(self, split: str, prompt_cut: bool, completion_cut: bool) -> bool:
+        """Count a row that is too long; return whether it is used all the same."""
+        if self.config.overlong == "drop":
+            self.counts[f"{split}: dropped, too long"] += prompt_cut or completion_cut
+            return not (prompt_cut or completion_cut)
+        self.counts[f"{split}: prompt truncated"] += prompt_cut
+        self.counts[f"{split}: completion truncated"] += completion_cut
+        return True

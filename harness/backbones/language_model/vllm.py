@@ -1,0 +1,94 @@
+"""Sampling by vLLM (the extra `vllm`, a GPU): the same token ids in and out, and the same decoding parameters.
+
+Its noise is vLLM's own, seeded by (seed, prompt id): reproducible, and common to all policies, but not the noise of
+`harness.backbones.language_model.sampling`. So the engine is part of what a sample is identified by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+
+import torch
+
+from harness.backbones.language_model.sampling import Sample
+from harness.core.config import ExperimentConfig, SampleConfig
+from harness.core.errors import UserError
+
+
+def check_engine(experiment: ExperimentConfig, processes: int) -> None:
+    """Raise `UserError` where the experiment asks for vLLM and that cannot work."""
+    if experiment.sample.engine != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("sample.engine=vllm: vllm is not installed; run pip install '.[vllm]', or use sample.engine=hf")
+    if experiment.model.tune == "lora":
+        raise UserError(
+            "sample.engine=vllm: it cannot run one LoRA adapter on top of another, and merged into the weights they "
+            "would be rounded; use sample.engine=hf with model.tune=lora"
+        )
+    if processes > 1:
+        raise UserError(
+            f"sample.engine=vllm runs in one process, not in {processes}; use sample.engine=hf, or train with it first "
+            "and set the engine in a run of one process"
+        )
+
+
+def request_parameters(name: str, decoding: SampleConfig, seed: int, stop_tokens: Sequence[int]) -> dict:
+    """Return the arguments of vLLM's `SamplingParams` for the prompt of that name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return {
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "max_tokens": decoding.max_new_tokens,
+        "stop_token_ids": list(stop_tokens),  # the one that ends a completion is its last id
+        "ignore_eos": True,  # a sample ends where our stop tokens say, as it does in training
+        "detokenize": False,
+        "seed": int.from_bytes(digest[:4], "big"),
+    }
+
+
+def sample_with_vllm(
+    model,
+    prompts: Sequence[Sequence[int]],
+    ids: Sequence[str],
+    *,
+    decoding: SampleConfig,
+    seed: int,
+    stop_tokens: Sequence[int],
+    pad_token: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Sample]:
+    """Return one completion per prompt, in the order of `prompts`; see `harness.backbones.language_model.sampling.sample`.
+
+    vLLM reads the weights from a folder, in the dtype that the policy computes in, and has the GPU for itself
+    meanwhile. It pads nothing.
+    """
+    from vllm import LLM, SamplingParams
+
+    device = model.device
+    autocast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if autocast else model.dtype
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model.to("cpu")
+        torch.cuda.empty_cache()
+        engine = LLM(model=folder, skip_tokenizer_init=True, dtype=str(dtype).removeprefix("torch."))
+        try:
+            outputs = engine.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                [SamplingParams(**request_parameters(name, decoding, seed, stop_tokens)) for name in ids],
+                use_tqdm=False,
+            )
+        finally:
+            del engine
+            torch.cuda.empty_cache()
+            model.to(device)
+    progress(len(prompts), len(prompts))
+    return [_as_sample(output.outputs[0].token_ids, stop_tokens) for output in outputs]
+
+
+def _as_sample(token_ids: Sequence[int], stop_tokens: Sequence[int]) -> Sample:
+    return Sample(tuple(token_ids), finished=bool(token_ids) and token_ids[-1] in stop_tokens)

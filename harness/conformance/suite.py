@@ -1,0 +1,350 @@
+"""The conformance suite that every registered loss is held to: `python -m harness check` and the tests run it.
+
+A check is a function of a `Loss`. It returns a few words for the table, or raises `Failure` with what is wrong and
+what to do. Whatever else a loss raises is a failure too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from harness.conformance.micro_batches import (
+    at_start,
+    by_token,
+    log_probs,
+    one_by_one,
+    probe,
+    rows_and_gradients,
+    rows_of,
+    trained_gradients,
+    with_log_probs,
+)
+from harness.conformance.outcomes import DECLARED, FAILED, OK, Outcome
+from losses import History, Loss, MissingData, PreferenceBatch, Side
+from losses.batch import Part
+from losses.spec import REDUCTIONS
+
+EXTREME = 1e4  # nats: a log-ratio that training can reach when it goes wrong
+SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # nats: spreads of log-ratios on which signs are looked at
+WIDEST = 10**6  # tokens in one forward pass: all of the batch
+
+
+class Failure(Exception):
+    """A loss does not keep what it declares. The message says what, and what to do."""
+
+
+class Declared(Exception):
+    """A loss departs from a rule in the way that it declares; the message is its declaration."""
+
+
+Check = Callable[[Loss], str]
+CHECKS: dict[str, Check] = {}
+
+
+def _check(name: str) -> Callable[[Check], Check]:
+    def decorate(function: Check) -> Check:
+        CHECKS[name] = function
+        return function
+
+    return decorate
+
+
+def run_check(name: str, loss: Loss) -> Outcome:
+    """Run one check on one loss."""
+    try:
+        return Outcome(name, OK, CHECKS[name](loss))
+    except Failure as failure:
+        return Outcome(name, FAILED, str(failure))
+    except Declared as declared:
+        return Outcome(name, DECLARED, str(declared))
+    except MissingData as error:
+        return Outcome(name, FAILED, f"{error}: declare it in needs")
+    except Exception as error:  # a user's loss can raise anything, and its own words help most
+        return Outcome(name, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+
+
+def check_loss(loss: Loss) -> list[Outcome]:
+    """Run the whole suite on one loss."""
+    return [run_check(name, loss) for name in CHECKS]
+
+
+@_check("hyper-parameters")
+def hyperparameters(loss: Loss) -> str:
+    """It is documented; each hyper-parameter has a grid that tries its default, and changes the value."""
+    if not loss.summary:
+        raise Failure("the function has no docstring: say in a line what the loss does")
+    batch, defaults = probe(loss), loss.settings()
+    for name, p in loss.hyperparameters.items():
+        if not p.grid:
+            raise Failure(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
+        if p.default not in p.grid:
+            raise Failure(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
+        others = [value for value in p.grid if value != p.default] or [1.1 * p.default] * (p.type is float)
+        rows = [loss(batch, **{**defaults, name: value}) for value in (p.default, *others)]
+        if others and all(torch.equal(rows[0], other) for other in rows[1:]):
+            raise Failure(f"{name} changes nothing: leave it out")
+    points = len(loss.grid())
+    return f"{points} point{'s' * (points != 1)} in the grid"
+
+
+@_check("rows")
+def rows(loss: Loss) -> str:
+    """It returns one finite value for each pair, list or unpaired response (or, coupled, for each row of its contrast).
+
+    A listwise loss that does not need scores takes plain pairs too.
+    """
+    batch = probe(loss)
+    found = loss(batch, **loss.settings())
+    if not found.isfinite().all():
+        raise Failure(f"returns {found.tolist()} for ordinary log-probs")
+    if loss.data == "listwise" and "scores" not in loss.needs:
+        pairs = replace(batch.changed(lambda parts: [replace(s, scores=None) for s in parts[:2]]), others=None)
+        if not loss(pairs, **loss.settings()).isfinite().all():
+            raise Failure("is not finite for plain pairs, whose scores are the ranks 1 and 0")
+    return f"{len(found)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
+
+
+@_check("start value")
+def start_value(loss: Loss) -> str:
+    """Where the policy is its reference, every row is the declared start value, at each point of the grid."""
+    batch, declared = at_start(probe(loss)), 0
+    for point in loss.grid():
+        expected = loss.start(point)
+        if expected is None:
+            continue
+        declared += 1
+        found = loss(batch, **point)
+        if not torch.allclose(found, torch.full_like(found, expected), rtol=1e-6, atol=1e-9):
+            raise Failure(f"at {point} the start value is declared as {expected:.6g}, and rows are {found.tolist()}")
+    return (
+        f"holds at {declared} points of the grid" if declared else "none declared: training cannot check it at step 0"
+    )
+
+
+@_check("gradient")
+def gradient(loss: Loss) -> str:
+    """In fp64 its gradient agrees with finite differences."""
+    for seed in range(3):
+        batch = probe(loss, seed=seed)
+        inputs = [part.outputs.clone().requires_grad_() for part in batch.parts]
+
+        def total(*outputs, batch=batch):
+            return loss(batch.with_policy(*outputs), **loss.settings()).sum()
+
+        if not total(*inputs).requires_grad:
+            raise Failure("the loss has no gradient in the policy's log-probs")
+        if not torch.autograd.gradcheck(total, inputs, raise_exception=False):
+            raise Failure("differs from finite differences")
+    return "agrees with finite differences in fp64"
+
+
+@_check("extremes")
+def extremes(loss: Loss) -> str:
+    """In fp32 value and gradient are finite at log-ratios of +-1e4 nats, and for one token that is certain.
+
+    Where a loss reads each token, each has such a log-ratio.
+    """
+    cases = {f"log-ratios {a:+g} and {b:+g}": (a, b) for a, b in itertools.product((EXTREME, -EXTREME), repeat=2)}
+    for point in loss.grid():
+        for what, ratios in cases.items():
+            _finite(loss, _at_log_ratios(loss, *ratios), point, what)
+        for policy in (0.0, -1e-6, -EXTREME):
+            _finite(loss, _of_one_token(loss, policy), point, f"one token at log-prob {policy:g}")
+    return f"finite at log-ratios of +-{EXTREME:g} and at length 1"
+
+
+def _at_log_ratios(loss: Loss, *ratios: float) -> PreferenceBatch:
+    """Log-probs stay below 0: a rise is one from a reference far below, or, without reference, from nowhere."""
+
+    def moved(part: Part, ratio: float) -> Part:
+        high, reference = log_probs(part)
+        policy, other = (high, high - EXTREME) if ratio > 0 else (high - EXTREME, high)
+        return with_log_probs(part, policy, None if reference is None else other)
+
+    batch = probe(loss, dtype=torch.float32)
+    return batch.changed(lambda parts: [moved(*pair) for pair in zip(parts, (*ratios, -EXTREME), strict=False)])
+
+
+def _of_one_token(loss: Loss, logp: float) -> PreferenceBatch:
+    def certain(part: Part) -> Part:
+        if by_token(part):
+            first = torch.arange(part.token_mask.shape[1]) == 0
+            part = replace(part, token_mask=first.expand_as(part.token_mask))
+        elif isinstance(part, Side):
+            part = replace(part, tokens=torch.ones_like(part.tokens))
+        policy, reference = log_probs(part)
+        return with_log_probs(part, torch.full_like(policy, logp), reference)
+
+    return probe(loss, dtype=torch.float32).changed(lambda parts: map(certain, parts))
+
+
+def _finite(loss: Loss, batch: PreferenceBatch, point: dict, what: str) -> None:
+    found = rows_and_gradients(loss, batch, point)
+    kinds = ("value", "gradient in chosen", "gradient in rejected", "gradient in the others")
+    for kind, values in zip(kinds, found, strict=False):
+        if not values.isfinite().all():
+            raise Failure(f"{kind} is not finite for {what} at {point}")
+
+
+@_check("sign")
+def sign(loss: Loss) -> str:
+    """A step down the gradient never lowers a chosen response nor raises a rejected one, unless declared."""
+    wrong = _first_wrong_sign(loss)
+    if wrong is None and loss.sign_exceptions and not loss.modified_by:  # a modifier can do away with an exception
+        raise Failure(f"declares an exception that was not met: {loss.sign_exceptions}")
+    if wrong is None:
+        return "chosen never down, rejected never up"
+    if not loss.sign_exceptions:
+        raise Failure(f"{wrong}; if that is meant, say when it does so in sign_exceptions")
+    raise Declared(loss.sign_exceptions)
+
+
+def _first_wrong_sign(loss: Loss) -> str | None:
+    for scale, point, seed in itertools.product(SCALES, loss.grid(), range(2)):
+        _, chosen, rejected, *_ = rows_and_gradients(loss, probe(loss, seed=seed, scale=scale), point)
+        if "token_values" in loss.needs:
+            chosen, rejected = chosen[:, 0], rejected[:, 0]  # the other half is the values'
+        size = max(chosen.abs().max().item(), rejected.abs().max().item())
+        for what, against in (("lowers a chosen", chosen), ("raises a rejected", -rejected)):
+            if against.max().item() > 1e-9 * size:
+                return f"{what} response at {point} and log-ratios of about {scale:g} nats"
+    return None
+
+
+@_check("order")
+def order(loss: Loss) -> str:
+    """The order of the examples, and of the responses in a list, changes neither the loss nor any gradient.
+
+    Nor does it where tokens have one more column of padding.
+    """
+    for seed in range(3):
+        batch, generator = probe(loss, seed=seed), torch.Generator().manual_seed(seed)
+        first = torch.randperm(len(batch.chosen), generator=generator)
+        second = torch.randperm(len(batch.rejected), generator=generator) if loss.data == "unpaired" else first
+        orders = (first, second, first)
+        shuffled = batch.changed(lambda parts, orders=orders: map(_turned, map(rows_of, parts, orders)))
+        before, after = (rows_and_gradients(loss, b, loss.settings()) for b in (batch, shuffled))
+        moved = [gradient[order] for gradient, order in zip(before[1:], orders, strict=False)]
+        moved[2:] = [gradient.flip(1) for gradient in moved[2:]]
+        if "token_values" in loss.needs:
+            moved = [pad(gradient, (0, 1)) for gradient in moved]
+        if not all(
+            torch.allclose(*pair)
+            for pair in zip((before[0].mean(), *moved), (after[0].mean(), *after[1:]), strict=True)
+        ):
+            raise Failure("the value or a gradient changes when the examples change places or have more padding")
+    return "value and gradients do not depend on it"
+
+
+def _turned(part: Part) -> Part:
+    """Return lists with their responses in the opposite order, and sides as they are, but for tokens' padding."""
+    tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    if isinstance(part, Side):
+        return replace(part, **{k: pad(v, (0, 1)) for k, v in tensors.items() if k.startswith("token_")})
+    return replace(part, **{k: v.flip(1) for k, v in tensors.items()})
+
+
+@_check("coupling")
+def coupling(loss: Loss) -> str:
+    """`couples_examples` says whether a row depends on the other examples of the batch."""
+    batch = probe(loss)
+    whole = loss(batch, **loss.settings())
+    try:
+        alone = torch.cat([loss(part, **loss.settings()) for part in one_by_one(loss, batch)])
+    except ValueError:
+        if not loss.couples_examples:
+            raise
+        return "couples examples: it refuses a part of the batch"
+    same = alone.shape == whole.shape and torch.allclose(alone, whole)
+    if same and loss.couples_examples:
+        raise Failure("rows do not depend on each other: declare couples_examples=False and spare a forward pass")
+    if not same and not loss.couples_examples:
+        raise Failure("a row changes when the other examples are taken away: declare couples_examples=True")
+    return "couples examples" if loss.couples_examples else "each example by itself"
+
+
+@_check("micro-batches")
+def micro_batches(loss: Loss) -> str:
+    """Training gives the same loss and gradient however the effective batch is cut and padded."""
+    (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1))
+    for other, found in cut:
+        if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (found - whole).norm() > 1e-4 * whole.norm():
+            raise Failure(
+                f"the loss or its gradient depends on how the batch is cut: {value:.6g} whole, {other:.6g} cut"
+            )
+    return "the same, whole and cut"
+
+
+@_check("needs")
+def needs(loss: Loss) -> str:
+    """It runs on what it declares, and everything that it declares changes its value."""
+    batch = probe(loss)
+    loss(batch, **loss.settings())  # holds nothing undeclared: `MissingData` otherwise
+    for need in sorted(loss.needs):
+        changed = _changed(batch, need)
+        if all(torch.equal(loss(batch, **point), loss(changed, **point)) for point in loss.grid()):
+            raise Failure(f"declares {need!r} and does not use it: leave it out of needs")
+    return ", ".join(sorted(loss.needs)) or "nothing but log-probs and token counts"
+
+
+def _changed(batch: PreferenceBatch, field: str) -> PreferenceBatch:
+    """Return the batch with other values of what a loss declared that it needs."""
+    if field == "history":
+        return replace(batch, history=History(batch.history.mean + 1, batch.history.count))
+    if field == "kl_pairs":
+        return replace(batch, kl_pairs=replace(batch.kl_pairs, policy=batch.kl_pairs.policy + 1))
+    if field == "stopped":
+        return replace(batch, stopped=batch.with_policy(*(part.outputs + 1 for part in batch.parts)))
+
+    def other(parts: tuple[Part, ...]) -> list[Part]:
+        generator, found = torch.Generator().manual_seed(1), []
+        for part in parts:
+            # others have no prompt embeddings of their own, and a reference can be there for each token too
+            old = {name: getattr(part, name, None) for name in (field, f"token_{field}")}
+            new = {k: v + torch.rand(v.shape, generator=generator) for k, v in old.items() if v is not None}
+            found.append(replace(part, **new))
+        return found
+
+    return batch.changed(other)
+
+
+@_check("reduction")
+def reduction(loss: Loss) -> str:
+    """Twice as many tokens at the same log-prob per token change a sum, and leave a mean as it is.
+
+    A loss that takes token by token changes where log-probs change places within a response.
+    """
+    batch = probe(loss)
+    value, longer, turned = (
+        loss(view, **loss.settings())
+        for view in (
+            batch,
+            *(batch.changed(lambda parts, to=to: map(to, parts)) for to in (_doubled, _log_probs_turned)),
+        )
+    )
+    found = "token" if not torch.allclose(value, turned) else "mean" if torch.allclose(value, longer) else "sum"
+    if found != loss.reduction:
+        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[found]}")
+    return REDUCTIONS[found]
+
+
+def _doubled(part: Part) -> Part:
+    if by_token(part):
+        tokens = (part.token_policy, part.token_values, part.token_mask, part.token_reference)
+        return part.with_tokens(*(None if t is None else t.repeat_interleave(2, dim=1) for t in tokens))
+    fields = ("policy", "reference", "tokens") if isinstance(part, Side) else ("policy", "reference")
+    return replace(part, **{f: 2 * getattr(part, f) for f in fields if getattr(part, f) is not None})
+
+
+def _log_probs_turned(part: Part) -> Part:
+    """Return the part with the first two tokens' log-probs exchanged, under the policy alone; others as they are."""
+    if not by_token(part):
+        return part
+    policy = torch.cat([part.token_policy[:, :2].flip(1), part.token_policy[:, 2:]], dim=1)
+    return with_log_probs(part, policy, part.token_reference)

@@ -1,0 +1,1 @@
+"""What all rooms share: errors, configuration, prompts, the store, hashes. No torch at import."""

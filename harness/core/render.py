@@ -1,0 +1,144 @@
+"""From prompts and completions to token ids: the one place where it is done, for training and sampling alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from harness.core.errors import UserError
+from harness.tasks.base import Prompt
+
+# The format of the RPO paper's code, for tokenizers without a chat template.
+ROLE_TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+SENTINEL = "harness-sentinel"
+
+
+def control_words(tokenizer) -> re.Pattern:
+    """Return what matches the strings that the tokenizer turns into control tokens."""
+    words = {str(t) for t in tokenizer.all_special_tokens}
+    words |= {str(t) for t in tokenizer.added_tokens_decoder.values()}
+    return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
+
+
+def harmless(text: str, control: re.Pattern) -> str:
+    """Return untrusted text in which nothing spells a control token: none may end a turn or begin another."""
+    return control.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt's token ids, ending where the assistant begins to speak; `truncated` if content had to go."""
+
+    ids: tuple[int, ...]
+    truncated: bool
+
+
+class Renderer:
+    """Turns messages into token ids by the tokenizer's chat template or, where it has none, by RPO's format.
+
+    Prompt and completion are tokenised apart, so no token spans the seam, and what the policy is trained to
+    continue is to the id what it is asked to continue in sampling.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; choose another model"
+            )
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that ends an assistant's turn: what the chat template puts behind one, else EOS."""
+        if not self.tokenizer.chat_template:
+            return self.tokenizer.eos_token_id
+        turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": SENTINEL}]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        tail = self.tokenizer(rendered.split(SENTINEL, 1)[-1], add_special_tokens=False)["input_ids"]
+        specials = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        return next((token for token in tail if token in specials), self.tokenizer.eos_token_id)
+
+    @cached_property
+    def _control(self) -> re.Pattern:
+        return control_words(self.tokenizer)
+
+    def _harmless(self, text: str) -> str:
+        return harmless(text, self._control)
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """The tokens at which sampling stops."""
+        return sorted({self.end_of_turn, self.tokenizer.eos_token_id})
+
+    @property
+    def pad_token(self) -> int:
+        """An id to fill rows with. Padding is always masked by length, so it may equal EOS."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def prompt(self, prompt: Prompt, *, limit: int, keep: str, suffix: str = "") -> RenderedPrompt:
+        """Render a prompt into at most `limit` tokens, up to the point where the assistant begins to speak.
+
+        A longer one loses content, never structure: whole turns from the beginning of a dialogue first, then
+        tokens of the one turn that is left, from its beginning (`keep="end"`) or its end (`keep="start"`).
+        `suffix` is put behind the last turn's content and survives. Raises `UserError` if nothing fits.
+        """
+        ids = self._prompt_ids(prompt, suffix)
+        if len(ids) <= limit:
+            return RenderedPrompt(ids, truncated=False)
+        while len(prompt) > 1 and len(ids) > limit:
+            prompt = _without_oldest_turn(prompt)
+            ids = self._prompt_ids(prompt, suffix)
+        content = self.tokenizer(prompt[-1].content, add_special_tokens=False)["input_ids"]
+        while len(ids) > limit:
+            kept = len(content) - max(1, len(ids) - limit)
+            if kept < 1:
+                raise UserError(
+                    f"max_prompt_tokens={limit} leaves no room for a prompt: its template alone takes {len(ids) - len(content)} tokens"
+                )
+            content = content[:kept] if keep == "start" else content[-kept:]
+            text = self.tokenizer.decode(content, skip_special_tokens=True).strip()
+            ids = self._prompt_ids((*prompt[:-1], replace(prompt[-1], content=text)), suffix)
+        return RenderedPrompt(ids, truncated=True)
+
+    def completion(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
+        """Return a completion's ids and whether it was truncated.
+
+        A complete one ends with the end-of-turn token, which is trained on; a truncated one does not, so that
+        the policy is not taught to stop in the middle of a sentence.
+        """
+        ids = self.tokenizer(self._harmless(text.strip()), add_special_tokens=False)["input_ids"]
+        ids = (*ids, self.end_of_turn)
+        return (ids, False) if len(ids) <= limit else (ids[:limit], True)
+
+    def decode(self, ids) -> str:
+        """Return a sampled completion as text: without special tokens and surrounding white space."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _prompt_ids(self, prompt: Prompt, suffix: str) -> tuple[int, ...]:
+        messages = [replace(m, content=self._harmless(m.content)) for m in prompt]
+        messages[-1] = replace(messages[-1], content=messages[-1].content + suffix)
+        if self.tokenizer.chat_template:
+            turns = [{"role": m.role, "content": m.content} for m in messages]
+            try:
+                text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            except Exception as error:  # templates raise what they like for roles that they do not know
+                roles = ", ".join(m.role for m in messages)
+                raise UserError(f"the chat template refuses a prompt with the turns {roles}: {error}") from None
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        text = "\n".join(f"{ROLE_TAGS[m.role]}\n{m.content}" for m in messages) + f"\n{ROLE_TAGS['assistant']}\n"
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id  # exactly one, whatever the tokenizer would add of itself
+        return tuple(ids) if bos is None or ids[:1] == [bos] else (bos, *ids)
+
+
+def _without_oldest_turn(prompt: Prompt) -> Prompt:
+    """Drop the oldest exchange, up to the next user turn; the system message goes last of all."""
+    system, turns = (prompt[:1], prompt[1:]) if prompt[0].role == "system" else ((), prompt)
+    if len(turns) == 1:
+        return turns
+    turns = turns[1:]
+    while len(turns) > 1 and turns[0].role != "user":
+        turns = turns[1:]
+    return (*system, *turns)

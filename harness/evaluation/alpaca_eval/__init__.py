@@ -1,0 +1,1 @@
+"""AlpacaEval 2.0: its metrics, difficulties and annotators."""

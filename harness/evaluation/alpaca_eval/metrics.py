@@ -1,0 +1,183 @@
+"""AlpacaEval 2.0's metrics from annotations: win rate, standard error, discrete win rate, length-controlled win rate.
+
+Checked against alpaca_eval 0.6.6 (`metrics/helpers.py`, `metrics/glm_winrate.py`, `processors.py`) and its published
+leaderboard. Preferences are in upstream's terms: 1 the reference won, 2 the model, 1.5 (once: 0) a draw.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, DifficultyTable
+from harness.evaluation.base import Comparison, Judgement
+from harness.evaluation.statistics.intervals import UNKNOWN, Interval, mean_of_seeds
+from harness.evaluation.statistics.length_control import RESAMPLES, length_controlled
+
+REQUIRED = ("instruction_index", "len_1", "len_2", "preference")
+MISSING = -1.0  # upstream's mark of a judgement that failed
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A model's judgements, one entry a row: which of the 805 instructions (`index`, upstream's order), the lengths of
+    the reference's and the model's output in characters, and the preference, NaN where there is none."""
+
+    index: np.ndarray
+    reference_length: np.ndarray
+    model_length: np.ndarray
+    preference: np.ndarray
+
+
+def shows_model_first(instruction: str) -> bool:
+    """Return whether upstream's annotator switches the outputs of this instruction, so that the model's comes first."""
+    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
+
+
+def win_rates(preference: np.ndarray) -> dict[str, float | int]:
+    """Return upstream's metrics of preferences in its terms; rates and errors in percent. NaN is left out.
+
+    `standard_error` is that of the mean over the instructions; `discrete_win_rate` counts each preference as a whole
+    win or loss.
+    """
+    known = preference[~np.isnan(preference)]
+    known = np.where(known == 0, 1.5, known) - 1
+    whole = np.where(known == 0.5, 0.5, np.round(known))
+    n = len(known)
+    return {
+        "win_rate": 100 * float(known.mean()) if n else math.nan,
+        "standard_error": 100 * float(known.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan,
+        "n_wins": int((known > 0.5).sum()),
+        "n_wins_base": int((known < 0.5).sum()),
+        "n_draws": int((known == 0.5).sum()),
+        "n_total": n,
+        "discrete_win_rate": 100 * float(whole.mean()) if n else math.nan,
+    }
+
+
+def length_controlled_win_rate(
+    annotations: Annotations, table: DifficultyTable, *, alignment: str = "instruction", resamples: int = RESAMPLES
+) -> tuple[Interval, str]:
+    """Return the LC win rate in percent with its bootstrap interval; or an unknown one, and the reason.
+
+    `alignment` says which difficulty a row gets: its instruction's, which takes all 805 instructions, because the rate
+    is a mean over them; or, by "position", that of the row's place in the file. The latter is what upstream does: the
+    same for a complete file in upstream's order, but a missing row shifts all that follow. It is for reproducing
+    published rates.
+    """
+    n = len(annotations.index)
+    if alignment == "instruction":
+        if n < INSTRUCTIONS:
+            return UNKNOWN, f"{INSTRUCTIONS - n} of the {INSTRUCTIONS} instructions have no row"
+        difficulty = table.difficulty[annotations.index]
+    else:
+        difficulty = table.difficulty[:n]
+    preference = np.where(annotations.preference == 0, 1.5, annotations.preference) - 1
+    differences = annotations.reference_length - annotations.model_length
+    rate = length_controlled(preference, differences, difficulty, table.anchors, resamples=resamples)
+    interval = mean_of_seeds([rate])
+    if math.isnan(interval.value):
+        return UNKNOWN, "no preferences, or all outputs differ from the reference's by the same length"
+    return Interval(*(100 * value for value in interval)), ""
+
+
+def metrics_of(comparisons: Sequence[Comparison], judgements: Sequence[Judgement], table: Mapping) -> dict[str, object]:
+    """Return the metrics of judgements on AlpacaEval's instructions, where `table` is what their judge's `difficulty`
+    returned: standard error, discrete win rate, LC win rate with its interval (None where an instruction is not
+    judged), and whose difficulties these are."""
+    rows = [
+        (table["index"][c.id], len(c.baseline), len(c.response), math.nan if j.preference is None else j.preference + 1)
+        for c, j in zip(comparisons, judgements, strict=True)
+    ]
+    index, *columns = np.array(rows).T
+    annotations = Annotations(index.astype(int), *columns)
+    rates, interval = win_rates(annotations.preference), UNKNOWN
+    if rates["n_total"] == INSTRUCTIONS and len(set(index)) == INSTRUCTIONS:
+        interval, _ = length_controlled_win_rate(annotations, DifficultyTable.from_json(table))
+    found = {
+        "standard_error": rates["standard_error"],
+        "discrete_win_rate": rates["discrete_win_rate"],
+        "length_controlled_winrate": interval.value,
+        "length_controlled_low": interval.low,
+        "length_controlled_high": interval.high,
+    }
+    return {**{k: None if math.isnan(v) else v for k, v in found.items()}, "difficulty": table["origin"]}
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read a CSV file (gzipped or not) with the columns `REQUIRED`; others are ignored.
+
+    `preference` is 1 to 2, 0 for a draw, or empty or -1 where there is none. Raises `UserError` with the line for a
+    value that is not what it should be, and for an instruction that comes twice.
+    """
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restval="", strict=True)
+    rows: list[list[float]] = []
+    seen: dict[float, int] = {}
+    try:
+        missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path}: no column {' and '.join(missing)}; needed: {', '.join(REQUIRED)}; here: "
+                f"{', '.join(reader.fieldnames or ()) or 'nothing'}"
+            )
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            index = _whole(row, "instruction_index", where, INSTRUCTIONS - 1)
+            if index in seen:
+                raise UserError(f"{where}: instruction {index} stands in line {seen[index]} too; keep one of the two")
+            seen[index] = reader.line_num
+            rows.append([index, *(_whole(row, name, where) for name in ("len_1", "len_2")), _preference(row, where)])
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV after line {reader.line_num} ({error})") from None
+    if not rows:
+        raise UserError(f"{path}: no rows below the header")
+    index, reference, model, preference = np.array(rows).T
+    return Annotations(index.astype(int), reference, model, preference)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = Path(path).read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _number(row: dict, name: str, where: str) -> float:
+    try:
+        return float(row[name])
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {name} must be a number, got {row[name]!r:.40}") from None
+
+
+def _whole(row: dict, name: str, where: str, highest: float = math.inf) -> int:
+    value = _number(row, name, where)
+    if not (0 <= value <= highest and value < math.inf and value == int(value)):
+        limit = f" to {highest}" if highest < math.inf else " up"
+        raise UserError(f"{where}: {name} must be a whole number from 0{limit}, got {row[name]!r:.40}")
+    return int(value)
+
+
+def _preference(row: dict, where: str) -> float:
+    if not row["preference"].strip():
+        return math.nan
+    value = _number(row, "preference", where)
+    if math.isnan(value) or value == MISSING:
+        return math.nan
+    if not (value == 0 or 1 <= value <= 2):
+        raise UserError(
+            f"{where}: preference must be 1 (reference) to 2 (model), 0 (draw), or empty, got {row['preference']!r:.40}"
+        )
+    return value

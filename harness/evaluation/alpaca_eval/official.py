@@ -1,0 +1,165 @@
+"""The `alpaca-eval` package itself, in a process of its own, with arguments under which it is safe.
+
+Kept apart, because importing the package sets the root logger's level and reads environment variables and a
+.env file once; and because an answer that it does not understand ends it. By itself it would download the reference
+outputs (with a call that datasets 4 refuses) and the table of difficulties, write into site-packages, and keep its
+answers under a key that names neither model, prompt nor endpoint: it is given the outputs, no leaderboard, the
+metric without difficulties, and a file of answers for each of these keys. That file keeps what was paid for; the
+failures that it keeps too are taken out before the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from filelock import FileLock
+
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
+from harness.core.store import read_json, write_json
+from harness.evaluation.alpaca_eval.annotators import load_settings
+from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
+from harness.evaluation.base import Comparison
+from harness.evaluation.endpoint.options import read_key, url_of, without_key
+from harness.evaluation.judges.template import readable
+
+FOLDER = "alpaca_eval-official"  # of the answers that it was given, in the results store
+CHUNK = 16  # comparisons after which it keeps its answers; when it ends in between, these are lost
+
+
+def check_official(options: AlpacaEvalOptions) -> None:
+    """Raise `UserError` for settings that the package has no place for."""
+    if options.budget_usd is not None:
+        raise UserError("judge.budget_usd: the package cannot hold a budget; leave it out, or engine: official")
+    for name in ("requests_per_minute", "tokens_per_minute"):
+        if getattr(options, name) is not None:
+            raise UserError(f"judge.{name}: the package has no such limit; leave it out, or engine: official")
+
+
+@dataclass(frozen=True)
+class Config:
+    """An annotator with the changes that the options make: its name, its settings, and the hash of all that is asked."""
+
+    name: str
+    settings: dict
+    hash: str
+
+
+def config_of(options: AlpacaEvalOptions) -> Config:
+    """Return what the package is asked to be; raises `UserError` where there is no such annotator or prompt."""
+    path, name, settings = load_settings(options.annotator)
+    asking = {**(settings.get("completions_kwargs") or {}), **options.request}
+    if options.model:
+        asking["model_name"] = options.model
+    template = (path.parent.parent / str(settings.get("prompt_template"))).resolve()
+    settings = {**settings, "completions_kwargs": asking, "prompt_template": str(template)}
+    try:
+        return Config(name, settings, hash_value([settings | {"prompt_template": template.read_text("utf-8")}]))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"annotator {name!r}: its prompt {template} cannot be read ({error})") from None
+
+
+def annotate(
+    comparisons: Sequence[Comparison], options: AlpacaEvalOptions, cache: Path
+) -> tuple[dict[str, float], str]:
+    """Return the package's preferences by instruction (1: baseline, 2: policy), for those that it has one for.
+
+    With them the reason why it ended early, "" where it did not. Raises `UserError` where an instruction comes twice,
+    which the package cannot tell apart, or where its file of answers is damaged.
+    """
+    outputs = {readable(c.prompt): [c.baseline, c.response] for c in comparisons}
+    if len(outputs) < len(comparisons):
+        raise UserError("judge.engine=official: the package takes one response to each instruction; some have several")
+    config, key = config_of(options), read_key(options.key_env)
+    kept = cache / FOLDER / f"{hash_value([config.hash, url_of(options)])[:16]}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")), tempfile.TemporaryDirectory() as folder:
+        answered = _kept(kept)
+        if answered:
+            write_json(kept, answered)  # without the failures, which the package would not ask for again
+        else:
+            kept.unlink(missing_ok=True)
+        file = Path(folder) / config.name / "configs.yaml"
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump({config.name: config.settings}), encoding="utf-8")
+        request = {
+            "reference_outputs": [
+                {"instruction": i, "output": o, "generator": "baseline"} for i, (o, _) in outputs.items()
+            ],
+            "model_outputs": [{"instruction": i, "output": o, "generator": "policy"} for i, (_, o) in outputs.items()],
+            "annotators_config": str(file),
+            "caching_path": str(kept.resolve()),
+            "answer": str(Path(folder) / "answer.json"),
+        }
+        process = subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import answer; answer()"],
+            input=json.dumps(request),
+            env=_environment(options, key),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        if process.returncode == 0:
+            return read_json(Path(request["answer"])), ""
+        answered = _kept(kept)
+    last = next(iter(process.stderr.strip().splitlines()[::-1]), "no message")
+    ours = [row for row in answered if outputs.get(row["instruction"]) == [row["output_1"], row["output_2"]]]
+    preferences = {row["instruction"]: row["preference"] for row in ours}
+    return preferences, f"the package ended with: {without_key(last, key)[:200]}"
+
+
+def _environment(options: AlpacaEvalOptions, key: str) -> dict[str, str]:
+    """Return this process's environment with the endpoint, and none of what else the package would read."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "IS_ALPACA_EVAL"))},
+        "OPENAI_API_KEY": key,
+        "OPENAI_API_KEYS": key,
+        "OPENAI_BASE_URL": url_of(options),
+        "OPENAI_MAX_CONCURRENCY": str(options.concurrency),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+
+
+def _kept(path: Path) -> list[dict]:
+    """Return the rows that the package keeps, without its failures."""
+    try:
+        rows = read_json(path) if path.is_file() else []
+        return [row for row in rows if _is_preference(row["preference"])]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: the package's file of answers is damaged; move it away") from None
+
+
+def answer() -> None:
+    """Annotate what the standard input asks for, in this process, which is the package's alone."""
+    request = json.load(sys.stdin)
+    import pandas as pd
+    from alpaca_eval import main
+
+    _, annotations = main.evaluate(
+        model_outputs=pd.DataFrame(request["model_outputs"]),
+        reference_outputs=pd.DataFrame(request["reference_outputs"]),
+        annotators_config=request["annotators_config"],
+        output_path=None,
+        precomputed_leaderboard=None,
+        is_cache_leaderboard=False,
+        is_return_instead_of_print=True,
+        fn_metric="get_winrate",
+        sort_by="win_rate",
+        annotation_kwargs={"chunksize": CHUNK},
+        caching_path=request["caching_path"],
+    )
+    found = {row["instruction"]: row["preference"] for row in annotations if _is_preference(row["preference"])}
+    write_json(Path(request["answer"]), found)
+
+
+def _is_preference(value: object) -> bool:
+    """Whether the package got one: where it failed, it keeps -1, None or NaN."""
+    return isinstance(value, (int, float)) and 1 <= value <= 2

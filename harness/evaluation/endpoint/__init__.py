@@ -1,0 +1,1 @@
+"""Asking an OpenAI-compatible endpoint: within a budget, and for each question once."""

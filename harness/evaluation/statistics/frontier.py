@@ -1,0 +1,133 @@
+"""The frontier of reward against KL: what a method reaches at a given distance from the reference, with intervals.
+
+A method is a set of policies (strengths, points of training), each with a mean reward and a mean KL. Its frontier is
+their upper concave envelope, from the SFT policy at KL 0 on: whoever draws each response from one of two policies at
+random gets the mixture of their rewards, at no more than the mixture of their KLs (KL is convex), so every point of
+the envelope can be had. Past the best policy it is flat, for a budget need not be spent. Where a budget is larger
+than the KL of all policies of a method, nothing is known, and nothing is said.
+
+An envelope picks the best of many noisy means, and is too high by some of that noise; more policies pick more of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.evaluation.statistics.intervals import LEVEL, UNKNOWN, Interval
+
+BUDGETS = (0.5, 1.0, 2.0, 4.0)  # nats
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The policies of one method: `reward` and `kl`, each `(policies, seeds, prompts)`."""
+
+    reward: np.ndarray
+    kl: np.ndarray
+
+    @property
+    def reach(self) -> float:
+        """The largest mean KL."""
+        return float(self.kl.mean(axis=(1, 2)).max())
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What one method reaches.
+
+    `kl` and `reward` are the corners of its envelope. `at` holds the reward at each of `BUDGETS`, `area` the mean gain
+    over the SFT policy's reward between KL 0 and the common budget; both with intervals, and as differences from the
+    first method (`at_difference`, `area_difference`).
+    """
+
+    kl: np.ndarray
+    reward: np.ndarray
+    at: dict[float, Interval]
+    area: Interval
+    at_difference: dict[float, Interval]
+    area_difference: Interval
+
+
+def envelope(kl: Sequence[float], reward: Sequence[float], start: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of the upper concave envelope of the points and of (0, `start`), up to its highest."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted([(0.0, start), *((max(0.0, x), y) for x, y in zip(kl, reward, strict=True))]):
+        while corners and corners[-1][0] == x and corners[-1][1] <= y:
+            corners.pop()
+        if corners and y <= corners[-1][1]:
+            continue  # no better than what costs less
+        while len(corners) > 1 and _below(corners[-2], corners[-1], (x, y)):
+            corners.pop()
+        corners.append((x, y))
+    return np.array([x for x, _ in corners]), np.array([y for _, y in corners])
+
+
+def _below(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether b lies on or under the line from a to c."""
+    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
+
+
+def reward_at(corners: tuple[np.ndarray, np.ndarray], budget: float) -> float:
+    """Return the height of an envelope at a KL budget; it is flat behind its last corner."""
+    return float(np.interp(budget, *corners))
+
+
+def mean_gain(corners: tuple[np.ndarray, np.ndarray], budget: float) -> float:
+    """Return the mean height of an envelope above its beginning, over KL from 0 to `budget`."""
+    x, y = corners
+    inside = x < budget
+    x = np.append(x[inside], budget)
+    y = np.append(y[inside], np.interp(budget, *corners))
+    return float(np.trapezoid(y - y[0], x) / budget)
+
+
+def frontiers(
+    methods: Mapping[str, Policies], start: np.ndarray, *, resamples: int = RESAMPLES, rng_seed: int = 0
+) -> tuple[dict[str, Frontier], float]:
+    """Return the frontier of each method, and the common budget of their areas: the largest KL that all of them reach.
+
+    `start` is the SFT policy's reward, `(seeds, prompts)`. Intervals are bootstrapped over seeds and prompts, drawn
+    alike for all methods, so that the difficulty of prompts cancels in differences; the envelope is made anew of each
+    resample. With one seed they say nothing about other seeds.
+    """
+    seeds, prompts = start.shape
+    rng = np.random.default_rng(rng_seed)
+    draws = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples) / prompts
+    chosen = rng.integers(seeds, size=(resamples, seeds))
+    common = min(policies.reach for policies in methods.values())
+
+    def means(values: np.ndarray) -> np.ndarray:
+        """Return `(1 + resamples, policies)`: the mean of all, then of each resample."""
+        per_seed = np.einsum("psn,rn->rps", values, draws)
+        drawn = np.take_along_axis(per_seed, chosen[:, None, :], axis=2).mean(axis=2)
+        return np.concatenate([values.mean(axis=(1, 2))[None], drawn])
+
+    starts = means(start[None])[:, 0]
+    found, values = {}, {}
+    for name, policies in methods.items():
+        hulls = [envelope(*each) for each in zip(means(policies.kl), means(policies.reward), starts, strict=True)]
+        found[name] = hulls[0]
+        values[name] = {
+            b: np.array([reward_at(h, b) if b <= policies.reach else np.nan for h in hulls]) for b in BUDGETS
+        }
+        values[name]["area"] = np.array([mean_gain(hull, common) for hull in hulls])
+    first = values[next(iter(methods))]
+    made = {}
+    for name, (kl, reward) in found.items():
+        own = {key: _interval(value) for key, value in values[name].items()}
+        difference = {key: _interval(value - first[key]) for key, value in values[name].items()}
+        area, area_difference = own.pop("area"), difference.pop("area")
+        made[name] = Frontier(kl, reward, own, area, difference, area_difference)
+    return made, common
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """Return the first value with the middle `LEVEL` of the others."""
+    if np.isnan(values).any():
+        return UNKNOWN
+    low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(values[0]), float(low), float(high))

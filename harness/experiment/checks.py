@@ -1,0 +1,69 @@
+"""What is wrong with an experiment beyond names and types, found before anything is written or computed."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.core.config import ExperimentConfig, ModelConfig
+from harness.core.errors import UserError
+from harness.experiment.cells import PlannedTask
+from losses import Loss
+
+
+def check_writable(folder: Path) -> None:
+    """Try to write where the results will be, and leave nothing there."""
+    place = folder
+    try:
+        place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"results folder {folder} cannot be written ({error.strerror}: {place}); choose another with results=FOLDER"
+        ) from None
+
+
+def check_lengths(experiment: ExperimentConfig, context: int | None) -> None:
+    """Reject lengths that the model cannot read. (What it cannot train is found when it is loaded, before any write.)"""
+    for name, task in experiment.tasks.items():
+        for what, length in (
+            ("max_completion_tokens", task.max_completion_tokens),
+            ("sample.max_new_tokens", experiment.sample.max_new_tokens),
+        ):
+            if context is not None and task.max_prompt_tokens + length > context:
+                raise UserError(
+                    f"tasks.{name}: max_prompt_tokens={task.max_prompt_tokens} and {what}={length} exceed "
+                    f"the {context} tokens of context of the model; lower one of them"
+                )
+
+
+def check_data(name: str, losses: Mapping[str, Loss], planned: PlannedTask) -> None:
+    """Reject losses that need pairs, lists or scores which the data of their task do not have."""
+    for (split, found), loss in itertools.product(planned.prepared.splits.items(), losses.values()):
+        paired = planned.generation.paired if planned.generation else found.paired
+        if not paired and loss.data != "unpaired":
+            wanted = "pairs" if loss.data == "paired" else "several responses to each prompt"
+            raise UserError(
+                f"loss {loss.name!r} needs {wanted}, and the data of task {name!r} are unpaired; use an unpaired loss such as rpo_unpaired"
+            )
+        made = planned.generation is not None and paired  # generated pairs have scores
+        without = 0 if made else sum(not example.scores for example in found.examples)
+        ranked = loss.data == "listwise" and without < len(found.examples)  # plain pairs alone are ranks as they are
+        if without and (ranked or "scores" in loss.needs):
+            raise UserError(
+                f"loss {loss.name!r} needs scores, and {without} of {len(found.examples)} {split} examples of task "
+                f"{name!r} have none; give each a score (score_chosen and score_rejected, or a list of responses)"
+            )
+
+
+def check_trunk(trunk_bytes: int, model: ModelConfig) -> None:
+    """Reject activations of the frozen layers that would take more of the disk than they may."""
+    needed, cap = trunk_bytes / 1e9, model.trunk_cap_gb
+    if needed > cap:
+        raise UserError(
+            f"tune: last_layers would store {needed:.3g} GB of the frozen layers' activations, and model.trunk_cap_gb is "
+            f"{cap:g}; raise it, lower train_pairs or the token limits, set model.dtype=bfloat16, or use tune: lora"
+        )

@@ -1,0 +1,62 @@
+"""Losses, tasks and judges of the user's own: Python files that an experiment names, and installed packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from harness.core.errors import UserError
+from losses import RegistryError, get_loss, list_losses
+from losses.spec import LOSSES
+
+ENTRY_POINTS = "harness.losses"
+
+
+def load_plugins(files: Sequence[str]) -> None:
+    """Import the plugin files and the packages that declare a `harness.losses` entry point, so that they register.
+
+    A path is taken from the working directory. Raises `UserError` naming the file for whatever goes wrong in it.
+    """
+    for file in files:
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise UserError(f"plugin file {file} does not exist (looked in {Path.cwd()})")
+        name = f"harness_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise UserError(f"plugin {file} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        _importing(f"plugin {file}", partial(spec.loader.exec_module, module))
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        _importing(f"entry point {point.name} ({point.value})", point.load)
+
+
+def losses_of(target: str) -> list[str]:
+    """Return the losses that a registered name or a loaded plugin file stands for.
+
+    Raises `UserError` for a file that registers no loss, `RegistryError` for an unknown name.
+    """
+    if not target.endswith(".py"):
+        return [get_loss(target).name]
+    path = str(Path(target).resolve())
+    found = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
+    if not found:
+        raise UserError(f"{target} registers no loss; see @register_loss in docs/your-own-loss.md")
+    return found
+
+
+def _importing(what: str, load) -> None:
+    try:
+        load()
+    except RegistryError as error:
+        raise UserError(f"{what}: {error}") from None
+    except Exception as error:  # a user's file can raise anything, and its own words help most
+        line = error.__traceback__
+        while line.tb_next is not None:
+            line = line.tb_next
+        raise UserError(f"{what}: {type(error).__name__}: {error} (line {line.tb_lineno})") from error

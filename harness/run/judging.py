@@ -1,0 +1,139 @@
+"""What judges are given: the data and the store of a plan, or, outside any experiment, those of a packaged task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.core.config import ExperimentConfig, TaskConfig
+from harness.core.encoder import Encoder
+from harness.core.errors import UserError
+from harness.core.store import Artifact, Store, read_jsonl
+from harness.evaluation.base import Comparison, Judge, JudgeContext
+from harness.experiment.file import load_experiment
+from harness.experiment.plan import Plan
+from harness.experiment.plugins import load_plugins
+from harness.experiment.resolve import JudgeChoice, resolve_judge
+from harness.tasks import TASKS
+
+
+def judge_context(plan: Plan, trained_on: str, task: str, name: str) -> JudgeContext:
+    """Return what a judge of a task may use; where the task has no preferences of its own, those of the training task.
+
+    `name` is that of the judge in a panel, "" where there is one.
+    """
+    prepared = {key: planned.prepared for key, planned in plan.tasks.items()}
+    own = bool(prepared[task].judge_fit)
+    source = prepared[task if own else trained_on]
+    return JudgeContext(
+        template=plan.tasks[task].task.template,
+        fit=source.judge_fit,
+        held_out=source.judge_test,
+        labels=source.labels if own else f"{source.labels}, on {trained_on}",
+        embed=plan.encoder.embed,
+        encoder=plan.encoder.hash,
+        store=plan.store,
+        cache=plan.store.root,
+        account=f"{plan.experiment.name}/{name}" if name else plan.experiment.name,
+    )
+
+
+def comparisons_of(plan: Plan, task: str, samples: Artifact) -> list[Comparison]:
+    """Return what a judge is asked about a cell's samples on a task."""
+    prompts = {question.id: question.prompt for question in plan.tasks[task].prepared.questions}
+    rows = read_jsonl(samples.path / "samples.jsonl")
+    return [Comparison(row["id"], prompts[row["id"]], row["response"], row["baseline"]) for row in rows]
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """A judge outside a run, what it was made of, and the folder of all results, where its answers are kept."""
+
+    judge: Judge
+    choice: JudgeChoice
+    context: JudgeContext
+    results: Path
+
+
+def standalone_judge(spec: str, task: str, account: str, results: str = "") -> Standalone:
+    """Make a judge from a word: `KIND`, `KIND:option=value,option=value`, or a YAML file.
+
+    The file is a judge section (`kind: ...`) or an experiment, whose judge it then is, fitted on what the experiment
+    fits it on. `task` names the task whose template and preferences are used, as the experiment has it or else packaged; one
+    without preferences uses HH's. Answers, fits and spending (on `account`) are kept in the store under `results`, the
+    experiment's own by default. Raises `UserError` or `RegistryError` for whatever could not work.
+    """
+    section, experiment = read_judge(spec)
+    load_plugins(experiment.plugins)
+    choice = resolve_judge(section, f"--judge {spec}")
+    choice.kind.check(choice.options)
+    choice.kind.ready(choice.options)
+    folder = Path(results or experiment.results)
+    store = Store(folder / "store")
+    embed, encoder = _encoder(experiment.encoder, store)
+    config = experiment.tasks.get(task, TaskConfig())
+    template = TASKS.get(config.kind or task).template
+    source = task if TASKS.get(config.kind or task).trains else "hh"
+    config = experiment.tasks.get(source, TaskConfig())
+    data = TASKS.get(config.kind or source).load(config)
+    context = JudgeContext(
+        template=template,
+        fit=data.judge_fit[: config.judge_pairs],
+        held_out=data.judge_test,
+        labels=data.labels if source == task else f"{data.labels}, on {source}",
+        embed=embed,
+        encoder=encoder,
+        store=store,
+        cache=store.root,
+        account=account,
+    )
+    return Standalone(choice.kind.make(choice.options, context), choice, context, folder)
+
+
+def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
+    """Return the judge section that a word stands for, with its experiment (one of defaults where it has none)."""
+    if spec.endswith((".yaml", ".yml")):
+        given = _yaml(spec)
+        if "kind" in given:
+            return given, ExperimentConfig()
+        experiment = load_experiment(spec)
+        if experiment.judges:
+            raise UserError(
+                f"--judge {spec}: the experiment has a panel; put the section of one of its judges into a file"
+            )
+        return experiment.judge, experiment
+    kind, _, listed = spec.partition(":")
+    parts = [part for part in listed.split(",") if part]
+    if not all("=" in part for part in parts):
+        raise UserError(f"--judge {spec}: give a kind, KIND:option=value,option=value, or a YAML file")
+    try:
+        return {"kind": kind, **OmegaConf.to_container(OmegaConf.from_dotlist(parts))}, ExperimentConfig()
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"--judge {spec}: {str(error).splitlines()[0]}") from None
+
+
+def _yaml(file: str) -> dict:
+    try:
+        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--judge {file}: cannot be read: {str(error).splitlines()[0]}") from None
+    return given if isinstance(given, dict) else {}
+
+
+def _encoder(name: str, store: Store) -> tuple[Callable, str]:
+    """Return what embeds texts, and its hash; where the encoder is not there, only a judge that embeds says so."""
+    try:
+        encoder = Encoder(name, store)
+        return encoder.embed, encoder.hash
+    except UserError as error:
+        missing = error
+
+        def embed(texts):
+            raise missing
+
+        return embed, "none"

@@ -1,0 +1,72 @@
+"""What a run shows while it works: a live display in a terminal, plain lines in a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from harness.core.duration import readable
+
+NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it reported progress
+
+
+class Display:
+    """Progress of cells and stages. In a terminal a live bar each; elsewhere one line when a stage ends."""
+
+    def __init__(self, console: Console, cells: int):
+        self.console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._total = cells
+        self._done = 0
+        self._cells = self._bars.add_task("cells", total=cells)
+        self._stage_bar: int | None = None
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bars.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def cell_done(self) -> None:
+        """Count a cell as finished."""
+        self._done += 1
+        self._bars.update(self._cells, completed=self._done)
+
+    @contextmanager
+    def stage(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a stage while it runs; yields `update(done, total)`. A stage with nothing to do leaves no line."""
+        bar = self._bars.add_task(escape(label), total=None)
+        started = time.monotonic()
+        worked = False
+
+        def update(done: int, total: int) -> None:
+            nonlocal worked
+            worked = True
+            self._bars.update(bar, completed=done, total=total)
+
+        try:
+            yield update
+        finally:
+            self._bars.remove_task(bar)
+        seconds = time.monotonic() - started
+        if worked or seconds > NOTEWORTHY:
+            self.line(f"[{self._done + 1:>3}/{self._total}] {label}: {readable(seconds)}")

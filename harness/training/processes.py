@@ -1,0 +1,72 @@
+"""Artifacts in whose building all processes of a run take part."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from harness.core.store import Artifact, build_artifact
+
+AGREEMENT = timedelta(minutes=1)  # how long a process that failed waits for the others to fail as well
+
+
+class AloneError(Exception):
+    """This process failed where the others did not: they wait for it in the middle of their work, and will for hours."""
+
+
+def build_together(
+    accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
+) -> Artifact:
+    """Return the artifact at `path`; if it is not there, all processes call `build`, and the main one's files are kept.
+
+    What `build` raises is raised, if all processes fail; where one fails alone it is the cause of an `AloneError`, upon
+    which the run is to end. (What a single process can build needs no more than the store's lock: one builds it, the
+    others wait.)
+    """
+    if accelerator.num_processes == 1:
+        return build_artifact(path, kind, inputs, build)
+    beside = _group_beside(accelerator)
+    try:
+        _build_by_all(accelerator, path, kind, inputs, build)
+        accelerator.wait_for_everyone()
+    except Exception as error:
+        try:
+            dist.barrier(beside)
+        except RuntimeError:
+            who = f"process {accelerator.process_index + 1} of {accelerator.num_processes}"
+            raise AloneError(f"{who} failed where others did not: {type(error).__name__}: {error}") from error
+        raise
+    return Artifact(path)
+
+
+@cache
+def _group_beside(accelerator: Accelerator) -> dist.ProcessGroup:
+    """A group for agreements, made once while all are well: in the usual group some may be in the middle of something."""
+    accelerator.wait_for_everyone()
+    return dist.new_group(backend="gloo", timeout=AGREEMENT)
+
+
+def _build_by_all(
+    accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
+) -> None:
+    if accelerator.is_main_process:
+        built = []
+
+        def tell_and_build(folder: Path) -> None:
+            built.append(True)
+            broadcast_object_list([True])
+            build(folder)
+
+        build_artifact(path, kind, inputs, tell_and_build)
+        if not built:  # it was there
+            broadcast_object_list([False])
+    elif broadcast_object_list([None])[0]:
+        with tempfile.TemporaryDirectory() as scratch:
+            build(Path(scratch))

@@ -1,0 +1,60 @@
+"""The vLLM engine as far as it can be tested without vLLM and a GPU: what it is asked, and when it is refused."""
+
+import importlib.util
+
+import pytest
+
+from harness.backbones.language_model import vllm as vllm_engine
+from harness.backbones.language_model.vllm import check_engine, request_parameters
+from harness.core.config import ExperimentConfig, ModelConfig, SampleConfig
+from harness.core.errors import UserError
+from tests.tiny_experiment import run, write_experiment
+
+installed = importlib.util.find_spec("vllm") is not None
+
+
+def experiment(tune="full", engine="vllm"):
+    return ExperimentConfig(model=ModelConfig(tune=tune), sample=SampleConfig(engine=engine))
+
+
+def test_vllm_is_asked_for_the_experiment_s_decoding():
+    decoding = SampleConfig(temperature=0.7, top_p=0.9, max_new_tokens=33)
+    asked = request_parameters("question-1", decoding, 5, [2, 7])
+    seed = asked.pop("seed")
+    assert asked == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "max_tokens": 33,
+        "stop_token_ids": [2, 7],
+        "ignore_eos": True,
+        "detokenize": False,
+    }
+    assert seed == request_parameters("question-1", decoding, 5, [2, 7])["seed"]
+    others = [request_parameters(name, decoding, s, [2])["seed"] for name, s in (("question-2", 5), ("question-1", 6))]
+    assert seed not in others, "noise belongs to the seed and the prompt"
+
+
+def test_a_completion_has_ended_if_its_last_id_is_a_stop_token():
+    assert vllm_engine._as_sample([5, 6, 2], [2]).finished
+    assert not vllm_engine._as_sample([5, 2, 6], [2]).finished
+    assert vllm_engine._as_sample([5, 6, 2], [2]).ids == (5, 6, 2)
+
+
+@pytest.mark.skipif(installed, reason="vllm is installed")
+def test_a_run_without_vllm_is_refused_before_anything_is_done(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
+    assert run(path, "sample.engine=vllm") == 2
+    assert "sample.engine=vllm: vllm is not installed; run pip install '.[vllm]'" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_the_other_engine_asks_for_nothing():
+    check_engine(experiment(tune="lora", engine="hf"), processes=8)
+
+
+@pytest.mark.parametrize(("tune", "processes", "why"), [("lora", 1, "LoRA"), ("full", 2, "in one process, not in 2")])
+def test_what_vllm_cannot_do_is_refused(monkeypatch, tune, processes, why):
+    found = importlib.util.find_spec("json")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)  # as if vllm were there
+    with pytest.raises(UserError, match=why):
+        check_engine(experiment(tune=tune), processes)

@@ -1,0 +1,109 @@
+"""The benchmarks run, on two pairs, and end with the line of figures that their README promises."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for kind, text in re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+    if kind == "bash"
+    for line in text.splitlines()
+]
+FIGURES = {
+    "train_vs_trl.py": ["ratio_default", "ratio_precomputed", "ratio_plain", "ratio_shared_prompt"],
+    "grid_vs_trl.py": ["ratio_grid"],
+    "memory_vs_trl.py": ["memory_default", "memory_precomputed", "memory_plain"],
+    "where_time_goes.py": [
+        f"matrix_share_{name}"
+        for name in ("trl_default", "trl_precomputed", "plain", "ours", "ours_shared_prompt", "trl_fastest")
+    ],
+    "scaling.py": ["pairs_x8", "completions_x4", "rpo_share_of_step"],
+}
+
+
+def benchmark(script: str, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *options],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+TINY = [
+    "--pairs",
+    "2",
+    "--batch-size",
+    "2",
+    "--micro-pairs",
+    "1",
+    "--repeats",
+    "1",
+    "--threads",
+    "1",
+    "--scale",
+    "tiny",
+]
+NEEDS_TRL = "TRL is not installed: pip install -c constraints.txt '.[bench]'"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_vs_trl.py", "grid_vs_trl.py", "scaling.py", "where_time_goes.py"])
+def test_a_benchmark_ends_with_its_figures(script, tmp_path):
+    if script != "scaling.py":
+        pytest.importorskip("trl", reason=NEEDS_TRL)
+    result = benchmark(script, *TINY, "--out", str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    last = dict(word.split("=") for word in result.stdout.splitlines()[-1].split())
+    assert list(last) == FIGURES[script]
+    assert all(float(value) > 0 for value in last.values())
+    (written,) = tmp_path.glob("*.json")
+    measured = json.loads(written.read_text())
+    assert list(measured["figures"]) == FIGURES[script] and measured["environment"]["hardware"]["cpus"]
+
+
+@pytest.mark.slow
+def test_the_memory_of_one_contender_is_a_number():
+    pytest.importorskip("trl", reason=NEEDS_TRL)
+    result = benchmark("memory_vs_trl.py", *TINY, "--only", "ours_shared_prompt")
+    assert result.returncode == 0 and 0 < float(result.stdout) < 1000, result.stdout + result.stderr
+
+
+def test_the_readme_shows_one_command_for_each_benchmark():
+    assert {Path(words[1]).name for words in COMMANDS if words[0] == "python"} == {*FIGURES, "report.py"}
+
+
+@pytest.mark.parametrize("words", [w for w in COMMANDS if w[0] == "python" and "report.py" not in w[1]], ids=" ".join)
+def test_the_commands_of_the_readme_parse(words, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    given = importlib.import_module(Path(words[1]).stem).options().parse_args(words[2:])
+    assert given.pairs % given.batch_size == 0 and given.batch_size % given.micro_pairs == 0
+
+
+@pytest.mark.slow
+def test_pairs_that_do_not_fill_their_batches_are_refused():
+    result = benchmark("scaling.py", "--pairs", "10", "--batch-size", "4")
+    assert result.returncode == 2 and "--pairs must be a multiple of --batch-size" in result.stderr
+
+
+def test_the_tables_of_results_are_those_of_the_runs(monkeypatch):
+    """RESULTS.md between its markers is what report.py writes of results/*.json."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    assert importlib.import_module("report").filled(page) == page, "run: python benchmarks/report.py"

@@ -1,0 +1,262 @@
+"""The commands judge and judge-check: any outputs, any labelled data, with the judges of the experiments."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.cli.judge_check import measures
+from harness.cli.main import main
+from harness.evaluation.base import Comparison, Judgement, Usage
+from harness.evaluation.labelled import FIRST, SECOND, TIE, Labelled, load_labelled
+from harness.reporting.judge_checks import checks_of
+from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
+
+DATA = Path(harness.__file__).parent / "tasks" / "data"
+LENGTH = "gold:reward=tests.cli.test_judge:length"
+
+
+def length(prompt: str, response: str) -> float:
+    return len(response)
+
+
+def packaged(name: str) -> list[dict]:
+    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    """Return a function that runs a command with its results in a folder of the test's own: status, stdout, stderr."""
+
+    def command(*arguments) -> tuple[int, str, str]:
+        status = main([*map(str, arguments), "--results", str(tmp_path / "results")])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def test_a_judge_of_length_on_llmbar_is_as_right_as_length_is(command, tmp_path):
+    status, out, _ = command("judge-check", "--judge", LENGTH, "--data", "llmbar", "--json")
+    found = json.loads(out)
+    rows = packaged("llmbar")
+    lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
+    right = [0.5 if d == 0 else float((d > 0) == (row["label"] == 1)) for d, row in zip(lengths, rows, strict=True)]
+    assert status == 0
+    assert (found["n"], found["accuracy"]) == (419, pytest.approx(sum(right) / 419))
+    assert found["low"] < found["accuracy"] < found["high"]
+    assert found["longer"] == 1.0
+    natural = [r for r, row in zip(right, rows, strict=True) if row["subset"] == "Natural"]
+    assert (found["subsets"]["Natural"]["n"], found["subsets"]["Natural"]["accuracy"]) == (
+        100,
+        pytest.approx(sum(natural) / 100),
+    )
+    assert (found["flip_rate"], found["usd_per_1000"], found["coverage"]) == (None, 0.0, 1.0)
+    told = checks_of(tmp_path / "results", found["judge"])
+    assert told.startswith(f"llmbar: {100 * found['accuracy']:.1f} %")
+
+
+def test_pandalm_s_label_is_that_of_the_majority():
+    """The middle one of three sorted votes, since no row has three different ones."""
+    votes = [sorted(row[f"annotator{i}"] for i in (1, 2, 3)) for row in packaged("pandalm")]
+    found = load_labelled("pandalm")
+    assert [row.label for row in found.rows] == [vote[1] for vote in votes]
+    assert (len(found.rows), found.dropped) == (999, {})
+
+
+def test_held_out_pairs_stand_in_both_places():
+    found = load_labelled("tldr", limit=40)
+    assert found.labels == "gpt-4 preferences"
+    assert [row.label for row in found.rows] == [FIRST, SECOND] * 20
+
+
+def row(label: int, first: str = "long one", second: str = "short", subset: str = "all") -> Labelled:
+    return Labelled(Comparison("0", (), first, second), label, subset)
+
+
+def judged(preference: float | None, flipped=None, first=None, usd=None) -> Judgement:
+    status = "failed" if preference is None else "tie" if preference == 0.5 else "ok"
+    usage = Usage(1, 1, usd) if usd is not None else None
+    return Judgement("0", status, preference, flipped, first=first, usage=usage)
+
+
+def test_the_measures_by_hand():
+    """Of five comparisons one has no judgement; people call one a tie; the judge is right, wrong, undecided."""
+    rows = [row(FIRST), row(SECOND, subset="b"), row(FIRST, subset="b"), row(TIE), row(FIRST)]
+    judgements = [
+        judged(0.9, False, 0.5, 0.01),
+        judged(0.8, False, 0.5, 0.01),
+        judged(0.5, True, 1.0, 0.02),
+        judged(0.5, True, 0.0, 0.04),
+        judged(None),
+    ]
+    found = measures(rows, judgements)
+    assert (found["accuracy"], found["n"]) == (1.5 / 3, 3)
+    assert found["subsets"]["b"]["accuracy"] == 0.25
+    assert found["coverage"] == 0.8 and found["missing"] == {"failed": 1}
+    # labels 1 2 1 0, verdicts 1 1 0 0: observed 2/4, expected (2 x 2 + 1 x 0 + 1 x 2) / 16
+    assert found["kappa"] == pytest.approx((0.5 - 6 / 16) / (1 - 6 / 16))
+    assert (found["flip_rate"], found["first_rate"]) == (0.5, 0.5)
+    assert (found["longer"], found["labels_longer"]) == (1.0, 2 / 3)
+    assert found["usd_per_1000"] == pytest.approx(1000 * 0.08 / 4)
+
+
+def test_a_file_of_labels_may_have_either_form(command, tmp_path):
+    texts = [("a long answer", "short"), ("brief", "a longer answer"), ("same", "same")]
+    plain = tmp_path / "labelled.jsonl"
+    with plain.open("w") as file:
+        for (first, second), label in zip(texts, (1, 1, 0), strict=True):
+            file.write(json.dumps({"prompt": "Why?", "response_1": first, "response_2": second, "label": label}) + "\n")
+    found = json.loads(command("judge-check", "--judge", LENGTH, "--data", plain, "--json")[1])
+    assert (found["accuracy"], found["n"], found["coverage"]) == (0.5, 2, 1.0)
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text(json.dumps([{"prompt": "Why?", "chosen": a, "rejected": b} for a, b in texts[:2]]))
+    found = json.loads(command("judge-check", "--judge", LENGTH, "--data", pairs, "--json")[1])
+    assert (found["accuracy"], found["n"]) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": "x", "response_1": "a", "response_2": "b", "label": 3}', "label' must be 1, 2"),
+        ('{"prompt": "x", "response": "a"}', "no labelled comparison; accepted: prompt/response_1"),
+    ],
+)
+def test_a_file_that_holds_no_labels_is_refused(command, tmp_path, text, message):
+    file = tmp_path / "x.jsonl"
+    file.write_text(text)
+    status, _, error = command("judge-check", "--judge", LENGTH, "--data", file)
+    assert status == 2 and message in error
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ("opneai:model=x", "did you mean 'openai'"),
+        ("openai:gpt-4o", "KIND:option=value"),
+        ("openai:modle=x", "did you mean 'model'"),
+        ("openai:model=x,key_env=NO_SUCH_KEY", "NO_SUCH_KEY holds no key"),
+        ("no-such.yaml", "cannot be read"),
+        ("gold:reward=no_such_module:f", "cannot be imported"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_said_in_one_line(command, judge, message):
+    status, _, error = command("judge-check", "--judge", judge, "--data", "llmbar")
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys):
+    """What it found lies where the experiment's leaderboard looks for it."""
+    experiment = tmp_path / "own.yaml"
+    sections = {"results": str(tmp_path / "runs"), "tasks": {"hh": {}}, "losses": {"dpo": {}}}
+    judge = {"kind": "gold", "reward": "tests.cli.test_judge:length", "margin": 1.0}
+    experiment.write_text(json.dumps({**sections, "judge": judge}))  # JSON is YAML
+    assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar", "--limit", "20", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["options"] == {"reward": "tests.cli.test_judge:length", "margin": 1.0} and found["n"] == 20
+    assert checks_of(tmp_path / "runs", found["judge"]).startswith("llmbar: ")
+    section = tmp_path / "judge.yaml"
+    section.write_text(json.dumps(judge))
+    arguments = ["--data", "llmbar", "--limit", "20", "--json", "--results", str(tmp_path / "other")]
+    assert main(["judge-check", "--judge", str(section), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == found["accuracy"]
+    experiment.write_text(json.dumps({**sections, "judges": {"a": judge}}))
+    assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar"]) == 2
+    assert "has a panel" in capsys.readouterr().err
+
+
+OUTPUTS = [
+    {"instruction": "Why is the sky blue?", "output": "good: scattering", "generator": "mine"},
+    {"instruction": "Name a bird.", "output": "poor", "generator": "mine"},
+]
+BASELINE = [
+    {"instruction": r["instruction"], "output": o} for r, o in zip(OUTPUTS, ("poor", "good: a robin"), strict=True)
+]
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    path = tmp_path / "outputs.json"
+    path.write_text(json.dumps(OUTPUTS))
+    (tmp_path / "baseline.json").write_text(json.dumps(BASELINE[::-1]))
+    return path
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "any-word")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FakeOpenAI(prefers("good")) as running:
+        yield running
+
+
+def remote(server) -> str:
+    return f"openai:model=judge,key_env=JUDGE_KEY,max_retries=0,base_url={server.url},price.input=1,price.output=10"
+
+
+def test_outputs_in_alpaca_eval_s_format_are_judged_against_another_file(command, outputs, server, tmp_path):
+    arguments = ("judge", outputs, "--baseline", tmp_path / "baseline.json", "--judge", remote(server))
+    status, out, _ = command(*arguments, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert (found["win_rate"], found["n"], found["coverage"], found["flip_rate"]) == (50.0, 2, 1.0, 0.0)
+    assert found["usage"] == {"prompt_tokens": 400, "completion_tokens": 40, "usd": pytest.approx(800 / 1e6)}
+    rows = [json.loads(line) for line in (tmp_path / "outputs.judged.jsonl").read_text().splitlines()]
+    assert [(r["output"], r["baseline"], r["preference"]) for r in rows] == [
+        ("good: scattering", "poor", 1.0),
+        ("poor", "good: a robin", 0.0),
+    ]
+    asked = len(server.requests)
+    _, out, _ = command(*arguments)
+    assert len(server.requests) == asked, "what is judged is not asked again"
+    assert "50.0 % [" in out and "2 ok" in out and "0.00 USD" in out
+
+
+def test_a_missing_judgement_shows_and_is_asked_again(command, outputs, server, tmp_path):
+    honest = server.respond
+    server.respond = lambda request: Reply(status=500) if "robin" in request.content else honest(request)
+    arguments = ("judge", outputs, "--baseline", tmp_path / "baseline.json", "--judge", remote(server), "--json")
+    status, out, _ = command(*arguments)
+    found = json.loads(out)
+    assert (status, found["coverage"], found["win_rate"]) == (1, 0.5, 100.0)
+    assert found["statuses"] == {"ok": 1, "failed": 1}
+    server.respond, before = honest, len(server.requests)
+    status, out, _ = command(*arguments)
+    assert (status, json.loads(out)["win_rate"]) == (0, 50.0)
+    assert len(server.requests) - before == 2
+
+
+def test_a_csv_file_may_hold_both_sides(command, tmp_path):
+    path = tmp_path / "both.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows(
+            [["prompt", "response", "baseline"], ["Why,\nnow?", "a long answer", "no"], ["Who?", "I", "you"]]
+        )
+    status, out, _ = command("judge", path, "--judge", LENGTH, "--json", "--out", tmp_path / "out.jsonl")
+    assert (status, json.loads(out)["win_rate"]) == (0, 50.0)
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["prompt"][0]["content"] == "Why,\nnow?"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": [{"instruction": "x"}]}, "a row needs prompt or instruction, and output"),
+        ({"baseline": BASELINE[:1]}, "has no output for 1 of 2 prompts"),
+        ({"baseline": [BASELINE[0], {**BASELINE[0], "output": "other"}]}, "two outputs for one prompt"),
+        ({"baseline": None}, "no column 'baseline'"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(command, tmp_path, change, message):
+    given = {"outputs": OUTPUTS, "baseline": BASELINE, **change}
+    (tmp_path / "o.json").write_text(json.dumps(given["outputs"]))
+    arguments = ["judge", tmp_path / "o.json", "--judge", LENGTH]
+    if given["baseline"] is not None:
+        (tmp_path / "b.json").write_text(json.dumps(given["baseline"]))
+        arguments += ["--baseline", tmp_path / "b.json"]
+    status, _, error = command(*arguments)
+    assert status == 2 and message in error

@@ -1,0 +1,314 @@
+"""The command line: help, listings, and one clear line with exit status 2 for each thing a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import main
+from tests.conftest import REPOSITORY, build_tiny_model
+from tests.tiny_experiment import write_experiment
+
+
+def harness(*arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command as a user does: in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def refuses(tmp_path, tiny_model, tiny_encoder, capsys):
+    """Run an experiment with changes that must be refused; return the one line that it says."""
+
+    def refuses(*overrides: str, **changes) -> str:
+        path = write_experiment(tmp_path, tiny_model, tiny_encoder, **changes)
+        assert main(["run", str(path), *overrides]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+        assert captured.out == "", "nothing is announced before everything is checked"
+        assert not (tmp_path / "results").exists(), "nothing half-written"
+        return captured.err
+
+    return refuses
+
+
+def task(**changes) -> dict:
+    return {"hh": {"train_pairs": 8, "dev_pairs": 4, "test_prompts": 4, "max_prompt_tokens": 96, **changes}}
+
+
+def test_an_unknown_loss_suggests_the_nearest(refuses):
+    assert "unknown loss 'rpo_pairs'; did you mean 'rpo_paired'?" in refuses(losses={"rpo_pairs": {}})
+
+
+def test_an_unknown_hyperparameter_suggests_the_nearest(refuses):
+    assert "loss 'dpo' has no hyper-parameter 'bta'; did you mean 'beta'?" in refuses(losses={"dpo": {"bta": 1.0}})
+
+
+def test_a_hyperparameter_of_the_wrong_type(refuses):
+    assert "loss 'dpo': beta must be a float, got 'high'" in refuses(losses={"dpo": {"beta": [0.1, "high"]}})
+
+
+def test_settings_that_are_no_mapping(refuses):
+    assert "losses.dpo: give hyper-parameters as a mapping" in refuses(losses={"dpo": 0.1})
+
+
+def test_the_same_settings_twice(refuses):
+    assert "losses.dpo: the grid holds the same settings twice" in refuses(losses={"dpo": {"beta": [0.1, 0.1]}})
+
+
+def test_sft_is_no_loss(refuses):
+    assert "'sft' needs no entry" in refuses(losses={"sft": {}, "dpo": {}})
+
+
+def test_an_unknown_task_suggests_the_nearest(refuses):
+    message = refuses(tasks={"tdlr": {}})
+    assert "tasks.tdlr: unknown task 'tdlr'; did you mean 'tldr'?" in message
+
+
+def test_a_task_that_evaluates_nothing_or_the_unknown(refuses):
+    assert "tasks.alpaca_eval trains nothing: say whose" in refuses(tasks={**task(), "alpaca_eval": {}})
+    assert "'tldr' is no training task of this experiment (hh)" in refuses(
+        tasks={**task(), "alpaca_eval": {"evaluates": ["tldr"]}}
+    )
+    assert "none of them trains a policy" in refuses(tasks={"alpaca_eval": {"evaluates": ["hh"]}})
+
+
+def test_an_unknown_judge_or_option(refuses):
+    assert "unknown judge 'opneai'; did you mean 'openai'?" in refuses(judge={"kind": "opneai"})
+    assert "judge (openai): unknown key 'modle'; did you mean 'model'?" in refuses(
+        judge={"kind": "openai", "modle": "x"}
+    )
+
+
+def test_a_missing_key_for_a_remote_judge(refuses, monkeypatch):
+    monkeypatch.delenv("A_KEY_NOBODY_HAS", raising=False)
+    message = refuses(judge={"kind": "openai", "model": "gpt", "key_env": "A_KEY_NOBODY_HAS"})
+    assert "A_KEY_NOBODY_HAS" in message
+
+
+def test_a_missing_data_file(refuses, tmp_path):
+    assert "no data at" in refuses(tasks=task(data=str(tmp_path / "nowhere.jsonl")))
+
+
+def test_an_empty_data_file(refuses, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    assert "is empty: it holds no rows" in refuses(tasks=task(data=str(tmp_path / "empty.jsonl")))
+
+
+def test_a_malformed_data_file_is_named_with_its_line(refuses, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n')
+    assert "bad.jsonl:2: not valid JSON" in refuses(tasks=task(data=str(tmp_path / "bad.jsonl")))
+
+
+def test_data_without_the_columns(refuses, tmp_path):
+    (tmp_path / "columns.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejectd": "c"}\n')
+    message = refuses(tasks=task(data=str(tmp_path / "columns.jsonl")))
+    assert "columns.jsonl:1: no column 'rejected' (is 'rejectd' meant?)" in message
+
+
+def test_a_loss_that_needs_scores_on_data_without(refuses):
+    assert "loss 'odpo' needs scores, and 24 of 24 train examples of task 'hh' have none" in refuses(
+        losses={"odpo": {}}
+    )
+
+
+def scored(folder, *, without: int = 0) -> dict:
+    """A task of lists of responses; so many rows are pairs without scores instead."""
+    rows = [
+        {"prompt": f"q {i}", "responses": [{"text": f"{k}", "score": k} for k in range(2 + i % 3)]} for i in range(60)
+    ]
+    rows += [{"prompt": f"p {i}", "chosen": "a", "rejected": "b"} for i in range(without)]
+    (folder / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return task(kind="preferences", data=str(folder / "lists.jsonl"), train_pairs=None, judge_pairs=None)
+
+
+@pytest.mark.parametrize("loss", ["odpo", "plackett_luce"])
+def test_a_loss_that_needs_all_scores_on_data_where_some_are_missing(refuses, tmp_path, loss):
+    message = refuses(tasks=scored(tmp_path, without=30), losses={loss: {}})
+    assert f"loss '{loss}' needs scores, and" in message and "train examples of task 'hh' have none" in message
+
+
+def test_a_listwise_loss_on_unpaired_data(refuses, tmp_path):
+    rows = [{"prompt": f"q {i // 2}", "completion": f"{i}", "label": i % 2 == 0} for i in range(400)]
+    (tmp_path / "unpaired.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = task(kind="preferences", data=str(tmp_path / "unpaired.jsonl"))
+    message = refuses(tasks=tasks, losses={"plackett_luce": {}})
+    assert "loss 'plackett_luce' needs several responses to each prompt, and the data of task 'hh' are" in message
+
+
+def test_a_loss_of_two_references_with_only_one(refuses):
+    assert "loss 'mrpo' needs a second reference; name a model in 'second_reference'" in refuses(losses={"mrpo": {}})
+
+
+def test_a_second_reference_that_reads_other_tokens(refuses, tiny_model, tmp_path, capsys):
+    other = build_tiny_model(tmp_path / "other", vocabulary=400)
+    capsys.readouterr()
+    message = refuses(losses={"mrpo": {}}, second_reference=str(other))
+    assert f"second_reference {other}: its tokenizer is not that of {tiny_model}" in message
+
+
+def test_lengths_beyond_the_context(refuses):
+    message = refuses(tasks=task(max_prompt_tokens=500, max_completion_tokens=100))
+    assert "max_prompt_tokens=500 and max_completion_tokens=100 exceed the 512 tokens of context" in message
+
+
+@pytest.mark.slow
+def test_a_prompt_that_nothing_is_left_of(refuses):
+    assert "max_prompt_tokens=5 leaves no room for a prompt" in refuses(tasks=task(max_prompt_tokens=5))
+    assert "none is left within max_prompt_tokens=16" in refuses(tasks=task(max_prompt_tokens=16, overlong="drop"))
+
+
+def test_a_model_that_is_not_there(refuses, tmp_path):
+    assert "neither a packaged model, a folder, nor a hub id" in refuses(model={"name": "smollm2"})
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in refuses(model={"name": str(tmp_path / "empty")})
+
+
+def test_pickled_weights_are_not_loaded(refuses, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert "has no .safetensors weights" in refuses(model={"name": str(folder)})
+
+
+def test_a_hub_that_cannot_be_reached(refuses):
+    assert "cannot be had from the hub" in refuses(model={"name": "nobody/no-such-model"})
+
+
+def test_too_many_trained_layers(refuses, tiny_model):
+    message = refuses(model={"name": str(tiny_model), "tune": "last_layers", "last_layers": 3})
+    assert "model.last_layers=3, but the model has 3 layers" in message
+
+
+def test_more_activations_of_frozen_layers_than_may_be_stored(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "last_layers", "last_layers": 1, "trunk_cap_gb": 1e-6}
+    message = refuses(model=model)
+    assert "of the frozen layers' activations, and model.trunk_cap_gb is 1e-06; raise it, lower train_pairs" in message
+
+
+def test_a_plugin_that_is_missing_or_broken(refuses, tmp_path):
+    assert "plugin file nowhere.py does not exist" in refuses(plugins=["nowhere.py"])
+    (tmp_path / "broken.py").write_text("x = 1\nx.y\n")
+    message = refuses(plugins=[str(tmp_path / "broken.py")])
+    assert "broken.py: AttributeError" in message and "(line 2)" in message
+    (tmp_path / "syntax.py").write_text("def (:\n")
+    assert "SyntaxError" in refuses(plugins=[str(tmp_path / "syntax.py")])
+
+
+def test_a_plugin_that_takes_the_name_of_another_loss(refuses, tmp_path):
+    (tmp_path / "thief.py").write_text(
+        "from losses import register_loss\n\n"
+        '@register_loss("dpo")\n'
+        "def dpo(batch, *, beta: float = 0.1):\n"
+        "    return batch.logratio_margin\n"
+    )
+    message = refuses(plugins=[str(tmp_path / "thief.py")])
+    assert "the loss 'dpo' is registered twice" in message and "thief.py:3" in message and "losses/dpo.py" in message
+
+
+def test_unpaired_data_of_one_class_alone(refuses, tmp_path):
+    rows = [{"prompt": f"q{i}", "completion": "a", "label": True} for i in range(300)]
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = {"mine": {"kind": "preferences", "data": str(tmp_path / "good.jsonl"), "max_prompt_tokens": 64}}
+    assert "unpaired train examples none is rejected" in refuses(tasks=tasks, losses={"rpo_unpaired": {}})
+
+
+def test_lora_targets_that_the_model_lacks(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "lora", "lora": {"targets": "no_such_layer"}}
+    assert "model.lora:" in refuses(model=model)
+
+
+def test_damaged_weights(refuses, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"not safetensors")
+    assert "model in" in refuses(model={"name": str(tmp_path / "damaged")})
+
+
+def test_a_revision_of_what_is_not_on_the_hub(refuses, tiny_model):
+    assert "model.revision=main is for hub ids" in refuses(model={"name": str(tiny_model), "revision": "main"})
+
+
+def test_a_judge_with_too_few_pairs_is_said_before_anything_is_written(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    assert main(["run", str(path), "tasks.hh.judge_pairs=5"]) == 2
+    assert "too few to fit on" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_a_report_takes_no_overrides_that_it_would_ignore(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    assert main(["report", str(path), "seeds=[1]"]) == 2
+    assert "only name= and results= count" in capsys.readouterr().err
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path, tiny_model, tiny_encoder, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, results=str(tmp_path / "file"))
+    assert main(["run", str(path)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_report_without_a_run(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    assert main(["report", str(path)]) == 2
+    assert "run it first" in capsys.readouterr().err
+
+
+def test_losses_are_listed_with_what_they_declare(capsys):
+    assert main(["losses", "--json"]) == 0
+    listed = {loss["name"]: loss for loss in json.loads(capsys.readouterr().out)}
+    assert listed["rpo_paired"]["paper"] == "2402.10958"
+    assert listed["rpo_paired"]["needs"] == ["prompt_embeddings", "reference"]
+    assert listed["rpo_paired"]["hyperparameters"]["temperature"] == {
+        "type": "float",
+        "default": 0.5,
+        "grid": [0.25, 0.5, 0.75],
+    }
+    assert listed["ipo"]["reduction"] == "mean" and listed["ipo_sum"]["reduction"] == "sum"
+    assert listed["rpo_unpaired"]["data"] == "unpaired"
+
+
+def test_the_table_of_losses_names_every_loss():
+    result = harness("losses", COLUMNS="140")
+    assert result.returncode == 0 and result.stderr == ""
+    for name in ("dpo", "ipo", "ipo_sum", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal", "2402.10958"):
+        assert name in result.stdout
+
+
+def test_a_user_s_losses_are_listed_too(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from losses import register_loss\n\n"
+        '@register_loss("mine", grid={"beta": [1.0]})\n'
+        "def mine(batch, *, beta: float = 1.0):\n"
+        '    """Mine."""\n'
+        "    return -beta * batch.logratio_margin\n"
+    )
+    result = harness("losses", "--plugin", "mine.py", "--json", cwd=tmp_path)
+    assert [loss["name"] for loss in json.loads(result.stdout)][-1] == "mine"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["losses"], ["check"]])
+def test_help_has_examples(command):
+    result = harness(*command, "--help")
+    assert result.returncode == 0
+    assert "python -m harness" in result.stdout
+
+
+def test_a_command_without_arguments_says_what_is_missing():
+    result = harness("run")
+    assert result.returncode == 2 and "experiment" in result.stderr
+
+
+def test_errors_reach_a_terminal_without_a_traceback(tmp_path):
+    result = harness("run", "nowhere.yaml", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: no experiment file at nowhere.yaml\n"

@@ -1,0 +1,83 @@
+"""The command plan: what an experiment will take, before anything is computed, called or paid for."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import main
+from tests.evaluation.fake_openai import FakeOpenAI, Reply
+from tests.tiny_experiment import run, write_experiment
+
+
+@pytest.fixture
+def plan(tmp_path, tiny_model, tiny_encoder, capsys):
+    def plan(**changes) -> str:
+        path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {"beta": [0.1, 0.2]}}, **changes)
+        capsys.readouterr()
+        assert main(["plan", str(path)]) == 0
+        return capsys.readouterr().out
+
+    return plan
+
+
+def test_it_says_cells_steps_and_that_a_local_judge_calls_nobody(plan, tmp_path):
+    out = plan()
+    assert "3 cells, 0 of them trained" in out
+    assert "24 examples" in out and "3 optimiser steps" in out
+    assert "6 responses from each of 3 policies, 0 of them sampled" in out
+    assert "judge preference_model: runs here, no calls" in out
+    assert not (tmp_path / "results").exists(), "nothing was written"
+
+
+def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    judge = {"kind": "openai", "model": "judge-1", "key_env": "JUDGE_KEY", "max_tokens": 100}
+    out = plan(judge=judge)
+    hh = next(
+        line for line in out.splitlines() if "judge openai: 36 calls" in line
+    )  # 3 policies x 6 prompts x 2 orders
+    assert "0 of them answered before" in hh and "at most 3,600 of answers" in hh and "no known price" in hh
+    out = plan(judge={**judge, "price": {"input": 0.0, "output": 1000.0}, "budget_usd": 5.0})
+    assert "at most about 3.60 USD, budget 5 USD" in out
+    out = plan(judge={**judge, "model": "gpt-4o"})
+    assert re.search(r"judge openai: 36 calls.*at most about 0\.\d\d USD", out)
+
+
+@pytest.fixture
+def impostor(tmp_path, tiny_model) -> Path:
+    """A causal LM whose configuration claims that it is a reward model."""
+    folder = shutil.copytree(tiny_model, tmp_path / "impostor")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}))
+    return folder
+
+
+@pytest.mark.slow
+def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alone(
+    plan, tmp_path, impostor, monkeypatch
+):
+    monkeypatch.setenv("JUDGE_KEY", "any-word")
+    with FakeOpenAI(lambda request: Reply("Preferred: 1")) as server:
+        panel = {
+            "broken": {"kind": "reward_model", "model": str(impostor), "tasks": ["hh"]},
+            "remote": {"kind": "openai", "model": "judge-1", "base_url": server.url, "key_env": "JUDGE_KEY"},
+            "local": {"kind": "gold", "reward": "tests.cli.test_judge:length", "tasks": ["hh"]},
+        }
+        assert "judge remote openai: 24 calls, 0 of them" in plan(judges=panel)
+        assert run(tmp_path / "tiny.yaml") == 1
+        asked = len(server.requests)
+        out = plan(judges=panel)
+        calls, kept = map(int, re.search(r"judge remote openai: (\d+) calls, (\d+) of them", out).groups())
+        assert "3 cells, 3 of them trained" in out and "6 responses from each of 3 policies, 3 of them" in out
+        assert calls == kept and len(server.requests) == asked
+    page = (tmp_path / "results" / "tiny" / "leaderboard.md").read_text()
+    assert "## hh, judged by remote" in page and "## hh, judged by local" in page and "Do the judges agree?" in page
+    assert "judged by local" not in page.split("## alpaca")[1].split("## Do")[0]
+    broken, *others = (page.split(f"## hh, judged by {name}\n")[1].split("\n## ")[0] for name in panel)
+    assert broken.count("| failed") == 3 and "lacks the weights" in broken
+    assert all("failed" not in table for table in others)
+    cells = list((tmp_path / "results" / "tiny" / "cells").iterdir())
+    assert all((cell / "judge-hh@local" / "judgements.jsonl").is_file() for cell in cells)

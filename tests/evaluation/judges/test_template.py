@@ -1,0 +1,154 @@
+"""What a judge is asked, and how its verdict is read."""
+
+import math
+
+import pytest
+
+from harness.core.errors import UserError
+from harness.evaluation.base import Comparison
+from harness.evaluation.endpoint.reply import Reply, UnparsableError
+from harness.evaluation.judges.orders import both_orders, one_order, policy_first
+from harness.evaluation.judges.template import FOLDER, load_template
+from harness.tasks.base import Message
+
+PROMPT = (Message("user", "Which?"),)
+BUILT_IN = sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+def reply(text, tokens=(), finish_reason="stop") -> Reply:
+    content = [
+        {"token": token, "top_logprobs": [{"token": name, "logprob": logp} for name, logp in top.items()]}
+        for token, top in tokens
+    ]
+    return Reply(
+        {
+            "message": {"content": text},
+            "finish_reason": finish_reason,
+            "logprobs": {"content": content} if tokens else None,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_template_asks_for_the_verdict_that_it_reads(name):
+    template = load_template(name)
+    asked = template.fill(PROMPT, "one", "two")
+    assert template.verdict in asked
+    for label, sure in zip(template.labels, (1.0, 0.0), strict=True):
+        assert template.read(reply(f"One is better.\n{template.verdict} {label}")) == sure
+    for text in ("one", "two", "Which?"):
+        assert asked.count(f"\n{text}\n") == 1
+
+
+def test_the_shipped_templates():
+    assert BUILT_IN == ["alpaca_eval", "dpo_hh", "dpo_tldr_concise", "dpo_tldr_simple", "hh", "tldr"]
+    assert load_template("dpo_hh").labels == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    "text", ["Preferred: 1", "Compared.\n\nPreferred: 1  \n", 'x\nPreferred: "1"', "Preferred: 2\nPreferred: 1"]
+)
+def test_the_last_line_is_the_verdict(text):
+    assert load_template("hh").read(reply(text)) == 1.0
+
+
+def test_logprobs_of_the_label_grade_the_verdict_wherever_it_stands():
+    """`1` and ` 1` are the same label; the earlier 1 in the reasoning, and other words, count for nothing."""
+    tokens = [
+        ("Response 1", {"1": math.log(0.01), "2": math.log(0.99)}),
+        (" is", {" is": 0.0}),
+        ("\nPreferred", {}),
+        (":", {}),
+        (" 1", {" 1": math.log(0.5), "1": math.log(0.1), " 2": math.log(0.2), " both": math.log(0.2)}),
+    ]
+    text = "".join(token for token, _ in tokens)
+    assert load_template("hh").read(reply(text, tokens)) == pytest.approx(0.6 / 0.8)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [("Preferred: 1", {"Preferred: 1": 0.0})],
+        [("Pref", {}), ("erred:", {}), (" 1", {})],
+        [("something", {"1": -1.0}), (" else", {})],
+    ],
+    ids=["one token", "no alternatives", "other text"],
+)
+def test_without_logprobs_for_the_label_the_text_decides(tokens):
+    assert load_template("hh").read(reply("Preferred: 1", tokens)) == 1.0
+
+
+@pytest.mark.parametrize("bad", [None, "text", {"content": "text"}, {"content": [{"token": 1}]}, {"content": [5]}])
+def test_logprobs_of_another_shape_are_none(bad):
+    found = Reply({"message": {"content": "Preferred: 2"}, "finish_reason": "stop", "logprobs": bad})
+    assert load_template("hh").read(found) == 0.0
+
+
+def test_what_is_no_verdict_says_why():
+    template = load_template("dpo_hh")
+    for text, why in (("", "empty answer"), ("More helpful: C", "no verdict"), ("More helpful: A and B", "no verdict")):
+        with pytest.raises(UnparsableError, match=why):
+            template.read(reply(text))
+    with pytest.raises(UnparsableError, match="cut off"):
+        template.read(reply("More helpful: A", finish_reason="length"))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("labels: [A, A]\nverdict: 'V:'", "two different"),
+        ("labels: [A, B]", "need a verdict"),
+        ("colour: blue", "only labels"),
+        ("- a\n- b", "only labels"),
+        ("{", "only labels"),
+    ],
+)
+def test_a_template_s_settings_are_checked(tmp_path, head, message):
+    own = tmp_path / "own.txt"
+    own.write_text(f"---\n{head}\n---\n{{prompt}} {{response_1}} {{response_2}}")
+    with pytest.raises(UserError, match=message):
+        load_template(str(own))
+
+
+def test_the_hash_follows_what_is_asked_and_read_and_not_the_source(tmp_path):
+    own = tmp_path / "own.txt"
+
+    def hash_of(head: str) -> str:
+        own.write_text(f"---\n{head}\n---\n{{prompt}} {{response_1}} {{response_2}}")
+        return load_template(str(own)).hash
+
+    plain = hash_of("source: ours")
+    assert hash_of("source: theirs") == plain
+    assert len({plain, hash_of("verdict: 'V:'"), hash_of("verdict: 'V:'\nlabels: [A, B]")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("shown_first", "shown_second", "status", "preference", "flipped", "first"),
+    [
+        (1.0, 0.0, "ok", 1.0, False, 0.5),
+        (0.0, 1.0, "ok", 0.0, False, 0.5),
+        (1.0, 1.0, "tie", 0.5, True, 1.0),
+        (0.0, 0.0, "tie", 0.5, True, 0.0),
+        (0.9, 0.3, "ok", 0.8, False, 0.5),
+        (0.9, 0.6, "tie", 0.5, True, 1.0),
+        (0.5, 0.5, "tie", 0.5, False, 0.5),
+        (0.5, 0.2, "ok", 0.65, False, 0.25),
+    ],
+)
+def test_two_orders_are_put_together(shown_first, shown_second, status, preference, flipped, first):
+    found = both_orders("a", shown_first, shown_second)
+    assert (found.status, found.flipped, found.first) == (status, flipped, first)
+    assert found.preference == pytest.approx(preference)
+
+
+def test_where_one_order_is_asked_each_stands_first_half_of_the_time():
+    comparisons = [Comparison(str(i), PROMPT, f"one {i}", f"other {i}") for i in range(400)]
+    first = [policy_first(comparison) for comparison in comparisons]
+    assert first == [policy_first(comparison) for comparison in comparisons]
+    assert 150 < sum(first) < 250
+
+
+def test_one_order_says_nothing_about_orders():
+    found = one_order("a", 0.8, policy_is_first=False)
+    assert (found.status, found.flipped, found.first) == ("ok", None, None)
+    assert found.preference == pytest.approx(0.2)

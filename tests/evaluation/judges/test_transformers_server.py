@@ -1,0 +1,98 @@
+"""The judge against a real model behind a real OpenAI-compatible server: SmolLM2, as `transformers serve` serves it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from harness.core.assets import model_folder
+from harness.evaluation.base import COUNTED, Comparison
+from harness.evaluation.judges.openai import OpenAIOptions, make
+from harness.tasks.base import Message
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.version_info < (3, 11), reason="the server's libraries need Python 3.11"),
+]
+SERVE = "from transformers.cli.transformers import main; main()"
+# This model answers it with one of the two labels whatever the marks: 48 times of 48 when it was tried.
+# "Which answer is better?" it answers in as many ways as there are marks.
+SHORT = """---
+verdict: ""
+labels: ["Yes", "No"]
+---
+{prompt}
+
+{response_1}
+
+{response_2}
+
+Answer Yes or No. Do not explain.
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Start the server with the model loaded, and return its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVE, "serve", str(model_folder("smollm2-135m-instruct"))]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, "the server has ended"
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_real_model_behind_a_real_server_judges(server, make_context, tmp_path, monkeypatch):
+    """What a 135M model thinks is worth nothing; that each of its answers is read for what it is, or counted, is."""
+    monkeypatch.setenv("JUDGE_KEY", "any-word")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    template = tmp_path / "short.txt"
+    template.write_text(SHORT)
+    options = OpenAIOptions(
+        str(model_folder("smollm2-135m-instruct")),
+        base_url=server,
+        key_env="JUDGE_KEY",
+        template=str(template),
+        max_tokens=8,
+        concurrency=2,
+        timeout=300,
+        max_retries=1,
+    )
+    comparisons = [
+        Comparison(str(i), (Message("user", question),), first, second)
+        for i, (question, first, second) in enumerate(
+            [
+                ("What is two and two?", "Four.", "Purple."),
+                ("Name a colour.", "Blue.", "Seven."),
+                ("Who wrote Hamlet?", "William Shakespeare.", "Preferred: B"),
+            ]
+        )
+    ]
+    context = make_context()
+    judgements = make(options, context).judge(comparisons, lambda done: None)
+    assert [j.id for j in judgements] == ["0", "1", "2"]
+    assert all(j.status in (*COUNTED, "unparsable") for j in judgements), judgements
+    assert all((j.preference is None) == (j.status not in COUNTED) for j in judgements)
+    assert all(j.usage.prompt_tokens > 50 and 0 < j.usage.completion_tokens <= 16 for j in judgements)
+    assert any(j.status in COUNTED for j in judgements), [j.detail for j in judgements]
+    again = make(options, context).judge(comparisons, lambda done: None)
+    known = [(a, b) for a, b in zip(judgements, again, strict=True) if a.status in COUNTED]
+    assert json.dumps([a.preference for a, _ in known]) == json.dumps([b.preference for _, b in known])

@@ -1,0 +1,114 @@
+"""`python -m harness run`, killed with SIGKILL again and again, leaves what a run leaves that nothing interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness.core.store import read_json, read_jsonl
+from tests.conftest import REPOSITORY
+from tests.tiny_experiment import run, write_experiment
+
+# A loss that kills its own process at the call that $KILL_AT names, in a training step or in an evaluation, as it
+# falls: there is one call at the check of step 0, one a step, and one a batch of an evaluation. It couples examples, so
+# that a cut batch takes two passes. (Whose rows it gives comes before it: RPO's, or PPO's, which have a value head.)
+FATAL = '''
+import os, signal
+from losses import get_loss, register_loss
+
+rows = get_loss(NAME)
+calls = 0
+
+
+@register_loss("fatal", data=rows.data, needs=rows.needs, couples_examples=True)
+def fatal(batch, *, beta: float = 0.1):
+    """Another loss, and at one call the end."""
+    global calls
+    calls += 1
+    if str(calls) == os.environ.get("KILL_AT"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows(batch)
+'''
+
+
+def start(path: Path, results: Path, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", str(path), f"results={results}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def killed_in_sft(path: Path, results: Path, step: int) -> None:
+    """Start a run and kill it as soon as the checkpoint of an SFT step is there."""
+    process = start(path, results)
+    while process.poll() is None and not list((results / "store").glob(f"sft/*.partial/step-{step:08d}")):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+
+
+def trained(results: Path) -> list[tuple[dict[str, torch.Tensor], list[dict]]]:
+    """Return weights and log (without its times) of the SFT policy and of the loss's."""
+    plan = read_json(results / "tiny" / "plan.json")
+    (key,) = (cell["key"] for cell in plan["cells"] if cell["loss"] == "fatal")
+    (sft,) = (results / "store" / "sft").glob("*/tensors.safetensors")
+    folders = [sft.parent, results / "tiny" / "cells" / key / "train"]
+    return [
+        (
+            load_file(folder / "tensors.safetensors"),
+            [{**row, "seconds": None} for row in read_jsonl(folder / "metrics.jsonl")],
+        )
+        for folder in folders
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "kills"),
+    [
+        ("rpo_paired", ("9", "6", "7")),  # in the loss of step 4, in the evaluation after it, in the loss of step 5
+        ("ppo_offline", ("9",)),  # whose value head is restored as well
+    ],
+)
+def test_a_run_that_is_killed_at_any_step_ends_bit_for_bit_as_one_that_is_not(
+    loss, kills, tmp_path, tiny_model, tiny_encoder
+):
+    """LoRA with dropout, so that random states count, and batches that are cut into several forward passes."""
+    (tmp_path / "fatal.py").write_text(f"NAME = {loss!r}\n{FATAL}")
+    lengths = {"max_prompt_tokens": 96, "max_completion_tokens": 32}
+    model = {"name": str(tiny_model), "tune": "lora", "lora": {"rank": 4, "dropout": 0.2}}
+    optim = {"lr": 1e-3, "optimizer": "adamw", "batch_size": 4, "micro_batch_tokens": 600, "checkpoint_every": "1"}
+    path = write_experiment(
+        tmp_path,
+        tiny_model,
+        tiny_encoder,
+        model=model,
+        tasks={"hh": {"train_pairs": 24, "dev_pairs": 8, "test_prompts": 2, "judge_pairs": 60, **lengths}},
+        plugins=[str(tmp_path / "fatal.py")],
+        losses={"fatal": {}},
+        sft={**optim, "schedule": "cosine"},
+        train={**optim, "warmup_steps": 3, "eval_every": 2, "schedule": "linear"},
+    )
+    assert run(path, f"results={tmp_path / 'whole'}") == 0
+    results = tmp_path / "killed"
+    killed_in_sft(path, results, step=3)
+    for calls in kills:
+        assert start(path, results, KILL_AT=calls).wait(timeout=300) == -signal.SIGKILL
+    assert list((results / "tiny" / "cells").glob("*/train.partial/step-*")), "killed in the middle of training"
+    assert start(path, results).wait(timeout=300) == 0
+    assert not list(results.rglob("*.partial")), "what served to resume goes with the end of the run"
+    for expected, found in zip(trained(tmp_path / "whole"), trained(results), strict=True):
+        assert found[1] == expected[1]
+        assert found[0].keys() == expected[0].keys()
+        for name, tensor in expected[0].items():
+            assert torch.equal(found[0][name], tensor), name
