@@ -16,8 +16,8 @@ from setting import Setting, Watch, arguments, checked, make_setting, task_confi
 
 from harness.conformance.trl import COMPARISONS
 from harness.core.config import ExperimentConfig, SftConfig
+from harness.core.records import SFT
 from harness.experiment.plan import make_plan
-from harness.experiment.resolve import SFT
 from harness.run.stages import Stages
 
 LOSSES = ("dpo", "hinge", "nca", "apo_zero", "apo_down", "ipo")

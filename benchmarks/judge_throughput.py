@@ -18,10 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.core.prompt import Message
 from harness.core.store import Store
 from harness.evaluation.base import Comparison, JudgeContext
 from harness.evaluation.judges.openai import OpenAIOptions, make
-from harness.tasks.base import Message
 
 ANSWER = json.dumps(
     {

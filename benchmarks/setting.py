@@ -16,11 +16,11 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import harness.tasks
-from harness.backbones.language_model.rows import EffectiveBatch, effective_batches
-from harness.backbones.language_model.tokens import Example, Tokens, prepare_task
+from harness.backbones.language_model.tokens import Tokens, prepare_task
 from harness.core.config import ModelConfig, TaskConfig, TrainConfig
 from harness.core.render import Renderer
 from harness.tasks.base import TASKS
+from harness.training.batch import EffectiveBatch, Example, effective_batches
 
 DATA = Path(harness.tasks.__file__).parent / "data"
 BETA = 0.1

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import History, PreferenceBatch, Side
+from losses.numerics import exp
 from losses.registry import Registry, RegistryError, origin_of
 from losses.spec import LOSSES, NEEDS, Hyperparameter, Loss, hyperparameters_of, one_of
 
 Rows = Callable[[PreferenceBatch], Tensor]
-LARGEST_EXPONENT = 30.0  # nats; beyond, exp goes on along its tangent
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,3 @@ def linked(loss: Rows, batch: PreferenceBatch, link: Callable[[Tensor], Tensor])
     Links are f'(ratio) of the divergence with f'(1) = 0, so that values at the start stay what they were.
     """
     return loss(batch.changed(lambda parts: [replace(part, link=link) for part in parts]))
-
-
-def exp(x: Tensor) -> Tensor:
-    """Return exp(x), continued along its tangent above 30: finite, and still with a gradient, at any log-ratio."""
-    return x.clamp(max=LARGEST_EXPONENT).exp() * (1 + (x - LARGEST_EXPONENT).clamp(min=0))

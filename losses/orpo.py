@@ -1,24 +1,11 @@
 """Odds Ratio Preference Optimization."""
 
-import math
-
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.numerics import log_odds
 from losses.spec import register_loss
-
-
-def log_odds(mean_logp: Tensor) -> Tensor:
-    """Return log(p / (1 - p)) for p = exp(mean_logp), finite up to p = 1.
-
-    A mean log-prob nearer to 0 than the machine epsilon counts as that: the odds are infinite beyond.
-    """
-    x = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
-    # log(1 - exp(x)): of the two forms, each is accurate where the other cancels
-    log1mexp = torch.where(x > -math.log(2), (-torch.expm1(x)).log(), torch.log1p(-x.exp()))
-    return x - log1mexp
 
 
 @register_loss(

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from losses.batch import PreferenceBatch, Side
-from losses.modifiers import exp
+from losses.numerics import exp
 from losses.spec import register_loss
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -40,3 +42,50 @@ def test_no_files_import_each_other_in_a_circle():
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         raise AssertionError("files that import each other: " + " -> ".join(error.args[1])) from None
+
+
+# A room stands above those that it may import. Rooms of one storey do not import each other.
+STOREYS = [
+    ["losses"],
+    ["harness.core"],
+    ["harness.tasks", "harness.training"],
+    ["harness.evaluation", "harness.backbones"],
+    ["harness.experiment", "harness.reporting", "harness.conformance"],
+    ["harness.run"],
+    ["harness.cli"],
+    ["harness.__main__"],
+]
+STOREY = {room: number for number, rooms in enumerate(STOREYS) for room in rooms}
+# Imports upwards that are still to go: a list that may only become shorter.
+KNOWN = {("harness.training", "harness.backbones")}
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module lies in; None for the package `harness` itself."""
+    return next((room for room in STOREY if module == room or module.startswith(f"{room}.")), None)
+
+
+def test_every_file_lies_in_a_room():
+    assert [name for name in MODULES if room_of(name) is None] == ["harness"]
+
+
+def test_a_room_imports_only_rooms_below_it():
+    wrong = {
+        (room_of(name), room_of(other))
+        for name, others in IMPORTS.items()
+        for other in others
+        if room_of(name) != room_of(other) and STOREY[room_of(name)] <= STOREY[room_of(other)]
+    }
+    assert wrong == KNOWN
+
+
+WITHOUT_TORCH = """
+import sys
+import harness.cli.main
+import harness.reporting.report
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+
+
+def test_reporting_and_the_command_line_load_no_torch():
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, cwd=REPOSITORY)

@@ -7,7 +7,11 @@ import json
 import math
 from pathlib import Path
 
+from harness.cli.arguments import add_command
+
 ALIGNMENTS = ("instruction", "position")
+HELP = "AlpacaEval 2.0's win rate, standard error and length-controlled win rate of a file of annotations."
+DESCRIPTION = "Print win rate, standard error and length-controlled win rate with its bootstrap interval."
 EPILOG = """examples:
   python -m harness alpaca-lc annotations.csv
   python -m harness alpaca-lc annotations.csv.gz --json
@@ -19,15 +23,9 @@ characters, and the preference (1: the reference's output won, 2: the model's; e
 exit status: 0 done, 2 something in the file must be changed first"""
 
 
-def add_command(commands) -> None:
-    """Add the command to the parsers of the command line."""
-    command = commands.add_parser(
-        "alpaca-lc",
-        help="AlpacaEval 2.0's win rate, standard error and length-controlled win rate of a file of annotations.",
-        description="Print win rate, standard error and length-controlled win rate with its bootstrap interval.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    command = add_command(commands, "alpaca-lc", run, HELP, DESCRIPTION, EPILOG)
     command.add_argument("file", type=Path, help="annotations as CSV, gzipped or not")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(
@@ -44,7 +42,6 @@ def add_command(commands) -> None:
         help="give each row its instruction's difficulty, which takes all instructions, or, as upstream does, that of "
         "its position in the file, to reproduce what was published for incomplete files",
     )
-    command.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-OUTPUT_COLUMNS = ("output", "response", "completion")
-PROMPT_COLUMNS = ("prompt", "instruction")
-BASELINE_COLUMN = "baseline"
+from harness.cli.arguments import add_command
+
+HELP = "Judge a file of outputs against a baseline."
+DESCRIPTION = "Judge a file of outputs against a baseline; write the judgements, print the win rate."
 EPILOG = """examples:
   python -m harness judge outputs.jsonl --baseline reference.json --judge openai:model=gpt-4.1-mini
   python -m harness judge both.csv --judge preference_model --task tldr --json
@@ -25,15 +23,9 @@ the column 'baseline' of the first. Answers are kept: what is judged is not aske
 exit status: 0 all are judged, 1 a judgement is missing (run it again), 2 something must be changed first"""
 
 
-def add_command(commands) -> None:
-    """Add the command to the parsers of the command line."""
-    command = commands.add_parser(
-        "judge",
-        help="Judge a file of outputs against a baseline.",
-        description="Judge a file of outputs against a baseline; write the judgements, print the win rate.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    command = add_command(commands, "judge", run, HELP, DESCRIPTION, EPILOG)
     command.add_argument("outputs", type=Path, help="the outputs to judge")
     command.add_argument("--baseline", type=Path, metavar="FILE", help="what they are judged against")
     command.add_argument("--judge", required=True, metavar="JUDGE", help="KIND, KIND:option=value,... or a YAML file")
@@ -41,13 +33,13 @@ def add_command(commands) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help="the judgements (default: beside the outputs)")
     command.add_argument("--results", default="", metavar="FOLDER", help="the folder of all results (default: results)")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Judge a file, write and print what came of it; raises `UserError` for what could not work."""
     from harness.core.store import write_jsonl
     from harness.evaluation.alpaca_eval.metrics import metrics_of
+    from harness.evaluation.outputs import judged_summary, read_comparisons
     from harness.run.judging import standalone_judge
 
     comparisons = read_comparisons(options.outputs, options.baseline)
@@ -68,41 +60,12 @@ def run(options: argparse.Namespace) -> int:
     )
     table = made.judge.difficulty(comparisons) if hasattr(made.judge, "difficulty") else None
     of_alpaca_eval = metrics_of(comparisons, judgements, table) if table else {}
-    found = {"judge": made.judge.id, **summary(judgements), **of_alpaca_eval, "judgements": str(out)}
-    print(json.dumps(found, indent=2) if options.json else readable(found))
+    found = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
+    print(json.dumps(found, indent=2) if options.json else judged_text(found))
     return 0 if found["coverage"] == 1 else 1
 
 
-def summary(judgements) -> dict[str, object]:
-    """Return the win rate in percent with its bootstrap interval over prompts, n, coverage and what else they carry."""
-    import numpy as np
-
-    from harness.evaluation.base import COUNTED
-    from harness.evaluation.statistics.intervals import flip_rate, win_rate
-
-    counted = [judgement for judgement in judgements if judgement.status in COUNTED]
-    preferences = [j.preference if j.status in COUNTED else np.nan for j in judgements]
-    rate = win_rate(np.array([preferences], dtype=float))
-    first = [judgement.first for judgement in counted if judgement.first is not None]
-    used = [judgement.usage for judgement in judgements if judgement.usage]
-    usage = sum(used[1:], start=used[0]) if used else None
-    numbers = {
-        "win_rate": 100 * rate.value,
-        "win_rate_low": 100 * rate.low,
-        "win_rate_high": 100 * rate.high,
-        "n": len(counted),
-        "coverage": len(counted) / len(judgements),
-        "flip_rate": flip_rate(judgement.flipped for judgement in counted),
-        "first_rate": sum(first) / len(first) if first else None,
-    }
-    return {
-        **{name: None if value != value else value for name, value in numbers.items()},
-        "statuses": dict(Counter(judgement.status for judgement in judgements)),
-        "usage": asdict(usage) if usage else None,
-    }
-
-
-def readable(found: dict) -> str:
+def judged_text(found: dict) -> str:
     """Return a summary in lines for a person."""
 
     def percent(value: float | None) -> str:
@@ -136,64 +99,3 @@ def _length_controlled(found: dict) -> str:
         return "- (takes a judgement of each of the 805 instructions)"
     value, low, high = (found[f"length_controlled_{end}"] for end in ("winrate", "low", "high"))
     return f"{value:.1f} % [{low:.1f}, {high:.1f}] (length-controlled; {found['difficulty']} difficulties)"
-
-
-def read_comparisons(outputs: Path, baseline: Path | None) -> list:
-    """Return the comparisons of two files, or of one with a column `baseline`.
-
-    Raises `UserError` for what is missing or malformed, prompts that stand twice, or outputs without a baseline.
-    """
-    from harness.core.errors import UserError
-    from harness.evaluation.base import Comparison
-    from harness.tasks.formats import prompt_key
-
-    rows = list(_outputs(outputs, with_baseline=baseline is None))
-    if baseline is None:
-        return [Comparison(str(i), prompt, text, other) for i, (prompt, text, other, _) in enumerate(rows)]
-    known = {}
-    for prompt, text, _, where in _outputs(baseline, with_baseline=False):
-        if known.setdefault(prompt_key(prompt), text) != text:
-            raise UserError(f"{where}: the baseline has two outputs for one prompt")
-    lacking = [where for prompt, _, _, where in rows if prompt_key(prompt) not in known]
-    if lacking:
-        raise UserError(f"{baseline} has no output for {len(lacking)} of {len(rows)} prompts (the first: {lacking[0]})")
-    return [Comparison(str(i), prompt, text, known[prompt_key(prompt)]) for i, (prompt, text, _, _) in enumerate(rows)]
-
-
-def _outputs(file: Path, *, with_baseline: bool) -> Iterator[tuple]:
-    """Yield prompt, output, baseline ("" unless asked for) and place of each row."""
-    from harness.core.errors import UserError
-    from harness.tasks.formats import Dropped, prompt_in, text_in
-
-    accepted = f"{' or '.join(PROMPT_COLUMNS)}, and {' or '.join(OUTPUT_COLUMNS)}"
-    for row in _rows(file):
-        columns = [_first(row, names) for names in (PROMPT_COLUMNS, OUTPUT_COLUMNS)]
-        if None in columns:
-            raise UserError(f"{row.where}: a row needs {accepted}; it has {', '.join(map(str, row.values))}")
-        if with_baseline and row.get(BASELINE_COLUMN) is None:
-            raise UserError(f"{row.where}: no column 'baseline'; name the baseline's file with --baseline")
-        try:
-            prompt = prompt_in(row, columns[0])
-        except Dropped as reason:
-            raise UserError(f"{row.where}: {reason}") from None
-        other = text_in(row, BASELINE_COLUMN, accepted) if with_baseline else ""
-        yield prompt, text_in(row, columns[1], accepted), other, row.where
-
-
-def _rows(file: Path) -> Iterator:
-    from harness.core.errors import UserError
-    from harness.tasks.rows import make_row, not_empty
-    from harness.tasks.sources import read_rows
-
-    if file.suffix != ".csv":
-        return read_rows(str(file))
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            found = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    return not_empty(found, str(file))
-
-
-def _first(row, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if row.get(name) is not None), None)

@@ -14,20 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from harness.conformance.micro_batches import (
-    at_start,
-    by_token,
-    log_probs,
-    one_by_one,
-    probe,
-    rows_and_gradients,
-    rows_of,
-    trained_gradients,
-    with_log_probs,
-)
+from harness.conformance.micro_batches import trained_gradients
 from harness.conformance.outcomes import DECLARED, FAILED, OK, Outcome
 from losses import History, Loss, MissingData, PreferenceBatch, Side
 from losses.batch import Part
+from losses.probe import at_start, by_token, log_probs, one_by_one, probe, rows_and_gradients, rows_of, with_log_probs
 from losses.spec import REDUCTIONS
 
 EXTREME = 1e4  # nats: a log-ratio that training can reach when it goes wrong

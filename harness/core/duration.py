@@ -8,7 +8,7 @@ from dataclasses import dataclass
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
-def readable(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration as a person would write it: 8.2 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"

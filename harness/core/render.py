@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.core.errors import UserError
-from harness.tasks.base import Prompt
+from harness.core.prompt import Prompt
 
 # The format of the RPO paper's code, for tokenizers without a chat template.
 ROLE_TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}

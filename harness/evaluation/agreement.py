@@ -9,7 +9,7 @@ from harness.evaluation.statistics.intervals import wilson_interval
 from harness.tasks.base import Preference
 
 
-def labelled(pairs: Sequence[Preference]) -> list[Comparison]:
+def comparisons_of_pairs(pairs: Sequence[Preference]) -> list[Comparison]:
     """Return labelled pairs as comparisons; the label is `chosen_first` of the index.
 
     Every other pair is swapped, so that a judge that always prefers one side is right half the time.
@@ -23,12 +23,12 @@ def chosen_first(index: int) -> bool:
     return index % 2 == 0
 
 
-def measure(judge: Judge, pairs: Sequence[Preference], labels: str) -> Agreement | None:
+def measure_agreement(judge: Judge, pairs: Sequence[Preference], labels: str) -> Agreement | None:
     """Return the accuracy on labelled pairs: a verdict for the chosen counts 1, a tie half, a failure not at all.
 
     None where there is no pair, or no judgement of one.
     """
-    judged = [j for j in judge.judge(labelled(pairs), lambda done: None) if j.status in COUNTED]
+    judged = [j for j in judge.judge(comparisons_of_pairs(pairs), lambda done: None) if j.status in COUNTED]
     if not judged:
         return None
     right = sum(map(correct, judged))
@@ -36,6 +36,6 @@ def measure(judge: Judge, pairs: Sequence[Preference], labels: str) -> Agreement
 
 
 def correct(judgement) -> float:
-    """Return 1 where the preference of a judgement on `labelled` pairs is for the chosen response, 0.5 for a tie."""
+    """Return 1 where the preference of a judgement on `comparisons_of_pairs` pairs is for the chosen response, 0.5 for a tie."""
     for_chosen = judgement.preference if chosen_first(int(judgement.id)) else 1 - judgement.preference
     return 0.5 if for_chosen == 0.5 else float(for_chosen > 0.5)

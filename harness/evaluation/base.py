@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+from harness.core.prompt import Prompt
 from harness.core.store import Store
-from harness.tasks.base import Preference, Prompt
+from harness.tasks.base import Preference
 from losses.registry import Registry, origin_of
 
 JUDGED = "judge"  # the stage

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
-from harness.evaluation.agreement import chosen_first, labelled
+from harness.evaluation.agreement import chosen_first, comparisons_of_pairs
 from harness.evaluation.base import Comparison
 from harness.tasks import TASKS
 from harness.tasks.formats import Dropped, parse_standard, prompt_in, text_in
@@ -109,7 +109,7 @@ def _numbered(comparison: Comparison, number: int) -> Comparison:
 
 def _from_pairs(pairs) -> Iterator[Labelled]:
     """Every other pair is swapped, so that a judge that prefers one side is right half the time."""
-    for number, comparison in enumerate(labelled([pair for pair in pairs if pair.paired])):
+    for number, comparison in enumerate(comparisons_of_pairs([pair for pair in pairs if pair.paired])):
         yield Labelled(comparison, FIRST if chosen_first(number) else SECOND, "all")
 
 

@@ -9,23 +9,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.backbones.language_model.from_scratch import MODEL
+from harness.backbones.language_model.from_scratch import MODEL, pretrained
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
 from harness.backbones.language_model.preferences import prompt_ids
-from harness.backbones.language_model.pretraining import pretrained
 from harness.backbones.language_model.scoring import Progress, stored_at
-from harness.backbones.language_model.tokens import prepare_task, prompt_text
+from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import MAX_PIECES, Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_source, hash_value
+from harness.core.prompt import prompt_text
+from harness.core.records import SFT
 from harness.core.render import Renderer
 from harness.core.store import Store, key_of
 from harness.experiment.cells import Cell, PlannedTask
 from harness.experiment.checks import check_data, check_lengths, check_trunk, check_writable
 from harness.experiment.plugins import load_plugins
-from harness.experiment.resolve import SFT, Resolved, resolve
+from harness.experiment.resolve import Resolved, resolve
 from losses import Loss, PreferenceBatch
 from losses.registry import Registry, origin_of
 

@@ -13,14 +13,13 @@ import harness.evaluation.judges  # noqa: F401  (registers the judges)
 from harness.backbones.language_model.preferences import Generation
 from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
 from harness.core.errors import UserError
+from harness.core.records import SFT
 from harness.evaluation.base import JUDGES, JudgeKind
 from harness.experiment.file import merged
 from harness.tasks import TASKS, Task
 from harness.tasks.rewards.base import find_reward
 from losses import Loss, get_loss
 from losses.registry import nearest
-
-SFT = "sft"  # the row of the policy that every loss starts from
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from harness.core.records import SFT
 from harness.evaluation.statistics.frontier import BUDGETS, Frontier, Policies, frontiers
 from harness.evaluation.statistics.intervals import Interval
-from harness.reporting.leaderboard import SFT
-from harness.reporting.measures import GROUP, POLICY
+from harness.reporting.measures import GROUP, POLICY_IN_GROUP
 from harness.reporting.results import matrix
 from harness.reporting.style import GREY, LINES, MARKERS, PALETTE, add_legend, grid, new_figure, wrapped
 from harness.reporting.tables import escape, interval_texts, markdown_table
@@ -139,7 +139,7 @@ def _policies(group: pd.DataFrame) -> tuple[dict[str, Policies], np.ndarray]:
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     if not seeds:
         return {}, np.empty((0, 0))  # the SFT policy has not been measured yet
-    for _, rows in group[group["loss"] != SFT].groupby([*POLICY, "at"], sort=False):
+    for _, rows in group[group["loss"] != SFT].groupby([*POLICY_IN_GROUP, "at"], sort=False):
         values = tuple(matrix(rows, name, seeds, ids) for name in ("reward", "kl_exact"))
         if not any(np.isnan(value).any() for value in values):
             found.setdefault(rows.iloc[0]["method"], []).append(values)

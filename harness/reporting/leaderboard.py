@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import UserError
+from harness.core.records import SFT
 from harness.evaluation.statistics.intervals import (
     UNKNOWN,
     Interval,
@@ -23,7 +24,6 @@ from harness.reporting import measures
 from harness.reporting.length_control import Controlled, length_controlled_rates
 from harness.reporting.results import FAILED, NOT_RUN, TABLE, Results, matrix
 
-SFT = "sft"
 OK, INCOMPLETE = "ok", "incomplete"
 
 # The columns of leaderboard.csv, in their order, with what they mean. Intervals hold 95 %.

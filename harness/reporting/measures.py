@@ -13,10 +13,10 @@ from harness.core.errors import UserError
 from harness.core.store import MANIFEST, read_json, read_jsonl
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import matrix, one_line, readable
+from harness.reporting.results import matrix, one_line, settings_text
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
-POLICY = [*GROUP, "loss", "settings"]
+POLICY_IN_GROUP = [*GROUP, "loss", "settings"]
 STRENGTHS = ("beta", "tau")  # the hyper-parameters along which a method's policies lie
 MEASURED = ["at", "id", "response", "tokens", "reward", "kl", "kl_exact", "entropy", "reference_logp"]
 
@@ -39,7 +39,7 @@ COLUMNS = {
 
 
 def load_measures(folder: Path) -> pd.DataFrame:
-    """Return the measured rows of a results folder's cells: `POLICY`, seed, method, and `MEASURED`.
+    """Return the measured rows of a results folder's cells: `POLICY_IN_GROUP`, seed, method, and `MEASURED`.
 
     `at` is the share of the training steps that the policy had taken; `method` is the loss with its settings but its
     strength. Rows of samples that an earlier run left behind are left out. Raises `UserError` for a damaged file.
@@ -63,12 +63,12 @@ def load_measures(folder: Path) -> pd.DataFrame:
                     evaluated_on=task,
                     trained_on=cell["trained_on"],
                     loss=cell["loss"],
-                    settings=readable(cell["settings"]),
+                    settings=settings_text(cell["settings"]),
                     seed=cell["seed"],
-                    method=f"{cell['loss']} {readable(method)}".strip(),
+                    method=f"{cell['loss']} {settings_text(method)}".strip(),
                 )
             )
-    columns = [*POLICY, "seed", "method", *MEASURED]
+    columns = [*POLICY_IN_GROUP, "seed", "method", *MEASURED]
     found = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
     return found.assign(method=found["method"].map(_short(found["method"].unique())))
 
@@ -86,19 +86,19 @@ def _short(methods: Iterable[str]) -> dict[str, str]:
 
 
 def controlled_columns(measures: pd.DataFrame, frontiers: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of `COLUMNS` for each policy at the end of its training, with `POLICY` beside them.
+    """Return the columns of `COLUMNS` for each policy at the end of its training, with `POLICY_IN_GROUP` beside them.
 
     `frontiers` is the table of `harness.reporting.frontier`.
     """
     reached = frontiers.set_index([*GROUP, "method"])
     rows = []
-    for key, group in measures[measures["at"] == 1.0].groupby(POLICY, sort=False):
+    for key, group in measures[measures["at"] == 1.0].groupby(POLICY_IN_GROUP, sort=False):
         seeds, ids = sorted(group["seed"].unique()), sorted(group["id"].unique())
         reward, reward_error = mean_with_error(matrix(group, "reward", seeds, ids))
         kl, kl_error = mean_with_error(matrix(group, "kl_exact", seeds, ids))
         tokens = group["tokens"].sum()
         row = {
-            **dict(zip(POLICY, key, strict=True)),
+            **dict(zip(POLICY_IN_GROUP, key, strict=True)),
             "reward": reward,
             "reward_se": reward_error,
             "kl_exact": kl,
@@ -111,13 +111,13 @@ def controlled_columns(measures: pd.DataFrame, frontiers: pd.DataFrame) -> pd.Da
         if (method := (*key[:2], group.iloc[0]["method"])) in reached.index:
             row |= {name: reached.loc[method, name] for name in COLUMNS if name in reached.columns}
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*POLICY, *COLUMNS])
+    return pd.DataFrame(rows, columns=[*POLICY_IN_GROUP, *COLUMNS])
 
 
 def with_measures(leaderboard: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
     """Return the leaderboard with the values of `controlled_columns` in its rows."""
     named = columns.rename(columns={"evaluated_on": "task"})
-    keys = ["task", *POLICY[1:]]
+    keys = ["task", *POLICY_IN_GROUP[1:]]
     joined = leaderboard.drop(columns=list(COLUMNS)).merge(named, on=keys, how="left", validate="many_to_one")
     return joined[list(leaderboard.columns)]
 

@@ -18,7 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from harness.reporting.leaderboard import OK, SFT
+from harness.core.records import SFT
+from harness.reporting.leaderboard import OK
 from harness.reporting.results import Results
 from harness.reporting.style import (
     CHARACTER,

@@ -102,7 +102,7 @@ def load_results(folder: Path) -> Results:
         ) from None
 
 
-def readable(settings: Mapping) -> str:
+def settings_text(settings: Mapping) -> str:
     """Return hyper-parameters as "beta=0.1 temperature=0.5"."""
     return one_line(" ".join(f"{name}={value}" for name, value in settings.items()))
 
@@ -215,7 +215,7 @@ def _identity(cell: Mapping) -> dict:
     return {
         "trained_on": cell["trained_on"],
         "loss": cell["loss"],
-        "settings": readable(cell["settings"]),
+        "settings": settings_text(cell["settings"]),
         "seed": cell["seed"],
         "cell": cell["key"],
     }

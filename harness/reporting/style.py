@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from harness.reporting.leaderboard import SFT
+from harness.core.records import SFT
 
 # Okabe and Ito's colours without the yellow, which is too light for lines, and two of Tol's muted ones.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")

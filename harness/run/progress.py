@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from harness.core.duration import readable
+from harness.core.duration import duration_text
 
 NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it reported progress
 
@@ -69,4 +69,4 @@ class Display:
             self._bars.remove_task(bar)
         seconds = time.monotonic() - started
         if worked or seconds > NOTEWORTHY:
-            self.line(f"[{self._done + 1:>3}/{self._total}] {label}: {readable(seconds)}")
+            self.line(f"[{self._done + 1:>3}/{self._total}] {label}: {duration_text(seconds)}")

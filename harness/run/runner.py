@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.core.config import ExperimentConfig
-from harness.core.duration import readable
+from harness.core.duration import duration_text
 from harness.core.errors import UserError
+from harness.core.records import SFT
 from harness.core.store import find_artifact, write_json
 from harness.evaluation.base import judging
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan, make_plan
-from harness.experiment.resolve import SFT
 from harness.reporting.report import print_leaderboard, write_report
 from harness.run.manifest import describe_run
 from harness.run.progress import Display
@@ -55,7 +55,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     if main:
         print_leaderboard(write_report(experiment.folder), console)
     console.print(
-        f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}",
+        f"results in {escape(str(experiment.folder))} after {duration_text(time.monotonic() - started)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -24,9 +24,10 @@ from harness.backbones.language_model.scoring import (
 from harness.backbones.language_model.self_refinement import augmented_prompt
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.shared_prompt import why_apart
-from harness.backbones.language_model.tokens import Tokens, TokenSplit, prompt_text
+from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.assets import weights_hash
 from harness.core.hashing import hash_value
+from harness.core.prompt import prompt_text
 from harness.core.store import Artifact, partial_folder
 from harness.experiment.plan import Plan, drawing_inputs
 from harness.training.checkpoint import Checkpoints

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from harness.backbones.language_model.measure import measured
+from harness.backbones.language_model.measure import measure_samples
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy
 from harness.backbones.language_model.responses import draw_responses
 from harness.backbones.language_model.scoring import Progress
 from harness.backbones.language_model.vllm import check_engine
 from harness.core.environment import environment
 from harness.core.hashing import hash_value
+from harness.core.records import SFT
 from harness.core.store import (
     Artifact,
     build_artifact,
@@ -36,7 +37,6 @@ from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.evaluation.base import COUNTED, Judge, judging
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
-from harness.experiment.resolve import SFT
 from harness.run.judging import comparisons_of, judge_context
 from harness.run.shared import Shared
 from harness.training.checkpoint import Checkpoints
@@ -162,7 +162,7 @@ class Stages:
                     drawn = read_jsonl(sampled.path / "samples.jsonl")
                 else:
                     drawn = self._draw(cell, task, share, {}, lambda done, total: None)
-                found = measured(
+                found = measure_samples(
                     self._policy(cell, share),
                     self.shared.reference_policy(cell.task),
                     drawn,

@@ -1,5 +1,6 @@
 """Tasks: preference data to train on, prompts to sample, and what the samples are judged against."""
 
+from harness.core.prompt import Message, Prompt
 from harness.tasks import (  # noqa: F401  (importing a task's module registers it)
     alpaca_eval,
     hh,
@@ -8,6 +9,6 @@ from harness.tasks import (  # noqa: F401  (importing a task's module registers 
     sentiment,
     tldr,
 )
-from harness.tasks.base import TASKS, Message, Preference, Prompt, Question, Scored, Task, TaskData, register_task
+from harness.tasks.base import TASKS, Preference, Question, Scored, Task, TaskData, register_task
 
 __all__ = ["TASKS", "Message", "Preference", "Prompt", "Question", "Scored", "Task", "TaskData", "register_task"]

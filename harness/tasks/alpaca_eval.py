@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
-from harness.tasks.base import Message, TaskData, register_task
+from harness.core.prompt import Message
+from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import Dropped, Record, text_in
 from harness.tasks.hub import read_hub_file
 from harness.tasks.rows import Row, not_empty

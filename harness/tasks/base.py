@@ -6,18 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.core.config import TaskConfig
+from harness.core.prompt import Prompt
 from losses.registry import Registry, origin_of
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a dialogue; `role` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-
-
-Prompt = tuple[Message, ...]
 
 
 @dataclass(frozen=True)

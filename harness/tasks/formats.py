@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.core.errors import UserError
-from harness.core.hashing import hash_value
-from harness.tasks.base import Message, Preference, Prompt, Scored
+from harness.core.prompt import Message, Prompt, prompt_key
+from harness.tasks.base import Preference, Scored
 from harness.tasks.rows import Row
 
 ACCEPTED = "prompt/chosen/rejected, prompt/completion/label, prompt/responses, or instruction/completions"
@@ -54,11 +54,6 @@ class Record:
         """The `prompt_key` of how the dialogue opens: up to the first user turn."""
         first = next((i for i, turn in enumerate(self.prompt) if turn.role == "user"), len(self.prompt) - 1)
         return self.key if first == len(self.prompt) - 1 else prompt_key(self.prompt[: first + 1])
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """Return the sha256 hex digest of a prompt's canonical text: roles and contents, white space collapsed."""
-    return hash_value([[turn.role, " ".join(turn.content.split())] for turn in prompt])
 
 
 def parse_standard(row: Row) -> Record:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from harness.core.config import GenerateConfig, TaskConfig
 from harness.core.errors import UserError
-from harness.tasks.base import Message, Preference, Question, TaskData, register_task
+from harness.core.prompt import Message
+from harness.tasks.base import Preference, Question, TaskData, register_task
 from harness.tasks.reviews import Review, load_reviews
 from harness.tasks.rewards import sentiment  # noqa: F401  (registers the reward)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
-from harness.tasks.base import Message, Prompt, TaskData, register_task
+from harness.core.prompt import Message, Prompt
+from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import Dropped, Record, checked_text, paired_record, present, text_in
 from harness.tasks.rows import Row
 from harness.tasks.sources import read_packaged, read_rows

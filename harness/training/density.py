@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.backbones.language_model.tokens import Example
+from harness.training.batch import Example
 
 
 def density_ratios(train: np.ndarray, examples: Sequence[Example], embeddings: np.ndarray) -> np.ndarray:

@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.rows import EffectiveBatch, micro_batches, padded_tokens
+from harness.backbones.language_model.rows import micro_batches, padded_tokens
 from harness.backbones.language_model.scoring import BatchSource, score
 from harness.backbones.language_model.token_values import by_row, log_probs
+from harness.training.batch import EffectiveBatch
 from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import equal_passes
 from harness.training.supply import Constants, Supply

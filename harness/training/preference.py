@@ -9,9 +9,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.rows import EffectiveBatch, effective_batches
 from harness.core.config import TrainConfig
 from harness.core.store import write_json, write_jsonl
+from harness.training.batch import EffectiveBatch, effective_batches
 from harness.training.checkpoint import Checkpoints
 from harness.training.loop import optimise
 from harness.training.objective import PreferenceObjective

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.backbones.language_model.rows import EffectiveBatch
 from harness.backbones.language_model.scoring import BatchSource, TokenLogProbs
 from harness.backbones.language_model.token_values import log_probs
-from harness.backbones.language_model.tokens import Example, Tokens
-from harness.tasks.base import Prompt
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.prompt import Prompt
+from harness.training.batch import EffectiveBatch, Example
 from losses import History, Lists, Loss, PreferenceBatch, Side
 
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.cli.judge_check import measures
 from harness.cli.main import main
-from harness.evaluation.base import Comparison, Judgement, Usage
-from harness.evaluation.labelled import FIRST, SECOND, TIE, Labelled, load_labelled
 from harness.reporting.judge_checks import checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
@@ -58,51 +55,6 @@ def test_a_judge_of_length_on_llmbar_is_as_right_as_length_is(command, tmp_path)
     assert (found["flip_rate"], found["usd_per_1000"], found["coverage"]) == (None, 0.0, 1.0)
     told = checks_of(tmp_path / "results", found["judge"])
     assert told.startswith(f"llmbar: {100 * found['accuracy']:.1f} %")
-
-
-def test_pandalm_s_label_is_that_of_the_majority():
-    """The middle one of three sorted votes, since no row has three different ones."""
-    votes = [sorted(row[f"annotator{i}"] for i in (1, 2, 3)) for row in packaged("pandalm")]
-    found = load_labelled("pandalm")
-    assert [row.label for row in found.rows] == [vote[1] for vote in votes]
-    assert (len(found.rows), found.dropped) == (999, {})
-
-
-def test_held_out_pairs_stand_in_both_places():
-    found = load_labelled("tldr", limit=40)
-    assert found.labels == "gpt-4 preferences"
-    assert [row.label for row in found.rows] == [FIRST, SECOND] * 20
-
-
-def row(label: int, first: str = "long one", second: str = "short", subset: str = "all") -> Labelled:
-    return Labelled(Comparison("0", (), first, second), label, subset)
-
-
-def judged(preference: float | None, flipped=None, first=None, usd=None) -> Judgement:
-    status = "failed" if preference is None else "tie" if preference == 0.5 else "ok"
-    usage = Usage(1, 1, usd) if usd is not None else None
-    return Judgement("0", status, preference, flipped, first=first, usage=usage)
-
-
-def test_the_measures_by_hand():
-    """Of five comparisons one has no judgement; people call one a tie; the judge is right, wrong, undecided."""
-    rows = [row(FIRST), row(SECOND, subset="b"), row(FIRST, subset="b"), row(TIE), row(FIRST)]
-    judgements = [
-        judged(0.9, False, 0.5, 0.01),
-        judged(0.8, False, 0.5, 0.01),
-        judged(0.5, True, 1.0, 0.02),
-        judged(0.5, True, 0.0, 0.04),
-        judged(None),
-    ]
-    found = measures(rows, judgements)
-    assert (found["accuracy"], found["n"]) == (1.5 / 3, 3)
-    assert found["subsets"]["b"]["accuracy"] == 0.25
-    assert found["coverage"] == 0.8 and found["missing"] == {"failed": 1}
-    # labels 1 2 1 0, verdicts 1 1 0 0: observed 2/4, expected (2 x 2 + 1 x 0 + 1 x 2) / 16
-    assert found["kappa"] == pytest.approx((0.5 - 6 / 16) / (1 - 6 / 16))
-    assert (found["flip_rate"], found["first_rate"]) == (0.5, 0.5)
-    assert (found["longer"], found["labels_longer"]) == (1.0, 2 / 3)
-    assert found["usd_per_1000"] == pytest.approx(1000 * 0.08 / 4)
 
 
 def test_a_file_of_labels_may_have_either_form(command, tmp_path):

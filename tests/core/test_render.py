@@ -5,8 +5,8 @@ import pytest
 from harness.backbones.language_model.policy import load_tokenizer
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.core.render import Renderer
-from harness.tasks.base import Message
 
 DIALOGUE = (
     Message("user", "What is the first question?"),

@@ -15,9 +15,9 @@ from harness.backbones.language_model.sampling import sample
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.encoder import Encoder
+from harness.core.prompt import Message
 from harness.core.render import Renderer
 from harness.core.store import Store
-from harness.tasks.base import Message
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run
 

@@ -9,7 +9,8 @@ import torch
 from harness.conformance.outcomes import FAILED
 from harness.conformance.suite import CHECKS, run_check
 from losses import RegistryError, get_loss
-from losses.modifiers import MODIFIERS, exp
+from losses.modifiers import MODIFIERS
+from losses.numerics import exp
 from tests.losses.by_hand import the_pair
 
 

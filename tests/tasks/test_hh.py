@@ -2,8 +2,9 @@
 
 import pytest
 
+from harness.core.prompt import prompt_key
 from harness.tasks import TASKS, Message
-from harness.tasks.formats import Dropped, parse_standard, prompt_key
+from harness.tasks.formats import Dropped, parse_standard
 from harness.tasks.sources import read_packaged
 
 

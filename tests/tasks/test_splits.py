@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import UserError
+from harness.core.prompt import prompt_key
 from harness.tasks import Message, Preference, TaskData
-from harness.tasks.formats import Dropped, Record, parse_standard, prompt_key
+from harness.tasks.formats import Dropped, Record, parse_standard
 from harness.tasks.rows import Row
 from harness.tasks.splits import read_task, split_records
 

@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 
 from harness.backbones.language_model.policy import Policy, load_policy
-from harness.backbones.language_model.rows import EffectiveBatch, effective_batches
 from harness.backbones.language_model.scoring import BatchSource, TokenLogProbs, score
-from harness.backbones.language_model.tokens import Example, Tokens
+from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
-from harness.tasks.base import Message, Prompt
+from harness.core.prompt import Message, Prompt
+from harness.training.batch import EffectiveBatch, Example, effective_batches
 from harness.training.objective import PreferenceObjective
 from harness.training.supply import ScoredSequences, Split
 from losses import get_loss

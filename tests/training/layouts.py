@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.rows import effective_batches
-from harness.backbones.language_model.tokens import Example, Tokens
+from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, OptimConfig
-from harness.tasks.base import Message
+from harness.core.prompt import Message
+from harness.training.batch import Example, effective_batches
 from harness.training.loop import optimise
 from harness.training.sharding import shard, whole
 from losses import get_loss, list_losses

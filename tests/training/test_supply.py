@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.backbones.language_model.rows import effective_batches
-from harness.backbones.language_model.tokens import Example, Tokens
-from harness.tasks.base import Message
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.prompt import Message
+from harness.training.batch import Example, effective_batches
 from harness.training.density import density_ratios
 from losses import get_loss
 

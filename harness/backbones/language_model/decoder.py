@@ -1,21 +1,21 @@
-"""The last layer's feed-forward part, computed only where its output is read: at the tokens that predict a completion.
-
-It works on each token by itself, and no layer comes after it. Of a prompt's tokens all but the last need no more than
-their keys and values there, and most tokens of dialogues and posts are a prompt's.
-"""
+"""What the harness knows of the inside of a transformers decoder: its layers, its final norm, its feed-forward parts."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from harness.core.errors import UserError
+
 
 @contextmanager
 def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
-    """Within, the last layer's `mlp` computes the tokens `read`, `(n,)` different positions in rows x length.
+    """Within, the last layer's `mlp` computes the tokens `read` only, `(n,)` different positions in rows x length.
 
+    It works on each token by itself, and no layer comes after it: only the tokens that predict a completion need it.
     Elsewhere its output is zero. A decoder whose layers have no such part, or one that returns more than a tensor (a
     mixture of experts), runs as it is.
     """
@@ -36,3 +36,27 @@ def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
         yield
     finally:
         del mlp.forward
+
+
+def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
+    """Return (trunk, top): views of a decoder, all layers but the last `last`, and those with the final norm.
+
+    Both share the decoder's parameters. Raises `UserError` for a decoder that is not built of `.layers`.
+    """
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
+        raise UserError(f"tune: last_layers does not know the layers of {type(decoder).__name__}; use lora or full")
+    depth = len(decoder.layers)
+    if last >= depth:
+        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
+    parts = []
+    for span in (slice(0, depth - last), slice(depth - last, depth)):
+        part = copy.copy(decoder)
+        part._modules = dict(decoder._modules)
+        part.layers = decoder.layers[span]
+        part.config = copy.deepcopy(decoder.config)
+        part.config.num_hidden_layers = len(part.layers)
+        if getattr(decoder.config, "layer_types", None):
+            part.config.layer_types = list(decoder.config.layer_types)[span]
+        parts.append(part)
+    parts[0].norm = nn.Identity()
+    return parts[0], parts[1]

@@ -6,7 +6,6 @@ adapter stays active below the one that the loss trains, so that the reference i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.backbones.language_model.decoder import read_only_at
+from harness.backbones.language_model.decoder import read_only_at, split_decoder
 from harness.backbones.language_model.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
 from harness.backbones.language_model.rows import TokenBatch, collate
 from harness.backbones.language_model.tokens import Tokens
@@ -204,30 +203,6 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     for part in tensors:
         _apply(model, part)
     return Policy(model, config).eval()
-
-
-def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
-    """Return (trunk, top): views of a decoder, all layers but the last `last`, and those with the final norm.
-
-    Both share the decoder's parameters. Raises `UserError` for a decoder that is not built of `.layers`.
-    """
-    if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
-        raise UserError(f"tune: last_layers does not know the layers of {type(decoder).__name__}; use lora or full")
-    depth = len(decoder.layers)
-    if last >= depth:
-        raise UserError(f"model.last_layers={last}, but the model has {depth} layers; use tune: full")
-    parts = []
-    for span in (slice(0, depth - last), slice(depth - last, depth)):
-        part = copy.copy(decoder)
-        part._modules = dict(decoder._modules)
-        part.layers = decoder.layers[span]
-        part.config = copy.deepcopy(decoder.config)
-        part.config.num_hidden_layers = len(part.layers)
-        if getattr(decoder.config, "layer_types", None):
-            part.config.layer_types = list(decoder.config.layer_types)[span]
-        parts.append(part)
-    parts[0].norm = nn.Identity()
-    return parts[0], parts[1]
 
 
 def _add_adapters(model, config: ModelConfig, count: int) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.sampling import sample
-from harness.backbones.language_model.tokens import Example, Tokens, TokenSplit, prompt_text
+from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, SampleConfig
 from harness.core.errors import UserError
+from harness.core.prompt import prompt_key, prompt_text
 from harness.core.render import Renderer
 from harness.core.store import read_jsonl, write_json, write_jsonl
-from harness.tasks.formats import prompt_key
 from harness.tasks.rewards.base import Reward
+from harness.training.batch import Example
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def draw(
 
 
 def read_labelled(folder: Path, name: str, split: TokenSplit, options: GenerateConfig) -> TokenSplit:
-    """Return what was drawn for a split as training data, labelled as `options` say (see `labelled`)."""
+    """Return what was drawn for a split as training data, labelled as `options` say (see `label_completions`)."""
     rows = read_jsonl(folder / f"{name}.jsonl")
     drawn = [[Drawn(tuple(c["ids"]), c["score"]) for c in row["completions"]] for row in rows]
-    return labelled(split, drawn, options)
+    return label_completions(split, drawn, options)
 
 
-def labelled(split: TokenSplit, drawn: Sequence[Sequence[Drawn]], options: GenerateConfig) -> TokenSplit:
+def label_completions(split: TokenSplit, drawn: Sequence[Sequence[Drawn]], options: GenerateConfig) -> TokenSplit:
     """Return the completions of each example's prompt as labelled examples.
 
     Pairs: the completion with the highest reward against that with the lowest, with both scores, and the others as

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.core.config import TaskConfig
+from harness.core.prompt import Prompt
 from harness.core.render import Renderer
-from harness.tasks.base import Prompt, Task
+from harness.tasks.base import Task
 
 PREFIX = (
     "Please generate a response with a usefulness rating of 100 out of 100 for the following query. Note that the "

@@ -9,10 +9,11 @@ import torch
 from accelerate import Accelerator
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.rows import micro_batches, sft_batches
+from harness.backbones.language_model.rows import micro_batches
 from harness.backbones.language_model.scoring import BatchSource
 from harness.core.config import SftConfig
 from harness.core.store import write_json, write_jsonl
+from harness.training.batch import sft_batches
 from harness.training.checkpoint import Checkpoints
 from harness.training.loop import optimise
 from harness.training.sharding import equal_passes

@@ -10,8 +10,10 @@ from functools import cached_property
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import Prompt
 from harness.core.render import Renderer
-from harness.tasks.base import Preference, Prompt, Question, Task, TaskData
+from harness.tasks.base import Preference, Question, Task, TaskData
+from harness.training.batch import Example
 
 
 @dataclass(frozen=True)
@@ -23,20 +25,6 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A preference by indices into its split's sequences; unpaired data has only one of the two.
-
-    `scores` are those of chosen, rejected and the others, where the data have them.
-    """
-
-    prompt: Prompt
-    chosen: int | None
-    rejected: int | None
-    scores: tuple[float, ...] = ()
-    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,11 +60,6 @@ class PreparedTask:
     judge_test: list[Preference]
     labels: str
     counts: dict[str, int]
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Return a prompt as one text, for its embedding."""
-    return "\n\n".join(message.content for message in prompt)
 
 
 def hash_sequences(sequences: Sequence[Tokens]) -> str:

@@ -24,12 +24,12 @@ from filelock import FileLock
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import readable_prompt
 from harness.core.store import read_json, write_json
 from harness.evaluation.alpaca_eval.annotators import load_settings
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison
 from harness.evaluation.endpoint.options import read_key, url_of, without_key
-from harness.evaluation.judges.template import readable
 
 FOLDER = "alpaca_eval-official"  # of the answers that it was given, in the results store
 CHUNK = 16  # comparisons after which it keeps its answers; when it ends in between, these are lost
@@ -75,7 +75,7 @@ def annotate(
     With them the reason why it ended early, "" where it did not. Raises `UserError` where an instruction comes twice,
     which the package cannot tell apart, or where its file of answers is damaged.
     """
-    outputs = {readable(c.prompt): [c.baseline, c.response] for c in comparisons}
+    outputs = {readable_prompt(c.prompt): [c.baseline, c.response] for c in comparisons}
     if len(outputs) < len(comparisons):
         raise UserError("judge.engine=official: the package takes one response to each instruction; some have several")
     config, key = config_of(options), read_key(options.key_env)

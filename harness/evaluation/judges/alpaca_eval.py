@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from harness.core.errors import UserError
+from harness.core.prompt import readable_prompt
 from harness.evaluation.alpaca_eval.annotators import Annotator, load_annotator
 from harness.evaluation.alpaca_eval.difficulty import DifficultyTable, difficulty_table
 from harness.evaluation.alpaca_eval.metrics import shows_model_first
@@ -21,7 +22,6 @@ from harness.evaluation.base import Comparison, Forecast, JudgeContext, Judgemen
 from harness.evaluation.endpoint.ask import Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import TRANSPORT, check_endpoint, check_key
 from harness.evaluation.judges.orders import identical, one_order
-from harness.evaluation.judges.template import readable
 from harness.tasks.sources import read_packaged
 
 RESERVED = ("messages", "model", "n", "stream")  # fields of a request that are not to be set by hand
@@ -114,13 +114,13 @@ class AlpacaEvalJudge:
         return difficulty_of(comparisons, self.table)
 
     def _policy_first(self, comparison: Comparison) -> bool:
-        return self.annotator.switches and shows_model_first(readable(comparison.prompt))
+        return self.annotator.switches and shows_model_first(readable_prompt(comparison.prompt))
 
     def _ask(self, comparison: Comparison) -> Ask:
         outputs = [comparison.baseline, comparison.response]
         if self._policy_first(comparison):
             outputs.reverse()
-        instruction = readable(comparison.prompt)
+        instruction = readable_prompt(comparison.prompt)
         identity = {"annotator": self.annotator.hash, "instruction": instruction, "outputs": outputs}
         return Ask(identity, self.annotator.messages(instruction, *outputs))
 
@@ -147,7 +147,7 @@ class OfficialJudge:
         """Return one judgement per comparison, in order; `progress` is told once, when the package has ended."""
         preferences, reason = annotate(comparisons, self.options, self.context.cache) if comparisons else ({}, "")
         progress(len(comparisons))
-        return [_of_official(c, preferences.get(readable(c.prompt), math.nan), reason) for c in comparisons]
+        return [_of_official(c, preferences.get(readable_prompt(c.prompt), math.nan), reason) for c in comparisons]
 
     def difficulty(self, comparisons: Sequence[Comparison]) -> dict | None:
         """Return what `difficulty_of` says of these comparisons."""
@@ -163,5 +163,5 @@ def _of_official(comparison: Comparison, preference: float, reason: str) -> Judg
 def difficulty_of(comparisons: Sequence[Comparison], table: DifficultyTable) -> dict | None:
     """Return the table as JSON holds it, for these comparisons; None where one is on no instruction of AlpacaEval's."""
     places = {row.values["instruction"]: i for i, row in enumerate(read_packaged("alpaca_eval"))}
-    found = {comparison.id: places.get(readable(comparison.prompt)) for comparison in comparisons}
+    found = {comparison.id: places.get(readable_prompt(comparison.prompt)) for comparison in comparisons}
     return None if None in found.values() else table.to_json(found)

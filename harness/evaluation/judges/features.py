@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness.tasks.base import Prompt
+from harness.core.prompt import Prompt
 
 STYLE, WORDS, EMBEDDING = "style", "words", "embedding"
 BLOCKS = (STYLE, WORDS, EMBEDDING)

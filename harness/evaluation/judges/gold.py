@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.core.errors import UserError
-from harness.evaluation.agreement import measure
+from harness.core.prompt import readable_prompt
+from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
-from harness.evaluation.judges.template import readable
 from harness.tasks.rewards.base import Reward, find_reward
 
 
@@ -50,7 +50,7 @@ class GoldJudge:
     @cached_property
     def agreement(self) -> Agreement | None:
         """The accuracy on held-out labelled pairs; None where there are none."""
-        return measure(self, [pair for pair in self.context.held_out if pair.paired], self.context.labels)
+        return measure_agreement(self, [pair for pair in self.context.held_out if pair.paired], self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
         """Return one judgement per comparison, in order; a reward that raises or is no number fails that one."""
@@ -61,7 +61,7 @@ class GoldJudge:
         return judgements
 
     def _judgement(self, comparison: Comparison) -> Judgement:
-        prompt = readable(comparison.prompt)
+        prompt = readable_prompt(comparison.prompt)
         try:
             difference = self._reward(prompt, comparison.response) - self._reward(prompt, comparison.baseline)
         except Exception as error:  # a user's function can raise anything

@@ -12,13 +12,13 @@ from functools import cached_property
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import Message
 from harness.core.store import read_json, write_json
-from harness.evaluation.agreement import measure
+from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
 from harness.evaluation.judges.orders import both_orders, identical
 from harness.evaluation.judges.template import Template, load_template
-from harness.tasks.base import Message
 
 KIND, FILE = "pairwise-verdicts", "verdicts.json"
 FORMAT = 1  # raised when the same comparison is asked in other tokens
@@ -63,7 +63,7 @@ class PairwiseJudge:
     def agreement(self) -> Agreement | None:
         """The accuracy on held-out labelled pairs; None where there are none."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
-        return measure(self, pairs, self.context.labels)
+        return measure_agreement(self, pairs, self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
         """Return one judgement per comparison, in order; a request longer than `max_tokens` has failed."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.core.errors import UserError
-from harness.evaluation.agreement import measure
+from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Agreement, Comparison, Forecast, JudgeContext, Judgement, register_judge
 from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import TRANSPORT, EndpointOptions, check_endpoint, check_key
@@ -97,7 +97,7 @@ class OpenAIJudge:
     def agreement(self) -> Agreement | None:
         """How often the preferred of two labelled responses was chosen; a tie counts half, a failure not at all."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
-        return measure(self, pairs, self.context.labels)
+        return measure_agreement(self, pairs, self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
         """Return one judgement per comparison, in order; `progress(1)` is called as each is done."""

@@ -17,11 +17,12 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import Prompt
 from harness.core.store import key_of, read_json, write_json
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.features import BLOCKS, EMBEDDING, STYLE, Features, asked, embedded
 from harness.evaluation.statistics.intervals import wilson_interval
-from harness.tasks.base import Preference, Prompt
+from harness.tasks.base import Preference
 from losses.registry import nearest
 
 KIND = "preference-models"

@@ -12,12 +12,11 @@ from functools import cached_property
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import Prompt, readable_prompt
 from harness.core.store import read_json, write_json
-from harness.evaluation.agreement import measure
+from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
-from harness.evaluation.judges.template import readable
-from harness.tasks.base import Prompt
 
 KIND, FILE = "reward-scores", "scores.json"
 FORMAT = 1  # raised when the same text is scored as other tokens
@@ -49,7 +48,7 @@ class RewardModelJudge:
     def agreement(self) -> Agreement | None:
         """The accuracy on held-out labelled pairs; None where there are none."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
-        return measure(self, pairs, self.context.labels)
+        return measure_agreement(self, pairs, self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
         """Return one judgement per comparison, in order."""
@@ -92,7 +91,7 @@ class RewardModelJudge:
         control = control_words(tokenizer)
         if not tokenizer.chat_template:
             tokenizer.truncation_side = "left"  # the end of a dialogue is what is answered
-            texts = (harmless(readable(prompt), control), harmless(response, control))
+            texts = (harmless(readable_prompt(prompt), control), harmless(response, control))
             return dict(tokenizer(*texts, truncation="only_first", max_length=limit))
         turns = [{"role": m.role, "content": harmless(m.content, control)} for m in prompt]
         turns.append({"role": "assistant", "content": harmless(response, control)})

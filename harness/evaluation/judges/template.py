@@ -17,8 +17,8 @@ import yaml
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import Prompt, readable_prompt
 from harness.evaluation.endpoint.reply import Reply, UnparsableError
-from harness.tasks.base import Prompt
 from losses.registry import nearest
 
 FOLDER = Path(__file__).parent / "templates"
@@ -63,7 +63,7 @@ class Template:
         """Return the request for two responses in this order. The mark is drawn at random unless it is given."""
         mark = mark or secrets.token_hex(8)
         texts = {
-            "{prompt}": _fenced("prompt", mark, readable(prompt)),
+            "{prompt}": _fenced("prompt", mark, readable_prompt(prompt)),
             "{response_1}": _fenced("response-1", mark, response_1),
             "{response_2}": _fenced("response-2", mark, response_2),
         }
@@ -128,13 +128,6 @@ def load_template(name: str) -> Template:
     if missing:
         raise UserError(f"judge template {path} lacks {' and '.join(missing)}; put each where that text belongs")
     return Template(path.stem, text, **settings)
-
-
-def readable(prompt: Prompt) -> str:
-    """Return a prompt as text: a single user turn as it is, a dialogue with the speaker before each turn."""
-    if len(prompt) == 1 and prompt[0].role == "user":
-        return prompt[0].content
-    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)
 
 
 def _settings(path: Path, text: str) -> tuple[dict, str]:

@@ -5,16 +5,15 @@ import math
 import pytest
 import torch
 
-from harness.backbones.language_model.from_scratch import cut_into_windows, train_tokenizer
+from harness.backbones.language_model.from_scratch import cut_into_windows, pretrained, train_tokenizer
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
-from harness.backbones.language_model.pretraining import pretrained
 from harness.cli.main import main
 from harness.core.assets import weights_hash
 from harness.core.config import FromScratchConfig, ModelConfig, PretrainConfig
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.core.render import Renderer
 from harness.core.store import Store, read_json, read_jsonl
-from harness.tasks.base import Message
 from harness.tasks.reviews import load_reviews
 from tests.tasks.reviews_file import write_reviews
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.backbones.language_model.divergence import divergences
+from harness.backbones.language_model.measure import divergences
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.sampling import sample
 from harness.backbones.language_model.scoring import BatchSource, score

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
-from harness.backbones.language_model.preferences import Drawn, Generation, draw, labelled, read_labelled
-from harness.backbones.language_model.tokens import Example, Tokens, TokenSplit
+from harness.backbones.language_model.preferences import Drawn, Generation, draw, label_completions, read_labelled
+from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, ModelConfig
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.core.render import Renderer
 from harness.core.store import read_json, read_jsonl
-from harness.tasks.base import Message
 from harness.tasks.rewards.base import Reward
+from harness.training.batch import Example
 
 SHORTER = Reward("shorter", lambda prompt, response: -float(len(response)), lambda: "1")
 
@@ -32,7 +33,7 @@ def text_of(split: TokenSplit, index: int) -> int:
 
 
 def test_a_pair_is_the_best_and_the_worst_with_their_scores_and_the_others_go_with_it():
-    made = labelled(prompts(1), [completions(0.3, 0.9, 0.1, 0.5)], GenerateConfig(samples=4))
+    made = label_completions(prompts(1), [completions(0.3, 0.9, 0.1, 0.5)], GenerateConfig(samples=4))
     (example,) = made.examples
     assert (text_of(made, example.chosen), text_of(made, example.rejected)) == (11, 12)
     assert [text_of(made, i) for i in example.others] == [10, 13]
@@ -41,21 +42,21 @@ def test_a_pair_is_the_best_and_the_worst_with_their_scores_and_the_others_go_wi
 
 
 def test_completions_of_equal_reward_make_no_pair():
-    made = labelled(prompts(2), [completions(0.5, 0.5), completions(0.2, 0.4)], GenerateConfig())
+    made = label_completions(prompts(2), [completions(0.5, 0.5), completions(0.2, 0.4)], GenerateConfig())
     assert [example.prompt[0].content for example in made.examples] == ["prompt 1"]
 
 
 def test_unpaired_each_completion_has_a_label_of_its_own():
     options = GenerateConfig(labels="unpaired", threshold=0.4)
-    made = labelled(prompts(2), [completions(0.5, 0.3), completions(0.6, 0.9)], options)
+    made = label_completions(prompts(2), [completions(0.5, 0.3), completions(0.6, 0.9)], options)
     assert [e.chosen is not None for e in made.examples] == [True, False, True, True]
     assert all((e.chosen is None) != (e.rejected is None) for e in made.examples)
 
 
 def test_a_wrong_label_exchanges_the_two_of_a_pair_and_the_scores_stay_in_their_places():
     drawn = [completions(0.1, 0.9)] * 400
-    right = labelled(prompts(400), drawn, GenerateConfig())
-    noisy = labelled(prompts(400), drawn, GenerateConfig(flip=0.2))
+    right = label_completions(prompts(400), drawn, GenerateConfig())
+    noisy = label_completions(prompts(400), drawn, GenerateConfig(flip=0.2))
     wrong = [text_of(noisy, e.chosen) == 10 for e in noisy.examples]
     assert not any(text_of(right, e.chosen) == 10 for e in right.examples)
     assert 0.14 < np.mean(wrong) < 0.26  # three standard errors
@@ -67,7 +68,7 @@ def test_a_wrong_label_exchanges_the_two_of_a_pair_and_the_scores_stay_in_their_
 def test_which_labels_are_wrong_depends_on_seed_and_prompt_alone(labels):
     def chosen(count: int, seed: int) -> list:
         options = GenerateConfig(flip=0.3, labels=labels, seed=seed)
-        made = labelled(prompts(count), [completions(0.1, 0.9)] * count, options)
+        made = label_completions(prompts(count), [completions(0.1, 0.9)] * count, options)
         return [e.chosen and text_of(made, e.chosen) for e in made.examples]
 
     per_prompt = 1 if labels == "pairs" else 2
@@ -76,9 +77,9 @@ def test_which_labels_are_wrong_depends_on_seed_and_prompt_alone(labels):
 
 def test_labels_of_one_kind_alone_are_the_user_s_to_mend():
     with pytest.raises(UserError, match="none is rejected; both are needed"):
-        labelled(prompts(1), [completions(0.8, 0.9)], GenerateConfig(labels="unpaired"))
+        label_completions(prompts(1), [completions(0.8, 0.9)], GenerateConfig(labels="unpaired"))
     with pytest.raises(UserError, match="none is chosen"):
-        labelled(prompts(1), [completions(0.5, 0.5)], GenerateConfig())
+        label_completions(prompts(1), [completions(0.5, 0.5)], GenerateConfig())
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from harness.backbones.language_model.policy import Policy, load_policy
-from harness.backbones.language_model.rows import collate, effective_batches
+from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.scoring import BatchSource, score, trunk_activations
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.store import Store
+from harness.training.batch import effective_batches
 from losses import get_loss
 from tests.training.test_objective import gradient, relative_difference
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.prompt import Message
 from harness.evaluation.base import Comparison, Forecast, Usage
 from harness.evaluation.endpoint.cache import CACHE_FILE, AnswerCache
-from harness.tasks.base import Message
 from tests.conftest import REPOSITORY
 from tests.evaluation.fake_openai import Reply, judge_of, prefers
 

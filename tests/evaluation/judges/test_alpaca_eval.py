@@ -14,6 +14,7 @@ import pytest
 import harness.evaluation.judges
 from harness.cli.main import main
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.evaluation.alpaca_eval.annotators import annotators_folder, load_annotator
 from harness.evaluation.alpaca_eval.metrics import shows_model_first
 from harness.evaluation.base import JUDGES, Comparison
@@ -22,7 +23,6 @@ from harness.evaluation.endpoint.reply import UnparsableError
 from harness.evaluation.judges.alpaca_eval import AlpacaEvalOptions, check, forecast, make, ready
 from harness.evaluation.judges.orders import one_order
 from harness.experiment.file import merged
-from harness.tasks.base import Message
 from harness.tasks.sources import read_packaged
 from tests.conftest import REPOSITORY
 from tests.evaluation.fake_openai import FakeOpenAI, Reply

@@ -14,12 +14,13 @@ from transformers import (
 )
 
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.evaluation.base import Comparison
 from harness.evaluation.judges import gold, hf_pairwise, reward_model
 from harness.evaluation.judges.local import LocalOptions
 from harness.evaluation.judges.reward_model import by_scores
 from harness.evaluation.judges.template import load_template
-from harness.tasks.base import Message, Preference
+from harness.tasks.base import Preference
 
 PROMPT = (Message("user", "How do I boil an egg?"),)
 PAIRS = [

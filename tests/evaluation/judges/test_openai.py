@@ -10,12 +10,13 @@ import pytest
 
 import harness.evaluation.judges
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.evaluation.base import JUDGES, Comparison
 from harness.evaluation.endpoint.cache import CACHE_FILE
 from harness.evaluation.judges.openai import OpenAIOptions, check, make
 from harness.evaluation.judges.template import load_template
 from harness.experiment.file import merged
-from harness.tasks.base import Message, Preference
+from harness.tasks.base import Preference
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, judge_of, prefers
 
 KEY = "sk-very-secret-0123456789"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.evaluation.base import Comparison
 from harness.evaluation.judges.preference_model import PreferenceModelOptions, check, fit, make
 from harness.evaluation.statistics.intervals import wilson_interval
-from harness.tasks.base import Message, Preference
+from harness.tasks.base import Preference
 
 DIMENSIONS = 64
 FILLER = [f"word{i}" for i in range(40)]

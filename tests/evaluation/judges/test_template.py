@@ -5,11 +5,11 @@ import math
 import pytest
 
 from harness.core.errors import UserError
+from harness.core.prompt import Message
 from harness.evaluation.base import Comparison
 from harness.evaluation.endpoint.reply import Reply, UnparsableError
 from harness.evaluation.judges.orders import both_orders, one_order, policy_first
 from harness.evaluation.judges.template import FOLDER, load_template
-from harness.tasks.base import Message
 
 PROMPT = (Message("user", "Which?"),)
 BUILT_IN = sorted(path.stem for path in FOLDER.glob("*.txt"))

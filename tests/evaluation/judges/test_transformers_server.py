@@ -11,9 +11,9 @@ import urllib.request
 import pytest
 
 from harness.core.assets import model_folder
+from harness.core.prompt import Message
 from harness.evaluation.base import COUNTED, Comparison
 from harness.evaluation.judges.openai import OpenAIOptions, make
-from harness.tasks.base import Message
 
 pytestmark = [
     pytest.mark.slow,

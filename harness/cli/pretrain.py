@@ -1,0 +1,46 @@
+"""The command `pretrain`: the model that an experiment trains from scratch, by itself."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.cli.arguments import add_experiment_command
+from harness.core.errors import UserError
+from harness.experiment.file import load_experiment
+
+HELP = "Train the model that an experiment's model.from_scratch describes. (A run does it by itself.)"
+EPILOG = """examples:
+  python -m harness pretrain experiments/assets/tiny_imdb.yaml
+  python -m harness pretrain experiments/assets/tiny_imdb.yaml --into harness/backbones/language_model/tiny-imdb"""
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    command = add_experiment_command(commands, "pretrain", run, HELP, EPILOG)
+    command.add_argument(
+        "--into", metavar="FOLDER", help="copy the model there, with a README that says how it was made"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train the model, unless it is there already, and copy it where it was asked for."""
+    experiment = load_experiment(options.experiment, options.overrides, runs=False)
+    if experiment.model.from_scratch is None:
+        raise UserError(f"{options.experiment}: model.from_scratch is not there; it says what to train")
+    from harness.backbones.language_model.from_scratch import export, pretrained
+    from harness.core.store import Store
+    from harness.run.progress import Display
+
+    console = Console()
+    with Display(console, 1) as display, display.stage("model from scratch") as progress:
+        artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)
+    console.print(f"model in {artifact.path}", highlight=False, markup=False, soft_wrap=True)
+    if options.into:
+        words = [options.experiment, *options.overrides, "--into", options.into]
+        export(artifact, Path(options.into), shlex.join(["python", "-m", "harness", "pretrain", *words]))
+        console.print(f"copied to {options.into}", highlight=False, markup=False, soft_wrap=True)
+    return 0

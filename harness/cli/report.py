@@ -1,0 +1,36 @@
+"""The command `report`: tables and plots again, from what the runs left."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness.cli.arguments import add_experiment_command
+from harness.core.errors import UserError
+from harness.experiment.file import load_experiment
+
+HELP = "Rebuild leaderboard, tables and plots from what the runs left. Needs no torch, GPU or key."
+EPILOG = "example:\n  python -m harness report experiments/rpo_vs_dpo.yaml"
+RELEVANT = ("name", "results")  # the keys that say which results are meant
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    add_experiment_command(commands, "report", run, HELP, EPILOG)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write and print the report of an experiment."""
+    for override in options.overrides:
+        if override.partition("=")[0] not in RELEVANT:
+            raise UserError(
+                f"override {override!r}: a report shows what the last run left; only name= and results= count"
+            )
+    experiment = load_experiment(options.experiment, options.overrides)
+    from harness.reporting.report import print_leaderboard, write_report
+
+    console = Console()
+    print_leaderboard(write_report(experiment.folder), console)
+    console.print(f"report in {experiment.folder}", highlight=False, markup=False)
+    return 0

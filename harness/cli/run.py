@@ -1,0 +1,30 @@
+"""The command `run`: train, sample, judge and score what an experiment asks for, then write its report."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from harness.cli.arguments import add_experiment_command
+from harness.experiment.file import load_experiment
+
+HELP = "Train, sample, judge and score what an experiment asks for and is not done yet; then write its report."
+EPILOG = """examples:
+  python -m harness run experiments/rpo_vs_dpo.yaml
+  python -m harness run experiments/rpo_vs_dpo.yaml name=longer train.epochs=2 seeds=[0,1]
+
+exit status: 0 all cells are there, 1 a cell failed, 2 something must be changed first"""
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    add_experiment_command(commands, "run", run, HELP, EPILOG)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run an experiment."""
+    experiment = load_experiment(options.experiment, options.overrides)
+    from harness.run.runner import run_experiment  # torch and transformers, only now
+
+    return run_experiment(experiment, Console())

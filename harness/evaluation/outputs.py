@@ -1,0 +1,97 @@
+"""Outputs of anyone's policies, from files: read as comparisons, and summed up once judged."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from harness.core.errors import UserError
+from harness.core.prompt import prompt_key
+from harness.evaluation.base import COUNTED, Comparison
+from harness.evaluation.statistics.intervals import flip_rate, win_rate
+from harness.tasks.formats import Dropped, prompt_in, text_in
+from harness.tasks.rows import make_row, not_empty
+from harness.tasks.sources import read_rows
+
+OUTPUT_COLUMNS = ("output", "response", "completion")
+PROMPT_COLUMNS = ("prompt", "instruction")
+BASELINE_COLUMN = "baseline"
+
+
+def judged_summary(judgements) -> dict[str, object]:
+    """Return the win rate in percent with its bootstrap interval over prompts, n, coverage and what else they carry."""
+    counted = [judgement for judgement in judgements if judgement.status in COUNTED]
+    preferences = [j.preference if j.status in COUNTED else np.nan for j in judgements]
+    rate = win_rate(np.array([preferences], dtype=float))
+    first = [judgement.first for judgement in counted if judgement.first is not None]
+    used = [judgement.usage for judgement in judgements if judgement.usage]
+    usage = sum(used[1:], start=used[0]) if used else None
+    numbers = {
+        "win_rate": 100 * rate.value,
+        "win_rate_low": 100 * rate.low,
+        "win_rate_high": 100 * rate.high,
+        "n": len(counted),
+        "coverage": len(counted) / len(judgements),
+        "flip_rate": flip_rate(judgement.flipped for judgement in counted),
+        "first_rate": sum(first) / len(first) if first else None,
+    }
+    return {
+        **{name: None if value != value else value for name, value in numbers.items()},
+        "statuses": dict(Counter(judgement.status for judgement in judgements)),
+        "usage": asdict(usage) if usage else None,
+    }
+
+
+def read_comparisons(outputs: Path, baseline: Path | None) -> list:
+    """Return the comparisons of two files, or of one with a column `baseline`.
+
+    Raises `UserError` for what is missing or malformed, prompts that stand twice, or outputs without a baseline.
+    """
+    rows = list(_outputs(outputs, with_baseline=baseline is None))
+    if baseline is None:
+        return [Comparison(str(i), prompt, text, other) for i, (prompt, text, other, _) in enumerate(rows)]
+    known = {}
+    for prompt, text, _, where in _outputs(baseline, with_baseline=False):
+        if known.setdefault(prompt_key(prompt), text) != text:
+            raise UserError(f"{where}: the baseline has two outputs for one prompt")
+    lacking = [where for prompt, _, _, where in rows if prompt_key(prompt) not in known]
+    if lacking:
+        raise UserError(f"{baseline} has no output for {len(lacking)} of {len(rows)} prompts (the first: {lacking[0]})")
+    return [Comparison(str(i), prompt, text, known[prompt_key(prompt)]) for i, (prompt, text, _, _) in enumerate(rows)]
+
+
+def _outputs(file: Path, *, with_baseline: bool) -> Iterator[tuple]:
+    """Yield prompt, output, baseline ("" unless asked for) and place of each row."""
+    accepted = f"{' or '.join(PROMPT_COLUMNS)}, and {' or '.join(OUTPUT_COLUMNS)}"
+    for row in _rows(file):
+        columns = [_first(row, names) for names in (PROMPT_COLUMNS, OUTPUT_COLUMNS)]
+        if None in columns:
+            raise UserError(f"{row.where}: a row needs {accepted}; it has {', '.join(map(str, row.values))}")
+        if with_baseline and row.get(BASELINE_COLUMN) is None:
+            raise UserError(f"{row.where}: no column 'baseline'; name the baseline's file with --baseline")
+        try:
+            prompt = prompt_in(row, columns[0])
+        except Dropped as reason:
+            raise UserError(f"{row.where}: {reason}") from None
+        other = text_in(row, BASELINE_COLUMN, accepted) if with_baseline else ""
+        yield prompt, text_in(row, columns[1], accepted), other, row.where
+
+
+def _rows(file: Path) -> Iterator:
+    if file.suffix != ".csv":
+        return read_rows(str(file))
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            found = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    return not_empty(found, str(file))
+
+
+def _first(row, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if row.get(name) is not None), None)

@@ -1,0 +1,77 @@
+"""What an experiment will take, before anything is computed, asked or paid for."""
+
+from __future__ import annotations
+
+import math
+
+from harness.core.store import find_artifact
+from harness.evaluation.base import Comparison, Forecast
+from harness.experiment.cells import Cell
+from harness.experiment.plan import Plan
+from harness.experiment.resolve import JudgeChoice
+from harness.run.judging import comparisons_of, judge_context
+
+CHARACTERS = 4  # of English text in a token
+
+
+def cost_lines(plan: Plan) -> list[str]:
+    """Return the plan in lines for a person: cells, the size of their training, and what judging takes."""
+    folder = plan.experiment.folder / "cells"
+    trained = [find_artifact(folder / cell.key / "train", cell.inputs) is not None for cell in plan.cells]
+    lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
+    for name in plan.resolved.evaluated_on:
+        cells = [cell for cell in plan.cells if cell.task == name]
+        lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
+    for task in plan.tasks:
+        cells = [cell for cell in plan.cells if task in cell.evaluated_on]
+        sampled = [find_artifact(folder / cell.key / f"sample-{task}") for cell in cells]
+        questions = plan.tasks[task].prepared.questions
+        done = sum(samples is not None for samples in sampled)
+        lines.append(f"  {task}: {len(questions)} responses from each of {len(cells)} policies, {done} of them sampled")
+        for judge in plan.resolved.judges_of(task):
+            lines.append(
+                f"    judge {' '.join(filter(None, (judge.name, judge.kind.name)))}: {_judging(plan, task, judge)}"
+            )
+    return lines
+
+
+def _training(plan: Plan, task: str) -> str:
+    train = plan.tasks[task].prepared.splits["train"]
+    config = plan.experiment.train
+    steps = config.epochs * math.ceil(len(train.examples) / config.batch_size)
+    tokens = sum(len(sequence.prompt) + len(sequence.completion) for sequence in train.sequences)
+    return (
+        f"{len(train.examples)} examples, {tokens:,} tokens an epoch, {steps} optimiser steps each (the SFT row: none)"
+    )
+
+
+def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
+    """Say what one judge of a task will take, over all policies that are evaluated on it."""
+    if judge.kind.forecast is None:
+        return "runs here, no calls"
+    found = sum((_cell(plan, cell, task, judge) for cell in plan.cells if task in cell.evaluated_on), start=Forecast())
+    answers = (
+        "answers of any length"
+        if found.completion_tokens is None
+        else f"at most {found.completion_tokens:,} of answers"
+    )
+    price = "no known price (set judge.price)" if found.usd is None else f"at most about {found.usd:,.2f} USD"
+    if found.completion_tokens is None:
+        price = "no limit on the price (set judge.max_tokens)"
+    budget = getattr(judge.options, "budget_usd", None)
+    return (
+        f"{found.calls:,} calls, {found.kept:,} of them answered before; about {found.prompt_tokens:,} tokens of requests, "
+        f"{answers}; {price}" + (f", budget {budget:g} USD" if budget else "")
+    )
+
+
+def _cell(plan: Plan, cell: Cell, task: str, judge: JudgeChoice) -> Forecast:
+    samples = find_artifact(plan.experiment.folder / "cells" / cell.key / f"sample-{task}")
+    if samples:
+        comparisons = comparisons_of(plan, task, samples)
+    else:
+        response = "x" * CHARACTERS * plan.experiment.sample.max_new_tokens
+        questions = plan.tasks[task].prepared.questions
+        # The cell's name makes each of them another question, as its responses will be.
+        comparisons = [Comparison(q.id, q.prompt, f"{cell.key}{response}", q.baseline) for q in questions]
+    return judge.kind.forecast(judge.options, judge_context(plan, cell.task, task, judge.name), comparisons)

@@ -1,0 +1,29 @@
+"""Labelled comparisons that judges are held against."""
+
+import gzip
+import json
+from pathlib import Path
+
+import harness
+from harness.evaluation.labelled import FIRST, SECOND, load_labelled
+
+DATA = Path(harness.__file__).parent / "tasks" / "data"
+
+
+def packaged(name: str) -> list[dict]:
+    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_pandalm_s_label_is_that_of_the_majority():
+    """The middle one of three sorted votes, since no row has three different ones."""
+    votes = [sorted(row[f"annotator{i}"] for i in (1, 2, 3)) for row in packaged("pandalm")]
+    found = load_labelled("pandalm")
+    assert [row.label for row in found.rows] == [vote[1] for vote in votes]
+    assert (len(found.rows), found.dropped) == (999, {})
+
+
+def test_held_out_pairs_stand_in_both_places():
+    found = load_labelled("tldr", limit=40)
+    assert found.labels == "gpt-4 preferences"
+    assert [row.label for row in found.rows] == [FIRST, SECOND] * 20
