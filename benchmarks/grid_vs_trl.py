@@ -17,8 +17,11 @@ from setting import Setting, Watch, arguments, checked, make_setting, task_confi
 from harness.conformance.trl import COMPARISONS
 from harness.core.config import ExperimentConfig, SftConfig
 from harness.core.records import SFT
+from harness.experiment.draft import draft_plan
 from harness.experiment.plan import make_plan
-from harness.run.stages import Stages
+from harness.run.stages.sft import sft
+from harness.run.stages.train import train
+from harness.run.worker import Worker
 
 LOSSES = ("dpo", "hinge", "nca", "apo_zero", "apo_down", "ipo")
 GRID = {c.loss: c for c in COMPARISONS if c.loss in LOSSES and not c.differs}  # with TRL's options for the same loss
@@ -75,14 +78,15 @@ def grid(setting: Setting, dataset: str, pairs: int) -> tuple[float, float]:
             sft=SftConfig(lr=setting.train.lr, optimizer=setting.train.optimizer, batch_size=pairs),
             train=setting.train,
         )
-        plan = make_plan(experiment)
-        stages = Stages(plan)
-        stages.shared.check_model()
-        stages.shared.sft(dataset, nothing)
+        draft = draft_plan(experiment)
+        plan = make_plan(draft, draft.model())
+        worker = Worker(plan)
+        worker.check_model()
+        sft(worker, dataset, nothing)
         watch = Watch(setting.device)
         for cell in plan.cells:
             if cell.loss != SFT:
-                stages.train(cell, nothing)
+                train(worker, cell, nothing)
         return watch.read()
 
 

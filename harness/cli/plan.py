@@ -11,8 +11,9 @@ HELP = "Say what an experiment will take: cells, steps, judge calls, tokens, cos
 EPILOG = """example:
   python -m harness plan experiments/rpo_vs_dpo.yaml
 
-Nothing is trained or asked, and no key is needed. Tokens of requests are estimates (a quarter of their bytes); answers
-count as long as they may be, and responses that are not sampled yet as long as `sample.max_new_tokens` allows."""
+Nothing is trained or asked, and no key is needed. Of a model from scratch that is not trained yet, what depends on its
+tokenizer is not known. Tokens of requests are estimates (a quarter of their bytes); answers count as long as they may be,
+and responses that are not sampled yet as long as `sample.max_new_tokens` allows."""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -22,9 +23,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan of an experiment."""
+    from harness.experiment.draft import draft_plan
     from harness.experiment.plan import make_plan
-    from harness.run.cost import cost_lines
+    from harness.run.cost import cost_lines, draft_lines
 
-    plan = make_plan(load_experiment(options.experiment, options.overrides), to_run=False)
-    print("\n".join(cost_lines(plan)))
+    draft = draft_plan(load_experiment(options.experiment, options.overrides), to_run=False)
+    model = draft.model()
+    print("\n".join(draft_lines(draft) if model is None else cost_lines(make_plan(draft, model))))
     return 0

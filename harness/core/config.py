@@ -113,6 +113,7 @@ class TaskConfig:
     generate: GenerateConfig | None = None  # for a task that makes its preferences, such as sentiment
     train_pairs: int | None = None  # None: all there are
     dev_pairs: int | None = 256
+    dev_prompts: int | None = 256  # questions that select; sampled where something asks for them
     test_prompts: int | None = 256
     judge_pairs: int | None = None  # pairs kept from every policy, to fit the preference model on
     max_prompt_tokens: int = 256

@@ -1,32 +1,52 @@
-"""What an experiment is cut into: tasks with their data, and cells, each of which is one policy."""
+"""What an experiment is cut into: tasks with their data, and cells, each of which is one policy with its key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-from harness.backbones.language_model.preferences import Generation
+from harness.backbones.language_model.preferences import Generation, prompt_ids
 from harness.backbones.language_model.tokens import PreparedTask
+from harness.core.config import ExperimentConfig
+from harness.core.encoder import MAX_PIECES
+from harness.core.hashing import hash_source, hash_value
+from harness.core.prompt import prompt_text
+from harness.core.records import SFT
+from harness.core.store import key_of
 from harness.tasks import Task
+from losses import Loss, PreferenceBatch
+from losses.registry import Registry, origin_of
+
+EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
+FORMAT = 1  # raised when training changes what the same experiment computes
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity: a plan makes each cell once
+@dataclass(frozen=True)
 class Cell:
-    """One policy: a task, a loss with its settings, a seed. The SFT policy is the cell without a loss."""
+    """One policy: a task, a loss with its settings, a seed. The SFT policy is the cell without a loss.
+
+    A cell is a value: told apart by its key, which covers all that determines the policy, and picklable.
+    """
 
     key: str
-    task: str
-    loss: str
-    settings: Mapping[str, object]
-    seed: int
-    evaluated_on: tuple[str, ...]
-    inputs: Mapping[str, object]
+    task: str = field(compare=False)
+    loss: str = field(compare=False)
+    settings: Mapping[str, object] = field(compare=False)
+    seed: int = field(compare=False)
+    evaluated_on: tuple[str, ...] = field(compare=False)
+    inputs: Mapping[str, object] = field(compare=False)
 
     @property
     def label(self) -> str:
         """What the cell is, in words for a person."""
         settings = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
         return " ".join(part for part in (self.task, self.loss, settings, f"seed={self.seed}") if part)
+
+    @property
+    def point(self) -> str:
+        """The key of what the cell shares with those that differ from it in the seed alone."""
+        return key_of({name: value for name, value in self.inputs.items() if name != "seed"})
 
 
 @dataclass(frozen=True)
@@ -46,3 +66,68 @@ class PlannedTask:
     def paired(self) -> bool:
         """Whether its training data are, or will be, pairs."""
         return self.generation.paired if self.generation else self.prepared.splits["train"].paired
+
+
+@dataclass(frozen=True)
+class CellMaker:
+    """Makes the cells of one task: `start` determines its SFT policy, `weights` are hashes of other models by need."""
+
+    experiment: ExperimentConfig
+    planned: PlannedTask
+    start: Mapping[str, object]
+    encoder_hash: str
+    weights: Mapping[str, str | None]
+    evaluated_on: tuple[str, ...]
+
+    def cell(self, loss: Loss | None, settings: Mapping[str, object], seed: int) -> Cell:
+        """Return the cell of a loss with its settings and a seed; without a loss that of the SFT policy."""
+        inputs: dict[str, object] = {"start": self.start, "seed": seed}
+        splits = self.planned.prepared.splits
+        if self.planned.generation:
+            drawing = drawing_inputs(self.planned, self.start)
+            inputs["preferences"] = {**drawing, **self.planned.generation.labelling}
+        if loss is not None:
+            inputs |= {
+                "loss": loss.name,
+                "sources": loss_sources(loss, settings),
+                "settings": dict(settings),
+                "train": self.experiment.train.numeric(),
+                "dev": splits["dev"].hash,
+            }
+            if loss.needs & EMBEDDED:
+                prompts = [prompt_text(e.prompt) for split in splits.values() for e in split.examples]
+                encoded = {"encoder": self.encoder_hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
+                inputs["embeddings"] = encoded
+            inputs |= {need: weights for need, weights in self.weights.items() if need in loss.needs}
+        name = loss.name if loss else SFT
+        return Cell(key_of(inputs), self.planned.name, name, dict(settings), seed, self.evaluated_on, inputs)
+
+
+def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
+    """Return what determines a task's SFT policy: the key of that artifact."""
+    model = experiment.model
+    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": asdict(model.lora)}[model.tune]
+    return {
+        "format": FORMAT,
+        "model": model_hash,
+        "dtype": model.dtype,
+        "tune": [model.tune, tuning],
+        "tokens": planned.prepared.splits["train"].hash,
+        "sft": experiment.sft.numeric(),
+    }
+
+
+def drawing_inputs(planned: PlannedTask, start: Mapping[str, object]) -> dict:
+    """Return what determines the completions that a generating task samples from its SFT policy."""
+    splits = planned.prepared.splits
+    prompts = {name: [prompt_ids(split, example) for example in split.examples] for name, split in splits.items()}
+    return {**planned.generation.drawing, "start": start, "prompts": hash_value(prompts)}
+
+
+def loss_sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
+    """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
+    origins = [origin_of(function) for function in (*loss.functions, PreferenceBatch.from_logps)]
+    for name, parameter in loss.hyperparameters.items():
+        if isinstance(parameter.choices, Registry):
+            origins.append(parameter.choices.origin(settings[name]))
+    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]

@@ -128,6 +128,7 @@ def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:
         for key in (
             "train_pairs",
             "dev_pairs",
+            "dev_prompts",
             "test_prompts",
             "judge_pairs",
             "max_prompt_tokens",

@@ -1,6 +1,6 @@
-"""From an experiment to its cells: data, model and the keys of all that is to be computed. Nothing runs here.
+"""From a draft and its model to a plan: data tokenised, cells made, the keys of all that is to be computed.
 
-All that a user can get wrong is found while planning, before anything expensive starts.
+Nothing is trained here. A model that the experiment trains from scratch is made before, as the first stage of a run.
 """
 
 from __future__ import annotations
@@ -9,29 +9,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.backbones.language_model.from_scratch import MODEL, pretrained
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
-from harness.backbones.language_model.preferences import prompt_ids
-from harness.backbones.language_model.scoring import Progress, stored_at
+from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
-from harness.core.encoder import MAX_PIECES, Encoder
+from harness.core.encoder import Encoder
 from harness.core.errors import UserError
-from harness.core.hashing import hash_source, hash_value
-from harness.core.prompt import prompt_text
+from harness.core.hashing import hash_value
 from harness.core.records import SFT
 from harness.core.render import Renderer
-from harness.core.store import Store, key_of
-from harness.experiment.cells import Cell, PlannedTask
-from harness.experiment.checks import check_data, check_lengths, check_trunk, check_writable
-from harness.experiment.plugins import load_plugins
-from harness.experiment.resolve import Resolved, resolve
-from losses import Loss, PreferenceBatch
-from losses.registry import Registry, origin_of
-
-EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
-FORMAT = 1  # raised when training changes what the same experiment computes
+from harness.core.store import Store
+from harness.experiment.cells import Cell, CellMaker, PlannedTask, start_inputs
+from harness.experiment.checks import check_data, check_trunk
+from harness.experiment.draft import Draft
+from harness.experiment.resolve import Resolved
+from losses import Loss
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,14 @@ class Plan:
     cells: list[Cell]
     store: Store
     second_reference: Path | None = None
+
+    def cell(self, key: str) -> Cell:
+        """Return the cell with this key; raises `KeyError` where the plan has none."""
+        return {cell.key: cell for cell in self.cells}[key]
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's results are."""
+        return self.experiment.folder / "cells" / cell.key
 
     @property
     def decoding(self) -> dict:
@@ -85,6 +86,7 @@ class Plan:
             "loss": cell.loss,
             "settings": dict(cell.settings),
             "seed": cell.seed,
+            "point": cell.point,
             "reduction": loss.reduction if loss else "",
             "paper": loss.paper if loss else "",
             "data": loss.data if loss else "",
@@ -92,68 +94,41 @@ class Plan:
         }
 
 
-def make_plan(
-    experiment: ExperimentConfig, progress: Progress = lambda done, total: None, *, to_run: bool = True
-) -> Plan:
-    """Check an experiment against what is there, load its data, and expand it into cells.
+def make_plan(draft: Draft, model: Path) -> Plan:
+    """Tokenise the data of a draft for a model (a folder) and expand the experiment into cells.
 
-    A model from scratch is the one thing that is made here, for its tokenizer decides what the token data are; what
-    else can be wrong is found before. `progress` follows its training.
-
-    Raises `UserError` or `RegistryError` for an unknown name or setting, data or a model that cannot be read,
-    lengths that the model cannot take, a judge that could not work (a missing key too, where the plan is `to_run`), or a results folder that cannot be written.
+    Raises `UserError` for data that do not fit the losses or the lengths, a second reference with another tokenizer,
+    or activations of frozen layers that would take more of the disk than they may.
     """
-    load_plugins(experiment.plugins)
-    resolved = resolve(experiment)
-    for judge in resolved.judges.values():
-        judge.kind.check(judge.options)
-        if to_run:
-            judge.kind.ready(judge.options)
-    check_writable(experiment.folder)
-    store = Store(experiment.store)
-    encoder = Encoder(experiment.encoder, store)
-    data = {name: task.load(experiment.tasks[name]) for name, task in resolved.tasks.items()}
-    if experiment.model.from_scratch:
-        check_lengths(experiment, experiment.model.from_scratch.context)
-        folder = pretrained(experiment.model.from_scratch, store, progress).path / MODEL
-    else:
-        folder = model_folder(experiment.model.name, experiment.model.revision)
-        settings = model_settings(folder, experiment.model)
-        check_lengths(experiment, getattr(settings, "max_position_embeddings", None))
-    renderer = Renderer(load_tokenizer(folder, experiment.model))
-    model_hash = weights_hash(folder)
-    planned = {
+    experiment, resolved = draft.experiment, draft.resolved
+    renderer = Renderer(load_tokenizer(model, experiment.model))
+    model_hash = weights_hash(model)
+    tasks = {
         name: PlannedTask(
             name,
             task,
-            prepare_task(name, task, data[name], experiment.tasks[name], renderer),
-            hash_value(asdict(data[name])),
+            prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
+            hash_value(asdict(draft.data[name])),
             resolved.generations.get(name),
         )
         for name, task in resolved.tasks.items()
     }
     for name in resolved.evaluated_on:
-        check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, planned[name])
-    starts = {name: _start_inputs(experiment, model_hash, planned[name]) for name in resolved.evaluated_on}
+        check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, tasks[name])
+    starts = {name: start_inputs(experiment, model_hash, tasks[name]) for name in resolved.evaluated_on}
     second = _second_reference(experiment, resolved.losses, renderer)
-    shared = {"second_reference": weights_hash(second) if second else None}
-    cells = [
-        _cell(
-            experiment,
-            planned[name],
-            starts[name],
-            resolved.losses.get(loss),
-            settings,
-            seed,
-            evaluated_on,
-            encoder,
-            shared,
-        )
-        for name, evaluated_on in resolved.evaluated_on.items()
-        for seed in experiment.seeds
-        for loss, settings in [(SFT, {}), *resolved.points_of[name]]
-    ]
-    plan = Plan(experiment, resolved, folder, model_hash, renderer, encoder, planned, starts, cells, store, second)
+    weights = {"second_reference": weights_hash(second) if second else None}
+    cells = []
+    for name, evaluated_on in resolved.evaluated_on.items():
+        maker = CellMaker(experiment, tasks[name], starts[name], draft.encoder.hash, weights, evaluated_on)
+        cells += [
+            maker.cell(resolved.losses.get(loss), settings, seed)
+            for seed in experiment.seeds
+            for loss, settings in [(SFT, {}), *resolved.points_of[name]]
+        ]
+    plan = Plan(
+        experiment, resolved, model, model_hash, renderer, draft.encoder, tasks, starts, cells, draft.store, second
+    )
     check_trunk(plan.trunk_bytes, experiment.model)
     return plan
 
@@ -170,61 +145,3 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
     if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
     return folder
-
-
-def _start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
-    model = experiment.model
-    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": asdict(model.lora)}[model.tune]
-    return {
-        "format": FORMAT,
-        "model": model_hash,
-        "dtype": model.dtype,
-        "tune": [model.tune, tuning],
-        "tokens": planned.prepared.splits["train"].hash,
-        "sft": experiment.sft.numeric(),
-    }
-
-
-def _cell(
-    experiment: ExperimentConfig,
-    planned: PlannedTask,
-    start: dict,
-    loss: Loss | None,
-    settings: Mapping[str, object],
-    seed: int,
-    evaluated_on: tuple[str, ...],
-    encoder: Encoder,
-    weights: Mapping[str, str | None],
-) -> Cell:
-    inputs: dict[str, object] = {"start": start, "seed": seed}
-    if planned.generation:
-        inputs["preferences"] = {**drawing_inputs(planned, start), **planned.generation.labelling}
-    if loss is not None:
-        inputs |= {
-            "loss": loss.name,
-            "sources": _sources(loss, settings),
-            "settings": dict(settings),
-            "train": experiment.train.numeric(),
-            "dev": planned.prepared.splits["dev"].hash,
-        }
-        if loss.needs & EMBEDDED:
-            prompts = [prompt_text(e.prompt) for split in planned.prepared.splits.values() for e in split.examples]
-            inputs["embeddings"] = {"encoder": encoder.hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
-        inputs |= {need: hash for need, hash in weights.items() if need in loss.needs}
-    return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
-
-
-def drawing_inputs(planned: PlannedTask, start: dict) -> dict:
-    """Return what determines the completions that a generating task samples from its SFT policy."""
-    splits = planned.prepared.splits
-    prompts = {name: [prompt_ids(split, example) for example in split.examples] for name, split in splits.items()}
-    return {**planned.generation.drawing, "start": start, "prompts": hash_value(prompts)}
-
-
-def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
-    """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
-    origins = [origin_of(function) for function in (*loss.functions, PreferenceBatch.from_logps)]
-    for name, parameter in loss.hyperparameters.items():
-        if isinstance(parameter.choices, Registry):
-            origins.append(parameter.choices.origin(settings[name]))
-    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]

@@ -7,6 +7,7 @@ import math
 from harness.core.store import find_artifact
 from harness.evaluation.base import Comparison, Forecast
 from harness.experiment.cells import Cell
+from harness.experiment.draft import Draft
 from harness.experiment.plan import Plan
 from harness.experiment.resolve import JudgeChoice
 from harness.run.judging import comparisons_of, judge_context
@@ -16,16 +17,15 @@ CHARACTERS = 4  # of English text in a token
 
 def cost_lines(plan: Plan) -> list[str]:
     """Return the plan in lines for a person: cells, the size of their training, and what judging takes."""
-    folder = plan.experiment.folder / "cells"
-    trained = [find_artifact(folder / cell.key / "train", cell.inputs) is not None for cell in plan.cells]
+    trained = [find_artifact(plan.folder(cell) / "train", cell.inputs) is not None for cell in plan.cells]
     lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
     for name in plan.resolved.evaluated_on:
         cells = [cell for cell in plan.cells if cell.task == name]
         lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
     for task in plan.tasks:
         cells = [cell for cell in plan.cells if task in cell.evaluated_on]
-        sampled = [find_artifact(folder / cell.key / f"sample-{task}") for cell in cells]
-        questions = plan.tasks[task].prepared.questions
+        sampled = [find_artifact(plan.folder(cell) / f"sample-{task}") for cell in cells]
+        questions = plan.tasks[task].prepared.questions["test"]
         done = sum(samples is not None for samples in sampled)
         lines.append(f"  {task}: {len(questions)} responses from each of {len(cells)} policies, {done} of them sampled")
         for judge in plan.resolved.judges_of(task):
@@ -33,6 +33,24 @@ def cost_lines(plan: Plan) -> list[str]:
                 f"    judge {' '.join(filter(None, (judge.name, judge.kind.name)))}: {_judging(plan, task, judge)}"
             )
     return lines
+
+
+def draft_lines(draft: Draft) -> list[str]:
+    """Return in lines what can be said of an experiment whose model is not trained yet, and what cannot."""
+    experiment, resolved = draft.experiment, draft.resolved
+    scratch = experiment.model.from_scratch
+    count = {name: len(experiment.seeds) * (1 + len(points)) for name, points in resolved.points_of.items()}
+    lines = [
+        f"experiment {experiment.name}: {sum(count.values())} cells",
+        f"  model from scratch ({scratch.layers} layers of {scratch.hidden}): not trained yet, the first stage of a run",
+    ]
+    for name, data in draft.data.items():
+        parts = [f"{count[name]} cells; {len(data.train)} rows to train on" if name in count else "trains nothing"]
+        lines.append(f"  {name}: {', '.join([*parts, f'{len(data.test)} test prompts'])}, before any limit")
+        judges = (" ".join(filter(None, (judge.name, judge.kind.name))) for judge in resolved.judges_of(name))
+        lines += [f"    judge {judge}" for judge in judges]
+    unknown = "tokens, rows that are too long, optimiser steps, what is done already, what judging takes"
+    return [*lines, f"  known only once the model is there, whose tokenizer decides it: {unknown}"]
 
 
 def _training(plan: Plan, task: str) -> str:
@@ -66,12 +84,12 @@ def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
 
 
 def _cell(plan: Plan, cell: Cell, task: str, judge: JudgeChoice) -> Forecast:
-    samples = find_artifact(plan.experiment.folder / "cells" / cell.key / f"sample-{task}")
+    samples = find_artifact(plan.folder(cell) / f"sample-{task}")
     if samples:
-        comparisons = comparisons_of(plan, task, samples)
+        comparisons = comparisons_of(plan, task, "test", samples)
     else:
         response = "x" * CHARACTERS * plan.experiment.sample.max_new_tokens
-        questions = plan.tasks[task].prepared.questions
+        questions = plan.tasks[task].prepared.questions["test"].questions
         # The cell's name makes each of them another question, as its responses will be.
         comparisons = [Comparison(q.id, q.prompt, f"{cell.key}{response}", q.baseline) for q in questions]
     return judge.kind.forecast(judge.options, judge_context(plan, cell.task, task, judge.name), comparisons)

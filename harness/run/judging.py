@@ -43,9 +43,9 @@ def judge_context(plan: Plan, trained_on: str, task: str, name: str) -> JudgeCon
     )
 
 
-def comparisons_of(plan: Plan, task: str, samples: Artifact) -> list[Comparison]:
-    """Return what a judge is asked about a cell's samples on a task."""
-    prompts = {question.id: question.prompt for question in plan.tasks[task].prepared.questions}
+def comparisons_of(plan: Plan, task: str, split: str, samples: Artifact) -> list[Comparison]:
+    """Return what a judge is asked about a cell's samples on the questions of a task's split."""
+    prompts = {question.id: question.prompt for question in plan.tasks[task].prepared.questions[split].questions}
     rows = read_jsonl(samples.path / "samples.jsonl")
     return [Comparison(row["id"], prompts[row["id"]], row["response"], row["baseline"]) for row in rows]
 

@@ -57,6 +57,7 @@ class Question:
 class TaskData:
     """What a task holds, each list in a fixed pseudo-random order, no prompt in two splits.
 
+    `test` are the questions that are scored once; `dev_questions` are those that select, on the prompts of `dev`.
     `judge_fit` are pairs to fit a preference model on, which no policy trains on; `judge_test` are pairs that
     neither has seen, to measure a judge's agreement with the labels. `labels` says whose preferences these are.
     """
@@ -68,6 +69,7 @@ class TaskData:
     judge_test: list[Preference]
     labels: str
     counts: dict[str, int] = field(default_factory=dict)
+    dev_questions: list[Question] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

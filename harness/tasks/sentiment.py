@@ -37,8 +37,19 @@ def load(config: TaskConfig) -> TaskData:
         split: [Preference((Message("user", begins),), goes_on, None) for _, begins, goes_on in parts[split]]
         for split in ("train", "dev")
     }
-    questions = [Question(review.id[-16:], (Message("user", begins),), "") for review, begins, _ in parts["test"]]
-    return TaskData(**demonstrations, test=questions, judge_fit=[], judge_test=[], labels="gold reward", counts=counts)
+    questions = {
+        split: [Question(review.id[-16:], (Message("user", begins),), "") for review, begins, _ in parts[split]]
+        for split in ("dev", "test")
+    }
+    return TaskData(
+        **demonstrations,
+        test=questions["test"],
+        dev_questions=questions["dev"],
+        judge_fit=[],
+        judge_test=[],
+        labels="gold reward",
+        counts=counts,
+    )
 
 
 def _openings(reviews: Sequence[Review], words: int, seen: set[str]) -> list[tuple[Review, str, str]]:

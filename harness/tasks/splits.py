@@ -88,8 +88,10 @@ def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
         "test: rows without a label": len(parts["test"]) - len(labelled["test"]),
     }
     counts.update(sizes)
-    questions = _questions(parts["test"], counts)
-    return TaskData(labelled["train"], labelled["dev"], questions, judge_fit, judge_test, labels, dict(counts))
+    dev_questions, test = (_questions(parts[split], counts, split) for split in ("dev", "test"))
+    return TaskData(
+        labelled["train"], labelled["dev"], test, judge_fit, judge_test, labels, dict(counts), dev_questions
+    )
 
 
 def _assigned(records: Sequence[Record]) -> list[tuple[str, Record]]:
@@ -144,19 +146,19 @@ def _content_key(record: Record) -> str:
     return hash_value([[[turn.role, turn.content] for turn in record.prompt], sides, record.baseline, record.split])
 
 
-def _questions(records: Iterable[Record], counts: Counter[str]) -> list[Question]:
+def _questions(records: Iterable[Record], counts: Counter[str], split: str) -> list[Question]:
     """Return one question per distinct prompt, in the order of their ids; count the rows that give none."""
     questions: dict[str, Question] = {}
     for record in records:
         # The end of the digest, so that the order has nothing to do with the split, which its beginning decides.
         name = record.key[-16:]
         if record.baseline is None:
-            counts["test: rows without a baseline"] += 1
+            counts[f"{split}: rows without a baseline"] += 1
         elif name in questions:
-            counts["test: rows on another's prompt"] += 1
+            counts[f"{split}: rows on another's prompt"] += 1
         else:
             questions[name] = Question(name, record.prompt, record.baseline)
-    counts["test: questions"] = len(questions)
+    counts[f"{split}: questions"] = len(questions)
     return [questions[name] for name in sorted(questions)]
 
 

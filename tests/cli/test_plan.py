@@ -9,6 +9,7 @@ import pytest
 
 from harness.cli.main import main
 from tests.evaluation.fake_openai import FakeOpenAI, Reply
+from tests.run.test_sentiment import write_sentiment
 from tests.tiny_experiment import run, write_experiment
 
 
@@ -81,3 +82,15 @@ def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alo
     assert all("failed" not in table for table in others)
     cells = list((tmp_path / "results" / "tiny" / "cells").iterdir())
     assert all((cell / "judge-hh@local" / "judgements.jsonl").is_file() for cell in cells)
+
+
+def test_before_a_model_from_scratch_is_there_it_says_what_it_cannot_know_and_trains_nothing(
+    tmp_path, tiny_encoder, capsys, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_sentiment(tmp_path, tiny_encoder)
+    assert main(["plan", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "experiment controlled: 2 cells"
+    assert "not trained yet" in lines[1] and lines[-1].startswith("  known only once the model is there")
+    assert not (tmp_path / "results").exists(), "nothing was trained, and nothing written"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import losses
 from harness.core.hashing import hash_source
-from harness.experiment.plan import _sources
+from harness.experiment.cells import loss_sources
 from losses import get_loss, register_weighting
 
 FOLDER = Path(losses.__file__).parent
@@ -12,8 +12,8 @@ FOLDER = Path(losses.__file__).parent
 
 def test_a_cell_s_key_holds_the_source_of_every_part_of_its_loss():
     dpo, modifiers, batch = (hash_source(FOLDER / name) for name in ("dpo.py", "modifiers.py", "batch.py"))
-    assert _sources(get_loss("dpo"), {"beta": 0.1}) == [dpo, batch]
-    assert set(_sources(get_loss("dpo+nll"), {})) == {dpo, modifiers, batch}
+    assert loss_sources(get_loss("dpo"), {"beta": 0.1}) == [dpo, batch]
+    assert set(loss_sources(get_loss("dpo+nll"), {})) == {dpo, modifiers, batch}
 
 
 def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
@@ -22,7 +22,7 @@ def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
         """Never called."""
 
     rpo = get_loss("rpo")
-    assert _sources(rpo, rpo.settings({"weighting": "test_only"})) == [
+    assert loss_sources(rpo, rpo.settings({"weighting": "test_only"})) == [
         hash_source(FOLDER / "rpo.py"),
         hash_source(FOLDER / "batch.py"),
         hash_source(Path(__file__)),

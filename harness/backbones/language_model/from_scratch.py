@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -130,27 +130,55 @@ def _architecture(config: FromScratchConfig, tokenizer) -> LlamaConfig:
     )
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """The texts that a model from scratch learns from, and those that its loss is measured on."""
+
+    texts: list[str]
+    held_out: list[str]
+
+
+def read_corpus(config: FromScratchConfig) -> Corpus:
+    """Return the reviews that the sentiment task leaves to policies, and those of its dev prompts, held out.
+
+    Raises `UserError` for data that cannot be read, or that are too few.
+    """
+    reviews = load_reviews(config.data, config.subset)
+    corpus = Corpus(
+        [review.text for review in reviews["policy"][: config.texts]], [review.text for review in reviews["dev"]]
+    )
+    if not corpus.texts or not corpus.held_out:
+        raise UserError(f"model.from_scratch: {config.data} has too few reviews; give more")
+    return corpus
+
+
+def pretrain_inputs(config: FromScratchConfig, corpus: Corpus) -> dict:
+    """Return what determines a model from scratch: the key of that artifact."""
+    return {
+        "format": 1,
+        "texts": hash_value(corpus.texts),
+        "held_out": hash_value(corpus.held_out),
+        "model": {k: v for k, v in asdict(config).items() if k not in ("data", "subset", "texts", "pretrain")},
+        "pretrain": config.pretrain.numeric(),
+    }
+
+
+def find_pretrained(config: FromScratchConfig, store: Store) -> Path | None:
+    """Return the folder of a model from scratch, None where it is not trained yet."""
+    inputs = pretrain_inputs(config, read_corpus(config))
+    artifact = find_artifact(store.path("pretrain", inputs), inputs)
+    return artifact and artifact.path / MODEL
+
+
 def pretrained(
     config: FromScratchConfig, store: Store, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Artifact:
     """Return the artifact of a model from scratch, training it on first use: the model is in its folder `model`.
 
-    It learns from the reviews that the sentiment task leaves to policies, and its loss is measured on those of the
-    task's dev prompts. Raises `UserError` for data that cannot be read, and where several processes would have to
-    train it.
+    Raises `UserError` for data that cannot be read, and where several processes would have to train it.
     """
-    reviews = load_reviews(config.data, config.subset)
-    texts = [review.text for review in reviews["policy"][: config.texts]]
-    held_out = [review.text for review in reviews["dev"]]
-    if not texts or not held_out:
-        raise UserError(f"model.from_scratch: {config.data} has too few reviews; give more")
-    inputs = {
-        "format": 1,
-        "texts": hash_value(texts),
-        "held_out": hash_value(held_out),
-        "model": {k: v for k, v in asdict(config).items() if k not in ("data", "subset", "texts", "pretrain")},
-        "pretrain": config.pretrain.numeric(),
-    }
+    corpus = read_corpus(config)
+    inputs = pretrain_inputs(config, corpus)
     path = store.path("pretrain", inputs)
     if PartialState().num_processes > 1 and not find_artifact(path, inputs):
         raise UserError(
@@ -159,7 +187,7 @@ def pretrained(
 
     def build(folder: Path) -> None:
         checkpoints = Checkpoints(partial_folder(path), inputs, config.pretrain.checkpoint_every)
-        pretrain(config, texts, held_out, Accelerator(), folder, progress, checkpoints)
+        pretrain(config, corpus.texts, corpus.held_out, Accelerator(), folder, progress, checkpoints)
 
     return build_artifact(path, "pretrain", inputs, build)
 

@@ -9,7 +9,7 @@ import torch
 
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.scoring import BatchSource
-from harness.backbones.language_model.tokens import PreparedTask, Tokens
+from harness.backbones.language_model.tokens import TokenQuestions, Tokens
 from harness.core.prompt import prompt_text
 from harness.tasks.rewards.base import Reward
 
@@ -18,17 +18,17 @@ def measure_samples(
     policy: Policy,
     reference: Policy,
     drawn: Sequence[Mapping],
-    prepared: PreparedTask,
+    asked: TokenQuestions,
     reward: Reward,
     source: Callable[[list[Tokens]], BatchSource],
 ) -> list[dict]:
-    """Return a row for each of the policy's responses that `draw_responses` gave to a task's test prompts.
+    """Return a row for each of the policy's responses that `draw_responses` gave to a task's questions.
 
     `kl` is the sample's log-ratio (its mean estimates KL(policy || reference) without bias), `kl_exact` and `entropy`
     are `divergences`, all in nats; `reference_logp` is the sample's log-prob under the reference. `source` makes
     batches of token sequences.
     """
-    sequences = [Tokens(ids, tuple(row["ids"])) for ids, row in zip(prepared.question_ids, drawn, strict=True)]
+    sequences = [Tokens(ids, tuple(row["ids"])) for ids, row in zip(asked.ids, drawn, strict=True)]
     kl, entropy = divergences(policy, reference, source(sequences))
     return [
         {
@@ -38,7 +38,7 @@ def measure_samples(
             "kl_exact": float(kl[i]),
             "entropy": float(entropy[i]),
         }
-        for i, (question, row) in enumerate(zip(prepared.questions, drawn, strict=True))
+        for i, (question, row) in enumerate(zip(asked.questions, drawn, strict=True))
     ]
 
 

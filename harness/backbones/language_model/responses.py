@@ -1,4 +1,4 @@
-"""A policy's responses to a task's test prompts, with their log-probs under policy and reference.
+"""A policy's responses to the questions of a task, with their log-probs under policy and reference.
 
 All processes of a run draw together, each its share. As noise belongs to the prompt, the responses are those that one
 process would draw.
@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.sampling import sample
 from harness.backbones.language_model.scoring import BatchSource, Progress, score
-from harness.backbones.language_model.tokens import PreparedTask, Tokens
+from harness.backbones.language_model.tokens import TokenQuestions, Tokens
 from harness.backbones.language_model.vllm import sample_with_vllm
 from harness.core.config import SampleConfig
 from harness.core.render import Renderer
@@ -25,7 +25,7 @@ ENGINES = {"hf": sample, "vllm": sample_with_vllm}
 
 def draw_responses(
     policies: Sequence[Policy],
-    prepared: PreparedTask,
+    asked: TokenQuestions,
     baselines: Mapping[str, str],
     decoding: SampleConfig,
     seed: int,
@@ -34,14 +34,14 @@ def draw_responses(
     accelerator: Accelerator,
     progress: Progress,
 ) -> list[dict]:
-    """Return a row of `samples.jsonl` for each test prompt, in their order, in every process.
+    """Return a row of `samples.jsonl` for each question, in their order, in every process.
 
     Of `policies` the first one is sampled; the last one is the reference. `baselines` are what responses will be
     judged against, by question; where there is none it is the response itself. `source` makes batches of token sequences.
     """
-    mine = range(accelerator.process_index, len(prepared.questions), accelerator.num_processes)
-    questions = [prepared.questions[i] for i in mine]
-    prompts = [prepared.question_ids[i] for i in mine]
+    mine = range(accelerator.process_index, len(asked), accelerator.num_processes)
+    questions = [asked.questions[i] for i in mine]
+    prompts = [asked.ids[i] for i in mine]
     with policies[0].autocast():
         samples = ENGINES[decoding.engine](
             policies[0].model,

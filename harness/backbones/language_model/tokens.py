@@ -47,15 +47,30 @@ class TokenSplit:
 
 
 @dataclass(frozen=True)
+class TokenQuestions:
+    """Prompts to sample on, and their token ids in the same order."""
+
+    questions: list[Question]
+    ids: list[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @cached_property
+    def hash(self) -> str:
+        """A content hash of what is sampled and judged: ids, baselines and prompt tokens."""
+        return hash_value([[q.id, q.baseline, ids] for q, ids in zip(self.questions, self.ids, strict=True)])
+
+
+@dataclass(frozen=True)
 class PreparedTask:
     """A task ready for a model: tokenised, cut to size, counted.
 
-    `questions` and `question_ids` belong together: the prompts to sample on, and their token ids.
+    `questions` are those of the splits "dev" (which may have none) and "test".
     """
 
     splits: dict[str, TokenSplit]  # "train" and "dev"; none where the task trains nothing
-    questions: list[Question]
-    question_ids: list[tuple[int, ...]]
+    questions: dict[str, TokenQuestions]
     judge_fit: list[Preference]
     judge_test: list[Preference]
     labels: str
@@ -77,8 +92,11 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
     build = _Builder(task, config, renderer)
     limits = {"train": config.train_pairs, "dev": config.dev_pairs} if task.trains else {}
     splits = {split: build.examples(getattr(data, split), limit, split) for split, limit in limits.items()}
-    questions, question_ids = build.questions(data.test, config.test_prompts)
-    left = {**{split: len(found.examples) for split, found in splits.items()}, "test": len(questions)}
+    questions = {
+        "dev": build.questions(data.dev_questions, config.dev_prompts, "dev"),
+        "test": build.questions(data.test, config.test_prompts, "test"),
+    }
+    left = {**{split: len(found.examples) for split, found in splits.items()}, "test": len(questions["test"])}
     for split, count in left.items():
         if count == 0:
             raise UserError(
@@ -96,7 +114,6 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
     return PreparedTask(
         splits=splits,
         questions=questions,
-        question_ids=question_ids,
         judge_fit=data.judge_fit[: config.judge_pairs],
         judge_test=data.judge_test,
         labels=data.labels,
@@ -157,8 +174,9 @@ class _Builder:
                 kept.append((Tokens(prompt, ids), other.score))
         return kept
 
-    def questions(self, rows: Iterable[Question], limit: int | None) -> tuple[list[Question], list[tuple[int, ...]]]:
+    def questions(self, rows: Sequence[Question], limit: int | None, split: str) -> TokenQuestions:
         questions, ids = [], []
+        name = "dev prompts" if split == "dev" else split  # "dev" counts the dev pairs
         for row in rows:
             if limit is not None and len(questions) == limit:
                 break
@@ -167,12 +185,13 @@ class _Builder:
             baseline_cut = (
                 self.task.trains and self.renderer.completion(row.baseline, limit=self.config.max_completion_tokens)[1]
             )
-            if not self._fits("test", prompt_cut, baseline_cut and self.config.overlong == "drop"):
+            if not self._fits(name, prompt_cut, baseline_cut and self.config.overlong == "drop"):
                 continue
             questions.append(row)
             ids.append(prompt)
-        self.counts["test: used"] = len(questions)
-        return questions, ids
+        if rows:
+            self.counts[f"{name}: used"] = len(questions)
+        return TokenQuestions(questions, ids)
 
     def _prompt(self, prompt: Prompt) -> tuple[tuple[int, ...], bool]:
         rendered = self.renderer.prompt(

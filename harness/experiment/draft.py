@@ -1,0 +1,71 @@
+"""An experiment before its model is there: names looked up, settings checked, data read. Nothing is trained.
+
+Most of what a user can get wrong is found here, before anything expensive starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backbones.language_model.from_scratch import find_pretrained
+from harness.backbones.language_model.policy import model_settings
+from harness.core.assets import model_folder
+from harness.core.config import ExperimentConfig
+from harness.core.encoder import Encoder
+from harness.core.store import Store
+from harness.experiment.checks import check_lengths, check_writable
+from harness.experiment.plugins import load_plugins
+from harness.experiment.resolve import Resolved, resolve
+from harness.tasks import TaskData
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of an experiment without its model. `data` holds each task's data as they were read."""
+
+    experiment: ExperimentConfig
+    resolved: Resolved
+    data: dict[str, TaskData]
+    encoder: Encoder
+    store: Store
+
+    def model(self) -> Path | None:
+        """Return the folder of the model; None where the experiment has yet to train it from scratch.
+
+        Raises `UserError` for a model that cannot be read.
+        """
+        model = self.experiment.model
+        if model.from_scratch:
+            return find_pretrained(model.from_scratch, self.store)
+        return model_folder(model.name, model.revision)
+
+
+def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
+    """Look up every name of an experiment, check what can be checked without its model, and read its data.
+
+    Raises `UserError` or `RegistryError` for an unknown name or setting, data that cannot be read, a judge that could
+    not work (a missing key too, where the experiment is `to_run`), lengths beyond the model's context, or a results
+    folder that cannot be written.
+    """
+    load_plugins(experiment.plugins)
+    resolved = resolve(experiment)
+    for judge in resolved.judges.values():
+        judge.kind.check(judge.options)
+        if to_run:
+            judge.kind.ready(judge.options)
+    check_writable(experiment.folder)
+    store = Store(experiment.store)
+    encoder = Encoder(experiment.encoder, store)
+    data = {name: task.load(experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    draft = Draft(experiment, resolved, data, encoder, store)
+    check_lengths(experiment, _context(draft))
+    return draft
+
+
+def _context(draft: Draft) -> int | None:
+    """Return how many tokens the model can read; None where it does not say."""
+    model = draft.experiment.model
+    if model.from_scratch:
+        return model.from_scratch.context
+    return getattr(model_settings(draft.model(), model), "max_position_embeddings", None)

@@ -1,0 +1,98 @@
+"""One cell, brought to its end: the unit of work of a run."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from harness.backbones.language_model.scoring import Progress
+from harness.core.errors import UserError
+from harness.core.records import FAILED, Failure
+from harness.core.store import write_json
+from harness.experiment.cells import Cell
+from harness.experiment.plan import Plan
+from harness.run.stages import completions, judge, measure, reference, sample, sft, train, trunk
+from harness.run.stages.base import TEST, Stage, Target
+from harness.run.worker import Worker
+from harness.training.processes import AloneError
+from losses import RegistryError
+
+TRAINING = [sft.STAGE, completions.STAGE, trunk.STAGE, reference.STAGE, train.STAGE]
+EVALUATION = [sample.STAGE, measure.STAGE, judge.STAGE]
+Show = Callable[[str], AbstractContextManager[Progress]]  # shows a stage, named in words, while it runs
+
+
+def run_cell(
+    plan: Plan, key: str, worker: Worker, show: Show | None = None, splits: Sequence[str] = (TEST,)
+) -> Failure | None:
+    """Bring the cell with this key to its end; return why it failed, None where all of it is there.
+
+    What is done already is skipped, so that the call can be repeated. The responses to the questions of `splits` are
+    sampled, measured and judged. A failure is also kept beside the cell's results, until the cell is run again.
+
+    Raises `AloneError` where this process failed and those that it shares its batches with did not.
+    """
+    cell = plan.cell(key)
+    folder = plan.folder(cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
+    write_json(folder / "cell.json", plan.describe(cell))
+    first: Failure | None = None
+    for stage, target in stages_of(plan, cell, splits):
+        if stage.shared and train.is_trained(worker, cell):
+            continue
+        try:
+            with (show or _silent)(label(cell, stage, target)) as progress:
+                _make(stage, worker, cell, target, progress)
+        except Exception as error:  # whatever a cell does wrong is its own; the others go on
+            failure = failure_of(error, stage, target)
+            first = first or failure
+            # Once one process is gone the others fail too: the reason of the first counts.
+            if not (isinstance(error, AloneError) and (folder / FAILED).exists()):
+                write_json(folder / FAILED, first.as_json())
+            if isinstance(error, AloneError):
+                raise
+            if not stage.alone:
+                return first
+    return first
+
+
+def stages_of(plan: Plan, cell: Cell, splits: Sequence[str] = (TEST,)) -> Iterator[tuple[Stage, Target]]:
+    """Yield the stages of a cell with their targets, in order: training, then each task's evaluation in turn."""
+    for stage in TRAINING:
+        for target in stage.targets(plan, cell, splits):
+            yield stage, target
+    of_each = [(stage, target) for stage in EVALUATION for target in stage.targets(plan, cell, splits)]
+    yield from sorted(of_each, key=lambda item: (cell.evaluated_on.index(item[1].task), splits.index(item[1].split)))
+
+
+def label(cell: Cell, stage: Stage, target: Target) -> str:
+    """Return what a stage of a cell is, in words for a person."""
+    of = cell.task if stage.shared else cell.label
+    return f"{of}: {' '.join(filter(None, (stage.name, target.words)))}"
+
+
+def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
+    """Return an error as a value, with its reason in one line."""
+    own_words = isinstance(error, (UserError, RegistryError, AloneError))
+    reason = str(error) if own_words else f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+    details = "".join(traceback.format_exception(error))
+    return Failure(stage.name, reason, target.task, target.judge, details)
+
+
+def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
+    """Carry a stage out; what all cells of a task share is tried once."""
+    tried = (cell.task, stage.name, target)
+    if tried in worker.broken:
+        raise worker.broken[tried]
+    try:
+        stage.make(worker, cell, target, progress)
+    except Exception as error:
+        if stage.shared:
+            worker.broken[tried] = error
+        raise
+
+
+def _silent(label: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)

@@ -1,0 +1,51 @@
+"""The stage `reference`: the reference's log-probs of the training data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.scoring import BatchSource, Progress, TokenLogProbs, reference_logprobs
+from harness.core.assets import weights_hash
+from harness.experiment.cells import Cell
+from harness.run.stages.base import Stage, Target, for_each_split_of_training
+from harness.run.stages.completions import preferences
+from harness.run.stages.sft import reference_hash
+from harness.run.stages.trunk import preference_source
+from harness.run.worker import Worker
+
+
+def reference(worker: Worker, task: str, split: str, progress: Progress) -> TokenLogProbs:
+    """Return the reference's log-probs of a split of preferences."""
+
+    def read() -> TokenLogProbs:
+        return reference_of(worker, task, preference_source(worker, task, split, progress), progress)
+
+    return worker.memory.get("reference", (task, split), read)
+
+
+def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progress) -> TokenLogProbs:
+    """Return the log-probs of any sequences under a task's reference, computed once and kept by content."""
+    weights = reference_hash(worker, task, progress)
+    dtype = worker.experiment.model.dtype
+    return reference_logprobs(worker.store, lambda: worker.reference_policy(task), weights, dtype, source, progress)
+
+
+def second_reference(worker: Worker, task: str, split: str, progress: Progress) -> TokenLogProbs:
+    """Return the log-probs of a split of preferences under the experiment's second reference."""
+    folder, model = worker.plan.second_reference, dataclasses.replace(worker.experiment.model, tune="full")
+    # without the frozen layers' activations, which are those of the policy
+    source = worker.bare_source(preferences(worker, task, progress)[split].sequences)
+
+    def load() -> Policy:
+        return worker.to_device(load_policy(folder, model))
+
+    return reference_logprobs(worker.store, load, weights_hash(folder), model.dtype, source, progress)
+
+
+def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
+    """Carry the stage out for a split."""
+    reference(worker, cell.task, target.split, progress)
+
+
+STAGE = Stage("reference", for_each_split_of_training, make, shared=True)

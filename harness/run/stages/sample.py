@@ -1,0 +1,93 @@
+"""The stage `sample`: a policy's responses to the questions of a task, with their log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.backbones.language_model.policy import TENSORS
+from harness.backbones.language_model.responses import draw_responses
+from harness.backbones.language_model.scoring import Progress
+from harness.core.records import SFT
+from harness.core.store import Artifact, find_artifact, read_json, read_jsonl, write_json, write_jsonl
+from harness.experiment.cells import Cell
+from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
+from harness.run.stages.sft import sft
+from harness.run.stages.train import train
+from harness.run.worker import Worker
+from harness.training.processes import build_together
+
+
+def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
+    """Return the responses of a cell's trained policy, sampled on first use and scored under policy and reference."""
+    plan = worker.plan
+    trained = find_artifact(plan.folder(cell) / "train")
+    asked = plan.tasks[target.task].prepared.questions[target.split]
+    inputs = {
+        "format": 1,
+        "model": plan.model_hash,
+        "start": read_json(trained.path / "start.json")[TENSORS],
+        "trained": trained.manifest["files"].get(TENSORS),
+        "decoding": plan.decoding,
+        "seed": cell.seed,
+        "prompts": asked.hash,
+    }
+    path = plan.folder(cell) / evaluation_folder("sample", target)
+    if found := find_artifact(path, inputs):
+        return found
+    sft(worker, cell.task, progress)  # if it is gone
+    baselines = _baselines(worker, cell, target, progress)
+
+    def build(folder: Path) -> None:
+        rows = draw_rows(worker, cell, target, baselines, progress)
+        write_jsonl(folder / "samples.jsonl", rows)
+        if outputs := plan.tasks[target.task].task.outputs:
+            write_json(folder / "model_outputs.json", outputs(rows, cell.label))
+
+    return build_together(worker.accelerator, path, "sample", inputs, build)
+
+
+def draw_rows(
+    worker: Worker,
+    cell: Cell,
+    target: Target,
+    baselines: Mapping[str, str],
+    progress: Progress,
+    share: float | None = None,
+) -> list[dict]:
+    """Sample a cell's policy, as it was after a share of its training (None: at the end), on a task's questions."""
+    plan = worker.plan
+    policies = [worker.policy(cell, share)]
+    if cell.loss != SFT:
+        policies.append(worker.reference_policy(cell.task))
+    return draw_responses(
+        policies,
+        plan.tasks[target.task].prepared.questions[target.split],
+        baselines,
+        worker.experiment.sample,
+        cell.seed,
+        plan.renderer,
+        worker.bare_source,
+        worker.accelerator,
+        progress,
+    )
+
+
+def _baselines(worker: Worker, cell: Cell, target: Target, progress: Progress) -> dict[str, str]:
+    """Return what a cell's responses are judged against, by question.
+
+    A generating task has no responses of its own: it takes those of the SFT policy, sampled with the same noise.
+    """
+    plan = worker.plan
+    planned = plan.tasks[target.task]
+    if planned.generation is None:
+        return {q.id: q.baseline for q in planned.prepared.questions[target.split].questions}
+    if cell.loss == SFT:
+        return {}  # each response is its own baseline
+    start = next(c for c in plan.cells if (c.task, c.loss, c.seed) == (cell.task, SFT, cell.seed))
+    train(worker, start, progress)
+    rows = read_jsonl(make(worker, start, target, progress).path / "samples.jsonl")
+    return {row["id"]: row["response"] for row in rows}
+
+
+STAGE = Stage("sample", for_each_evaluation, make)

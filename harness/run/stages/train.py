@@ -1,0 +1,104 @@
+"""The stage `train`: a cell's policy, from the SFT policy by the cell's loss. The SFT row has nothing to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.backbones.language_model.policy import TENSORS, load_policy
+from harness.backbones.language_model.scoring import Progress
+from harness.backbones.language_model.self_refinement import augmented_prompt
+from harness.backbones.language_model.tokens import Tokens
+from harness.core.environment import environment
+from harness.core.records import SFT
+from harness.core.store import Artifact, find_artifact, partial_folder, write_json
+from harness.experiment.cells import Cell
+from harness.run.stages.base import Stage, Target, for_the_cell
+from harness.run.stages.completions import preferences
+from harness.run.stages.reference import reference, reference_of, second_reference
+from harness.run.stages.sft import sft
+from harness.run.stages.trunk import preference_source
+from harness.run.worker import Worker
+from harness.training.checkpoint import Checkpoints
+from harness.training.density import density_ratios
+from harness.training.preference import train_preference
+from harness.training.processes import build_together
+from harness.training.supply import ScoredSequences, Split
+from losses import Loss
+
+NOTHING_TRAINED = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
+
+
+def is_trained(worker: Worker, cell: Cell) -> bool:
+    """Whether a cell's policy is there."""
+    return find_artifact(worker.plan.folder(cell) / "train", cell.inputs) is not None
+
+
+def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
+    """Return a cell's trained policy, trained on first use."""
+    plan, config = worker.plan, worker.experiment.train
+    path = plan.folder(cell) / "train"
+    if found := find_artifact(path, cell.inputs):
+        return found
+    start = sft(worker, cell.task, progress)
+
+    def build(folder: Path) -> None:
+        worker.drop_policies()
+        write_json(folder / "start.json", {TENSORS: start.manifest["files"][TENSORS]})
+        write_json(folder / "environment.json", environment() | {"shared_prompt": worker.check_model() or "on"})
+        if cell.loss == SFT:
+            write_json(folder / "summary.json", NOTHING_TRAINED)
+            return
+        policy = load_policy(plan.model, worker.experiment.model, [start.path], seed=cell.seed)
+        loss = plan.resolved.losses[cell.loss]
+        if "token_values" in loss.needs:
+            policy.add_value_head()
+        train_preference(
+            worker.to_train(policy),
+            loss,
+            cell.settings,
+            training_split(worker, cell.task, "train", loss, progress),
+            training_split(worker, cell.task, "dev", loss, progress),
+            config,
+            cell.seed,
+            worker.accelerator,
+            folder,
+            progress,
+            Checkpoints(partial_folder(path), cell.inputs, config.checkpoint_every),
+        )
+
+    return build_together(worker.accelerator, path, "train", cell.inputs, build)
+
+
+def training_split(worker: Worker, task: str, split: str, loss: Loss, progress: Progress) -> Split:
+    """Return a split of a task's preferences with all that a loss needs of it."""
+    plan, splits = worker.plan, preferences(worker, task, progress)
+    tokens = splits[split]
+
+    def scored(sequences: list[Tokens]) -> ScoredSequences:
+        # Each seed has other such sequences: the frozen layers' activations of them are not worth the disk.
+        source = worker.bare_source(sequences, shared=worker.check_model() is None)
+        return ScoredSequences(source, reference_of(worker, task, source, progress))
+
+    ratios = None
+    if "density_ratios" in loss.needs:
+        train, of_split = (worker.embeddings(splits[name].examples) for name in ("train", split))
+        ratios = density_ratios(train, splits["train"].examples, of_split)
+    return Split(
+        tokens.examples,
+        tokens.paired,
+        preference_source(worker, task, split, progress),
+        reference(worker, task, split, progress),
+        worker.embeddings(tokens.examples) if "prompt_embeddings" in loss.needs else None,
+        ratios,
+        second_reference(worker, task, split, progress) if "second_reference" in loss.needs else None,
+        scored,
+        lambda prompt: augmented_prompt(prompt, plan.tasks[task].task, worker.experiment.tasks[task], plan.renderer),
+    )
+
+
+def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
+    """Carry the stage out for a cell."""
+    return train(worker, cell, progress)
+
+
+STAGE = Stage("train", for_the_cell, make)

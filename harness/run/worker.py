@@ -1,0 +1,134 @@
+"""A process that carries out a plan: its accelerator, what it holds in memory, and what the cells of a task share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.scoring import BatchSource
+from harness.backbones.language_model.shared_prompt import why_apart
+from harness.backbones.language_model.tokens import Tokens
+from harness.backbones.language_model.vllm import check_engine
+from harness.core.prompt import prompt_text
+from harness.core.records import SFT
+from harness.evaluation.base import Judge
+from harness.experiment.cells import Cell
+from harness.experiment.plan import Plan
+from harness.run.judging import judge_context
+from harness.run.memory import Memory
+from harness.training.preference import kept_folder
+from harness.training.sharding import check_launch, shard, sharding_asked
+
+PATIENCE = timedelta(hours=6)  # how long a process waits for one that judges alone
+PROBES = 8  # prompts that are given a second completion to try sharing rows on
+LIMITS = {"policy": 1, "reference policy": 1}  # models of one kind that are loaded at a time
+
+
+class Worker:
+    """One process of a run, or one of several that share an effective batch.
+
+    What it returns is made on first use and kept while it serves. `broken` holds what cells share and could not be
+    made, with the reason, so that the next cell does not try it again.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.experiment = plan.experiment
+        self.store = plan.store
+        check_launch(self.experiment)
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        )
+        check_engine(self.experiment, self.accelerator.num_processes)
+        self.memory = Memory(LIMITS)
+        self.broken: dict[Hashable, Exception] = {}
+
+    # ------------------------------------------------------------------ models
+
+    def base_policy(self) -> Policy:
+        """Return the base model as it will be trained."""
+        return self.to_device(load_policy(self.plan.model, self.experiment.model))
+
+    def reference_policy(self, task: str) -> Policy:
+        """Return a task's SFT policy, which was trained before. One is kept: cells come by task."""
+
+        def load() -> Policy:
+            return self.to_device(load_policy(self.plan.model, self.experiment.model, [self.sft_folder(task)]))
+
+        return self.memory.get("reference policy", task, load)
+
+    def policy(self, cell: Cell, share: float | None = None) -> Policy:
+        """Return a cell's policy as it was after a share of its training, or (None) at the end."""
+        if cell.loss == SFT:
+            return self.reference_policy(cell.task)
+
+        def load() -> Policy:
+            tensors = [self.sft_folder(cell.task), kept_folder(self.plan.folder(cell) / "train", share)]
+            return self.to_device(load_policy(self.plan.model, self.experiment.model, tensors))
+
+        return self.memory.get("policy", (cell.key, share), load)
+
+    def drop_policies(self) -> None:
+        """Make room for a policy that is to be trained."""
+        self.memory.drop("policy")
+        self.memory.drop("reference policy")
+
+    def to_train(self, policy: Policy) -> Policy:
+        """Return a policy on the device, spread over the processes where the run was launched so."""
+        if sharding_asked() and self.accelerator.num_processes > 1:
+            shard(self.to_device(policy))
+        return self.to_device(policy)
+
+    def to_device(self, policy: Policy) -> Policy:
+        """Return a policy on this process's device."""
+        return policy.to(self.accelerator.device)
+
+    def sft_folder(self, task: str) -> Path:
+        """Return where a task's SFT policy is or will be."""
+        return self.store.path("sft", self.plan.starts[task])
+
+    def check_model(self) -> str | None:
+        """Load the base model once, and check what training relies on; raises `UserError`.
+
+        Return why completions of one prompt do not share a row in it, or None if they do.
+        """
+        return self.memory.get("model check", "", self._check_model)
+
+    def _check_model(self) -> str | None:
+        policy = self.base_policy()
+        policy.verify()
+        if not self.experiment.train.shared_prompt:
+            return "train.shared_prompt=false"
+        splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]
+        sequences = [sequence for split in splits for sequence in split.sequences]
+        # What a generating task will sample is not there yet: any second completion of a prompt shows what it would.
+        sequences += [dataclasses.replace(s, completion=s.completion[::-1]) for s in sequences[:PROBES]]
+        return why_apart(policy, sequences, self.plan.renderer.pad_token)
+
+    # ------------------------------------------------------------------ data
+
+    def bare_source(self, sequences: list[Tokens], shared: bool = False) -> BatchSource:
+        """Return a source of batches of sequences, without the frozen layers' activations."""
+        return BatchSource(sequences, self.plan.renderer.pad_token, self.experiment.train.micro_batch_tokens, shared)
+
+    def embeddings(self, examples: list) -> np.ndarray:
+        """Return the prompt embeddings of examples, `(examples, d)`."""
+        return self.plan.encoder.stored([prompt_text(example.prompt) for example in examples])
+
+    # ------------------------------------------------------------------ judges
+
+    def judge(self, trained_on: str, task: str, name: str) -> Judge:
+        """Return the judge of this name ("" where there is one) for the policies of a task, evaluated on another."""
+
+        def make() -> Judge:
+            choice = self.plan.resolved.judges[name]
+            return choice.kind.make(choice.options, judge_context(self.plan, trained_on, task, name))
+
+        return self.memory.get("judge", (trained_on, task, name), make)

@@ -1,0 +1,122 @@
+"""A cell is a value, and running one is a unit of work: idempotent, its failure a value too."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from harness.core.records import Failure
+from harness.core.store import read_json, read_jsonl
+from harness.experiment.draft import draft_plan
+from harness.experiment.file import load_experiment
+from harness.experiment.plan import Plan, make_plan
+from harness.run.cell import run_cell, stages_of
+from harness.run.worker import Worker
+from tests.tiny_experiment import write_experiment
+
+
+def plan_of(path: Path, *overrides: str) -> Plan:
+    draft = draft_plan(load_experiment(path, overrides))
+    return make_plan(draft, draft.model())
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("cells"), tiny_model, tiny_encoder, losses={"dpo": {}})
+
+
+@pytest.fixture(scope="module")
+def plan(experiment) -> Plan:
+    return plan_of(experiment)
+
+
+@pytest.fixture(scope="module")
+def worker(plan) -> Worker:
+    return Worker(plan)
+
+
+def artifacts(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("artifact.json")}
+
+
+def test_a_cell_is_told_by_its_key_and_can_be_sent_to_another_process(experiment, plan):
+    again = plan_of(experiment).cells
+    assert plan.cells == again and len({*plan.cells, *again}) == len(plan.cells)
+    assert pickle.loads(pickle.dumps(plan.cells)) == plan.cells
+    assert [plan.cell(cell.key) for cell in plan.cells] == plan.cells
+    other = plan_of(experiment, "seeds=[1]").cells
+    assert not set(other) & set(plan.cells)
+    assert [cell.point for cell in other] == [cell.point for cell in plan.cells], "they differ in the seed alone"
+
+
+def test_the_stages_of_a_cell_are_training_and_then_each_task_s_evaluation(plan):
+    names = [(stage.name, target.words) for stage, target in stages_of(plan, plan.cells[1])]
+    assert names == [
+        ("sft", ""),
+        ("frozen layers", "train"),
+        ("frozen layers", "dev"),
+        ("reference", "train"),
+        ("reference", "dev"),
+        ("train", ""),
+        ("sample", "hh"),
+        ("judge", "hh"),
+        ("sample", "alpaca_eval"),
+        ("judge", "alpaca_eval"),
+    ]
+
+
+def test_a_cell_that_is_done_is_done_and_nothing_of_it_is_the_driver_s(plan, worker):
+    key = plan.cells[1].key
+    assert run_cell(plan, key, worker) is None
+    before = artifacts(plan.experiment.folder)
+    assert run_cell(plan, key, worker) is None
+    assert artifacts(plan.experiment.folder) == before
+    assert [path.name for path in plan.experiment.folder.iterdir()] == ["cells"], "no plan.json, no manifest.json"
+
+
+def test_the_dev_questions_are_sampled_and_judged_beside_the_test_questions_where_they_are_asked_for(plan, worker):
+    cell = plan.cells[1]
+    assert run_cell(plan, cell.key, worker, splits=("dev",)) is None
+    folder = plan.folder(cell)
+    dev, test = (read_jsonl(folder / name / "samples.jsonl") for name in ("sample-dev-hh", "sample-hh"))
+    questions = plan.tasks["hh"].prepared.questions
+    assert [row["id"] for row in dev] == [q.id for q in questions["dev"].questions] and len(dev) > len(test)
+    assert not {row["id"] for row in dev} & {row["id"] for row in test}
+    assert {row["id"] for row in read_jsonl(folder / "judge-dev-hh" / "judgements.jsonl")} == {row["id"] for row in dev}
+    assert not list(folder.glob("*-dev-alpaca_eval")), "a benchmark has no questions to select on"
+
+
+BREAKS = """
+from dataclasses import dataclass
+from harness.evaluation.base import register_judge
+
+@dataclass
+class Options:
+    pass
+
+class Judge:
+    id, agreement = "breaks", None
+
+    def judge(self, comparisons, progress):
+        raise ValueError("no verdict\\nand more")
+
+@register_judge("breaks", options=Options)
+def make(options, context):
+    return Judge()
+"""
+
+
+def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tiny_model, tiny_encoder):
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    judges = {"a": {"kind": "breaks"}, "b": {"kind": "gold", "reward": "tests.cli.test_judge:length"}}
+    plugins = [str(tmp_path / "breaks.py")]
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}}, judges=judges, plugins=plugins)
+    plan = plan_of(path)
+    failure = run_cell(plan, plan.cells[0].key, Worker(plan))
+    assert (failure.stage, failure.task, failure.judge) == ("judge", "hh", "a")
+    assert failure.reason == "ValueError: no verdict" and "and more" in failure.traceback
+    folder = plan.folder(plan.cells[0])
+    assert Failure(**read_json(folder / "failed.json")) == failure
+    assert sorted(path.name for path in folder.glob("judge-*")) == ["judge-alpaca_eval@b", "judge-hh@b"]
