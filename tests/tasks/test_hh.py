@@ -30,6 +30,7 @@ def test_the_packaged_rows_and_their_splits_never_change_unnoticed(load):
         "judge_test: rows": 476,
         "judge_test: pairs": 476,
         "test: rows without a label": 0,
+        "dev: questions": 312,
         "test: questions": 476,
     }
     sizes = [len(part) for part in (data.train, data.dev, data.judge_fit, data.judge_test, data.test)]

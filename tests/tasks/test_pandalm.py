@@ -30,6 +30,7 @@ def test_the_packaged_rows_and_their_splits_never_change_unnoticed(load):
         "judge_test: rows": 23,
         "judge_test: pairs": 23,
         "test: rows without a label": 0,
+        "dev: questions": 15,
         "test: questions": 23,
     }
     assert {len(preference.scores) for preference in data.train} == {2, 3, 4, 5}

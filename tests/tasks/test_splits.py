@@ -53,6 +53,7 @@ def test_no_prompt_stands_in_two_splits_and_every_row_is_counted_once(rows):
     tested = counts["judge_test: rows"] + counts["test: rows without a label"]
     assert counts["test: questions"] + not_asked == tested
     assert len(data.test) == len({q.id for q in data.test}) == len(keys(data.test)) == counts["test: questions"]
+    assert keys(data.dev_questions) <= keys(data.dev) and len(data.dev_questions) == counts["dev: questions"]
 
 
 @settings(max_examples=100, deadline=None)

@@ -41,6 +41,7 @@ def test_the_packaged_rows_and_their_splits_never_change_unnoticed(load):
         "judge_test: rows": 144,
         "judge_test: pairs": 144,
         "test: rows without a label": 945,
+        "dev: questions": 106,
         "test: questions": 1089,
     }
     assert [len(part) for part in (data.train, data.dev, data.judge_fit, data.judge_test, data.test)] == [
