@@ -5,6 +5,7 @@ What each page's commands do is tested beside this file (`test_readme`, `test_do
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -72,6 +73,13 @@ def test_the_paths_that_a_page_names_exist(page):
         assert target.startswith("https://arxiv.org/") or (REPOSITORY / target).exists(), target
     for path in re.findall(r"`((?:harness|losses|tests|experiments|docs)/[\w/.-]+)`", text):
         assert (REPOSITORY / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_names_of_a_page_exist(page):
+    for name in re.findall(r"`((?:harness|losses)\.[a-z_.]+)`", page.read_text(encoding="utf-8")):
+        if name.split(".")[1] not in ("losses", "judges", "tasks") or name.count(".") > 1:  # groups of entry points
+            assert pkgutil.resolve_name(name), name
 
 
 def test_the_rooms_that_the_readme_lists_are_those_of_the_tree():
