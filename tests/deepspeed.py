@@ -17,7 +17,7 @@ FOLDER = REPOSITORY / ".venv" / "deepspeed"
 def launched_with_deepspeed(stage: int = 2) -> dict[str, str]:
     """Return what the environment of such a launch has; without DeepSpeed the test is skipped."""
     if not FOLDER.exists() and find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed: `make env` does it on Linux")
+        pytest.skip("DeepSpeed is not installed: `make env-test` does it on Linux")
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])),
         "PATH": os.pathsep.join([str(FOLDER / "bin"), os.environ["PATH"]]),  # ninja, with which it builds

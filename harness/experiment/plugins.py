@@ -13,11 +13,12 @@ from harness.core.errors import UserError
 from losses import RegistryError, get_loss, list_losses
 from losses.spec import LOSSES
 
-ENTRY_POINTS = "harness.losses"
+# Groups of entry points. What one loads registers whatever it holds; the group says what a package offers.
+ENTRY_POINTS = ("harness.losses", "harness.judges", "harness.tasks")
 
 
 def load_plugins(files: Sequence[str]) -> None:
-    """Import the plugin files and the packages that declare a `harness.losses` entry point, so that they register.
+    """Import the plugin files and the modules that installed packages declare as entry points, so that they register.
 
     A path is taken from the working directory. Raises `UserError` naming the file for whatever goes wrong in it.
     """
@@ -32,8 +33,9 @@ def load_plugins(files: Sequence[str]) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         _importing(f"plugin {file}", partial(spec.loader.exec_module, module))
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _importing(f"entry point {point.name} ({point.value})", point.load)
+    for group in ENTRY_POINTS:
+        for point in importlib.metadata.entry_points(group=group):
+            _importing(f"entry point {point.name} of {group} ({point.value})", point.load)
 
 
 def losses_of(target: str) -> list[str]:

