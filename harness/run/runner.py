@@ -53,7 +53,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
         failures = _run_cells(plan, stages, display)
     stages.accelerator.wait_for_everyone()
     if main:
-        print_leaderboard(write_report(experiment.folder), console)
+        print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
     console.print(
         f"results in {escape(str(experiment.folder))} after {readable(time.monotonic() - started)}",
         highlight=False,
