@@ -21,7 +21,7 @@ from harness.tasks.base import Message
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("all cores")]
 DEMO = REPOSITORY / "experiments" / "rpo_vs_dpo.yaml"
 
 
@@ -91,6 +91,7 @@ def test_the_content_hash_of_a_model_is_that_of_its_files(tmp_path):
 def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_second_time(tmp_path):
     small = [
         f"results={tmp_path}",
+        "figures=false",
         *(f"tasks.{task}.{key}={n}" for task in ("hh", "tldr") for key, n in (("train_pairs", 8), ("dev_pairs", 2))),
         *(f"tasks.{task}.test_prompts=2" for task in ("hh", "tldr", "alpaca_eval")),
         "tasks.hh.judge_pairs=40",
