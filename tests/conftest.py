@@ -44,6 +44,19 @@ registrations_of_a_module = pytest.fixture(_undone, scope="module", autouse=True
 registrations_of_a_test = pytest.fixture(_undone, autouse=True)
 
 
+# Fixtures that take seconds and that several tests share: where the suite runs in several processes, the tests of each
+# stay together in one.
+SHARED = ("finished", "ran", "example", "installed", "interrupted", "build")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name in SHARED:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
+
+
 def build_tiny_model(folder: Path, *, layers: int = 3, hidden: int = 32, vocabulary: int = 600, seed: int = 0) -> Path:
     """Write a Llama of a few thousand parameters with a byte-level BPE tokenizer and a chat template."""
     import torch
