@@ -23,7 +23,6 @@ def figures(*arguments: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("all cores")
 def test_the_kernel_needs_at_most_a_quarter_of_the_memory_of_full_logits():
     """6,000 x 32,768 logits are 750 MiB in fp32, and the naive path holds three such tensors at its peak."""
     found = figures("--tokens", "6000", "--vocabulary", "32768", "--hidden", "32")

@@ -21,7 +21,7 @@ from harness.tasks.base import Message
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("all cores")]
+pytestmark = pytest.mark.slow
 DEMO = REPOSITORY / "experiments" / "rpo_vs_dpo.yaml"
 
 

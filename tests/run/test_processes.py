@@ -37,7 +37,6 @@ def alone(batch, *, beta: float = 0.1):
         raise RuntimeError("the disk is full")
     return -beta * batch.logratio_margin
 """
-pytestmark = pytest.mark.xdist_group("all cores")
 LOSSES = {"dpo": {}, "ipo": {}, "rpo_paired": {}, "rpo_unpaired": {}, "kto": {}, "bco": {}}
 
 

@@ -94,14 +94,12 @@ def check(found: dict[str, torch.Tensor], way: str, losses: tuple[str, ...]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("all cores")
 @pytest.mark.parametrize("way", ["copies", "shards"])
 def test_two_processes_end_at_the_same_weights(way):
     check(of_two_processes("copies,shards", *REPRESENTATIVES), way, REPRESENTATIVES)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("all cores")
 @pytest.mark.parametrize(("stage", "losses"), [(1, ("dpo", "rpo_paired", "ppo_offline")), (2, REPRESENTATIVES)])
 def test_so_do_two_whose_optimiser_deepspeed_spreads(stage, losses):
     check(of_two_processes("zero", *losses, **launched_with_deepspeed(stage)), "zero", losses)

@@ -17,7 +17,6 @@ from harness.tasks.base import Message
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("all cores"),
     pytest.mark.skipif(sys.version_info < (3, 11), reason="the server's libraries need Python 3.11"),
 ]
 SERVE = "from transformers.cli.transformers import main; main()"
