@@ -16,6 +16,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Where the suite runs in several processes, the tests of a group run in one of them, one after the other: those that use
+# all cores or measure time or memory, and those that share what takes seconds to make.
+GROUPS = {
+    "tests/benchmarks/": "all cores",
+    "tests/evaluation/judges/test_transformers_server.py": "all cores",
+    "tests/experiments/test_demo.py": "all cores",
+    "tests/run/test_processes.py": "all cores",
+    "tests/training/test_layout.py::test_two_processes": "all cores",
+    "tests/training/test_layout.py::test_so_do_two": "all cores",
+    "tests/conformance/test_trl.py": "trainers of TRL",
+    "tests/docs/test_docs.py": "the docs' package",
+    "tests/reporting/": "a written report",
+    "tests/run/test_runner.py": "a finished run",
+    "tests/run/test_sentiment.py": "a controlled run",
+    "tests/training/test_checkpoint.py": "an interrupted run",
+}
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -42,6 +58,23 @@ def _undone():
 
 registrations_of_a_module = pytest.fixture(_undone, scope="module", autouse=True)
 registrations_of_a_test = pytest.fixture(_undone, autouse=True)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the name of a test's group, or its own where it is in none."""
+    return next((group for start, group in GROUPS.items() if nodeid.startswith(start)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep groups together. The marks that pytest-xdist 3.8 has for it (`xdist_group`) are without effect in pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def build_tiny_model(folder: Path, *, layers: int = 3, hidden: int = 32, vocabulary: int = 600, seed: int = 0) -> Path:

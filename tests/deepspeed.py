@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-FOLDER = REPOSITORY / ".venv" / "deepspeed"
+FOLDER = (REPOSITORY / ".venv" / "deepspeed").resolve()  # a linked one is built for once, whatever links to it
 
 
 def launched_with_deepspeed(stage: int = 2) -> dict[str, str]:

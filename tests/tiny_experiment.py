@@ -16,11 +16,22 @@ LOSSES = {
 }
 
 
+# A judge that costs nothing, for experiments whose test asks something else, and one that is fitted.
+JUDGE = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
+FITTED = {"kind": "preference_model"}
+
+
+def length(prompt: str, response: str) -> float:
+    """A reward: the longer the better."""
+    return len(response)
+
+
 def write_experiment(folder: Path, model_folder: Path, encoder_folder: Path, name: str = "tiny", **changes) -> Path:
-    """Write an experiment file; `changes` replace top-level keys (None removes one)."""
+    """Write an experiment file; `changes` replace top-level keys (None removes one). Its runs draw no figures."""
     optim = {"lr": 1e-3, "optimizer": "adamw", "batch_size": 8, "micro_batch_tokens": 1500}
     experiment = {
         "results": str(folder / "results"),
+        "figures": False,
         "seeds": [0],
         "model": {"name": str(model_folder), "tune": "last_layers", "last_layers": 1},
         "encoder": str(encoder_folder),
@@ -39,6 +50,7 @@ def write_experiment(folder: Path, model_folder: Path, encoder_folder: Path, nam
         "sft": optim,
         "train": {**optim, "eval_every": 2},
         "sample": {"max_new_tokens": 8},
+        **({} if "judges" in changes else {"judge": JUDGE}),
         **changes,
     }
     path = folder / f"{name}.yaml"

@@ -158,6 +158,7 @@ class ExperimentConfig:
 
     name: str = ""  # default: the file's name
     results: str = "results"
+    figures: bool = True  # whether a run draws plots/ at its end; `report` always does. Changes no number
     plugins: list[str] = field(default_factory=list)  # Python files that register losses, tasks or judges
     seeds: list[int] = field(default_factory=lambda: [0])
     model: ModelConfig = field(default_factory=ModelConfig)

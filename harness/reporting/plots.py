@@ -88,6 +88,12 @@ def write_figure(folder: Path, name: str, draw: Callable[[], Figure | None]) -> 
     return True
 
 
+def remove_figures(folder: Path) -> None:
+    """Remove every figure that is in `folder`."""
+    for file in (*folder.glob("*.png"), *folder.glob("*.pdf")):
+        file.unlink()
+
+
 def win_rate_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
     """Draw the win rate of each row with its interval: one panel per task, the best on top."""
     if not leaderboard["win_rate"].notna().any():

@@ -12,7 +12,7 @@ from harness.experiment.plan import Plan
 
 PLAN = "plan.json"
 # What two runs may differ in and still fill one report: more seeds and losses, from wherever they come.
-MAY_DIFFER = ("name", "results", "plugins", "seeds", "losses")
+MAY_DIFFER = ("name", "results", "figures", "plugins", "seeds", "losses")
 
 
 def write_plan(plan: Plan, folder: Path) -> list[dict]:

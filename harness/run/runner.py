@@ -50,7 +50,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
         failures = _run_cells(plan, worker, display)
     worker.accelerator.wait_for_everyone()
     if main:
-        print_leaderboard(write_report(experiment.folder), console)
+        print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
     console.print(
         f"results in {escape(str(experiment.folder))} after {duration_text(time.monotonic() - started)}",
         highlight=False,

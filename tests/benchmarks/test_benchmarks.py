@@ -96,10 +96,12 @@ def test_the_commands_of_the_readme_parse(words, monkeypatch):
     assert given.pairs % given.batch_size == 0 and given.batch_size % given.micro_pairs == 0
 
 
-@pytest.mark.slow
-def test_pairs_that_do_not_fill_their_batches_are_refused():
-    result = benchmark("scaling.py", "--pairs", "10", "--batch-size", "4")
-    assert result.returncode == 2 and "--pairs must be a multiple of --batch-size" in result.stderr
+def test_pairs_that_do_not_fill_their_batches_are_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--pairs", "10", "--batch-size", "4"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("scaling").main()
+    assert ended.value.code == 2 and "--pairs must be a multiple of --batch-size" in capsys.readouterr().err
 
 
 def test_the_tables_of_results_are_those_of_the_runs(monkeypatch):

@@ -13,11 +13,7 @@ from harness.reporting.judge_checks import checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
 DATA = Path(harness.__file__).parent / "tasks" / "data"
-LENGTH = "gold:reward=tests.cli.test_judge:length"
-
-
-def length(prompt: str, response: str) -> float:
-    return len(response)
+LENGTH = "gold:reward=tests.tiny_experiment:length"
 
 
 def packaged(name: str) -> list[dict]:
@@ -105,11 +101,11 @@ def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys)
     """What it found lies where the experiment's leaderboard looks for it."""
     experiment = tmp_path / "own.yaml"
     sections = {"results": str(tmp_path / "runs"), "tasks": {"hh": {}}, "losses": {"dpo": {}}}
-    judge = {"kind": "gold", "reward": "tests.cli.test_judge:length", "margin": 1.0}
+    judge = {"kind": "gold", "reward": "tests.tiny_experiment:length", "margin": 1.0}
     experiment.write_text(json.dumps({**sections, "judge": judge}))  # JSON is YAML
     assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar", "--limit", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["options"] == {"reward": "tests.cli.test_judge:length", "margin": 1.0} and found["n"] == 20
+    assert found["options"] == {"reward": "tests.tiny_experiment:length", "margin": 1.0} and found["n"] == 20
     assert checks_of(tmp_path / "runs", found["judge"]).startswith("llmbar: ")
     section = tmp_path / "judge.yaml"
     section.write_text(json.dumps(judge))

@@ -10,7 +10,7 @@ import pytest
 from harness.cli.main import main
 from tests.evaluation.fake_openai import FakeOpenAI, Reply
 from tests.run.test_sentiment import write_sentiment
-from tests.tiny_experiment import run, write_experiment
+from tests.tiny_experiment import FITTED, run, write_experiment
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def plan(tmp_path, tiny_model, tiny_encoder, capsys):
 
 
 def test_it_says_cells_steps_and_that_a_local_judge_calls_nobody(plan, tmp_path):
-    out = plan()
+    out = plan(judge=FITTED)
     assert "3 cells, 0 of them trained" in out
     assert "24 examples" in out and "3 optimiser steps" in out
     assert "6 responses from each of 3 policies, 0 of them sampled" in out
@@ -65,7 +65,7 @@ def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alo
         panel = {
             "broken": {"kind": "reward_model", "model": str(impostor), "tasks": ["hh"]},
             "remote": {"kind": "openai", "model": "judge-1", "base_url": server.url, "key_env": "JUDGE_KEY"},
-            "local": {"kind": "gold", "reward": "tests.cli.test_judge:length", "tasks": ["hh"]},
+            "local": {"kind": "gold", "reward": "tests.tiny_experiment:length", "tasks": ["hh"]},
         }
         assert "judge remote openai: 24 calls, 0 of them" in plan(judges=panel)
         assert run(tmp_path / "tiny.yaml") == 1

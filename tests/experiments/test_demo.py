@@ -91,6 +91,7 @@ def test_the_content_hash_of_a_model_is_that_of_its_files(tmp_path):
 def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_second_time(tmp_path):
     small = [
         f"results={tmp_path}",
+        "figures=false",
         *(f"tasks.{task}.{key}={n}" for task in ("hh", "tldr") for key, n in (("train_pairs", 8), ("dev_pairs", 2))),
         *(f"tasks.{task}.test_prompts=2" for task in ("hh", "tldr", "alpaca_eval")),
         "tasks.hh.judge_pairs=40",
@@ -103,6 +104,6 @@ def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_se
     hh = frame.query("task == 'hh'").set_index("loss")
     assert set(hh.index) == {"sft", "dpo", "ipo", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal"}
     assert hh.kl["sft"] == 0 and (hh.kl.drop("sft") != 0).all()
-    started = time.monotonic()
+    started = time.process_time()  # whatever else this machine does meanwhile
     assert run(DEMO, *small) == 0
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

@@ -70,7 +70,7 @@ def test_the_page_has_a_table_for_each_judge_and_their_agreement(folder):
 def test_one_judge_needs_no_section_and_no_name(tmp_path):
     cell = plan_cell("dpo", {}, 0)
     write_cell(tmp_path / "run", cell, {"hh": [1, 0]})
-    write_report(write_plan(tmp_path / "run", [cell]))
+    write_report(write_plan(tmp_path / "run", [cell]), figures=False)
     page = (tmp_path / "run" / "leaderboard.md").read_text()
     assert "Do the judges agree" not in page and "judged by" not in page
 
@@ -93,6 +93,6 @@ def test_the_row_says_whether_its_judge_was_checked(folder):
     assert told.startswith("llmbar: 60.0 % [55.0, 65.0] of 419 (judge-checks/judge-a-")
     assert (folder.parent / told.partition("(")[2][:-1]).is_file()
     assert set(frame.loc[frame["judge_name"] == "b", "judge_check"]) == {NO_CHECK}
-    write_report(folder)
+    write_report(folder, figures=False)
     page = (folder / "leaderboard.md").read_text()
     assert "Its judge-check: llmbar: 60.0 %" in page and f"Its judge-check: {NO_CHECK}." in page

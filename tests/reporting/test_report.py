@@ -66,6 +66,16 @@ print_leaderboard(write_report({str(folder)!r}), Console())
     assert (folder / "plots/win_rate.png").is_file()
 
 
+def test_without_figures_the_tables_are_the_same_and_those_drawn_before_are_gone(example, tmp_path):
+    folder = write_example(tmp_path / "example")
+    (folder / "plots").mkdir()
+    for name in ("win_rate.png", "win_rate.pdf", "frontier.png"):
+        (folder / "plots" / name).write_bytes(b"of an earlier run")
+    write_report(folder, figures=False)
+    assert [name for name in TEXTS if (folder / name).read_bytes() != (example / name).read_bytes()] == []
+    assert list((folder / "plots").iterdir()) == []
+
+
 def test_a_folder_without_a_run_is_an_error_and_stays_empty(tmp_path):
     with pytest.raises(UserError, match="run it first"):
         write_report(tmp_path)

@@ -16,7 +16,7 @@ from harness.core.store import find_artifact, read_json, read_jsonl
 from tests.conftest import REPOSITORY
 from tests.deepspeed import launched_with_deepspeed
 from tests.run.test_resume import FATAL
-from tests.tiny_experiment import run, write_experiment
+from tests.tiny_experiment import FITTED, run, write_experiment
 
 # Two losses that fail: one in both processes, one in the second alone, which the first then waits for.
 FAILING = """
@@ -64,7 +64,7 @@ def run_by_two(path: Path, results: Path, **environment: str) -> subprocess.Comp
 
 @pytest.mark.slow
 def test_two_processes_train_the_policies_that_one_trains(tmp_path, tiny_model, tiny_encoder):
-    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses=LOSSES)
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses=LOSSES, judge=FITTED)
     assert run(path, f"results={tmp_path / 'one'}") == 0
     result = run_by_two(path, tmp_path / "two")
     assert result.returncode == 0, result.stderr[-2000:]

@@ -12,15 +12,15 @@ import pytest
 
 from harness.cli.main import main
 from harness.core.store import read_json, read_jsonl
-from tests.tiny_experiment import LOSSES, run, write_experiment
+from tests.tiny_experiment import FITTED, LOSSES, run, write_experiment
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
     """The folder of an experiment that has run; tests that change it work on a copy."""
     folder = tmp_path_factory.mktemp("finished")
-    path = write_experiment(folder, tiny_model, tiny_encoder)
-    assert run(path) == 0
+    path = write_experiment(folder, tiny_model, tiny_encoder, judge=FITTED)
+    assert run(path, "figures=true") == 0
     return folder
 
 
@@ -116,10 +116,10 @@ def test_the_manifest_says_what_the_run_was_made_of(finished):
     assert "train: prompt truncated" in counts
 
 
-def test_a_second_run_computes_nothing(finished, capsys):
-    before = artifacts(finished)
-    assert rerun(finished) == 0
-    assert artifacts(finished) == before
+def test_a_second_run_computes_nothing(copy, capsys):
+    before = artifacts(copy)
+    assert rerun(copy) == 0
+    assert artifacts(copy) == before
     assert "(5 already trained)" in capsys.readouterr().out
 
 
@@ -136,9 +136,13 @@ def test_deleting_one_cell_recomputes_that_cell_alone_with_the_same_numbers(copy
 
 
 def test_report_rebuilds_everything_from_the_store(copy):
+    """The figures too, which a run that is not to draw them takes away: they would be of another run."""
     folder = results(copy)
     files = ["leaderboard.csv", "leaderboard.md", "prompts.csv"]
     before = {file: (folder / file).read_bytes() for file in files}
+    assert len(list((folder / "plots").iterdir())) == 8
+    assert rerun(copy, "figures=false") == 0
+    assert not list((folder / "plots").iterdir())
     for file in files:
         (folder / file).unlink()
     shutil.rmtree(folder / "plots")

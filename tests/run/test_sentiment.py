@@ -50,6 +50,7 @@ def write_sentiment(folder, encoder, **changes):
     optim = {"lr": 3e-3, "optimizer": "adamw", "batch_size": 16}
     experiment = {
         "results": str(folder / "results"),
+        "figures": False,
         "model": {"from_scratch": {"data": reviews, **shape, "pretrain": {"warmup_steps": 5}}},
         "encoder": str(encoder),
         "tasks": {"sentiment": task},

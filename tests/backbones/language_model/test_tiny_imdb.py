@@ -34,7 +34,12 @@ def test_tiny_imdb_continues_reviews_as_well_as_its_readme_says():
 
 def test_the_first_act_trains_on_preferences_that_it_makes(tmp_path):
     sizes = ("train_pairs=24", "dev_pairs=8", "test_prompts=12")
-    small = [f"results={tmp_path}", *(f"tasks.sentiment.{size}" for size in sizes), "train.batch_size=8"]
+    small = [
+        f"results={tmp_path}",
+        "figures=false",
+        *(f"tasks.sentiment.{size}" for size in sizes),
+        "train.batch_size=8",
+    ]
     quick = yaml.safe_load(QUICK.read_text(encoding="utf-8"))
     quick["losses"] = {loss: quick["losses"][loss] for loss in ("dpo", "rpo_unpaired")}
     path = tmp_path / "quick.yaml"

@@ -104,10 +104,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_a_large_task_takes_well_under_a_second():
     preferences = noisy(np.random.default_rng(6), 3, 256, 0.5)
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else this machine does meanwhile
     win_rate(preferences, rng_seed=99)
     paired_difference(preferences, preferences[::-1], rng_seed=99)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_pairing_cancels_the_difficulty_of_prompts():
