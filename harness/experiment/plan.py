@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.backbones.language_model.from_scratch import MODEL, pretrained
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
 from harness.backbones.language_model.preferences import prompt_ids
-from harness.backbones.language_model.scoring import Progress, stored_at
+from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
@@ -27,6 +27,7 @@ from harness.experiment.cells import Cell, PlannedTask
 from harness.experiment.checks import check_data, check_lengths, check_trunk, check_writable
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import Resolved, resolve
+from harness.training.base import Progress
 from losses import Loss, PreferenceBatch
 from losses.registry import Registry, origin_of
 

@@ -6,21 +6,17 @@ Each is made once, on first use, and kept: as an artifact in the store, and here
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
+from harness.backbones.language_model.needs import supplies
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy
 from harness.backbones.language_model.preferences import draw, read_labelled
-from harness.backbones.language_model.scoring import (
-    BatchSource,
-    Progress,
-    TokenLogProbs,
-    reference_logprobs,
-    trunk_activations,
-)
+from harness.backbones.language_model.scoring import BatchSource, reference_logprobs, trunk_activations
 from harness.backbones.language_model.self_refinement import augmented_prompt
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.shared_prompt import why_apart
@@ -30,12 +26,12 @@ from harness.core.hashing import hash_value
 from harness.core.prompt import prompt_text
 from harness.core.store import Artifact, partial_folder
 from harness.experiment.plan import Plan, drawing_inputs
+from harness.training.base import Job, LogProbs, Progress
+from harness.training.batch import Example
 from harness.training.checkpoint import Checkpoints
-from harness.training.density import density_ratios
 from harness.training.processes import build_together
 from harness.training.sharding import shard, sharding_asked
-from harness.training.supply import ScoredSequences, Split
-from losses import Loss
+from harness.training.supply import Split
 
 PROBES = 8  # prompts that are given a second completion to try sharing rows on
 
@@ -51,7 +47,7 @@ class Shared:
         self.prepared = {name: planned.prepared for name, planned in plan.tasks.items()}
         self._made: dict[str, dict[str, TokenSplit]] = {}
         self._sources: dict[tuple[str, str], BatchSource] = {}
-        self._references: dict[tuple[str, str], TokenLogProbs] = {}
+        self._references: dict[tuple[str, str], LogProbs] = {}
         self.reference_policy = lru_cache(maxsize=1)(self._load_reference_policy)
         self.check_model = lru_cache(maxsize=None)(self._check_model)
 
@@ -64,9 +60,10 @@ class Shared:
             split = self.prepared[task].splits["train"]
             completions = [e.chosen for e in split.examples if e.chosen is not None]
             policy = self.to_train(load_policy(self.plan.model, self.experiment.model, seed=config.seed))
-            batches = self._source(split.sequences, progress)
+            source = self._source(split.sequences, progress)
+            source = dataclasses.replace(source, budget=config.micro_batch_tokens)
             checkpoints = Checkpoints(partial_folder(path), inputs, config.checkpoint_every)
-            train_sft(policy, completions, batches, config, self.accelerator, folder, progress, checkpoints)
+            train_sft(policy, completions, source, config, Job(self.accelerator, folder, progress, checkpoints))
 
         return build_together(self.accelerator, path, "sft", inputs, build)
 
@@ -104,41 +101,29 @@ class Shared:
             self._sources[task, split] = self._source(sequences, progress)
         return self._sources[task, split]
 
-    def reference(self, task: str, split: str, progress: Progress) -> TokenLogProbs:
+    def reference(self, task: str, split: str, progress: Progress) -> LogProbs:
         """The reference's log-probs of a split."""
         if (task, split) not in self._references:
             self._references[task, split] = self._reference(task, self.source(task, split, progress), progress)
         return self._references[task, split]
 
-    def embeddings(self, task: str, split: str, progress: Progress) -> np.ndarray:
-        """The prompt embeddings of a split's examples, `(examples, d)`."""
-        examples = self.preferences(task, progress)[split].examples
-        return self.plan.encoder.stored([prompt_text(e.prompt) for e in examples])
+    def split(self, task: str, split: str, progress: Progress) -> Split:
+        found, config = self.preferences(task, progress), self.experiment.tasks[task]
 
-    def split(self, task: str, split: str, loss: Loss, progress: Progress) -> Split:
-        found = self.preferences(task, progress)
-        tokens = found[split]
+        def embed(examples: Sequence[Example]) -> np.ndarray:
+            return self.plan.encoder.stored([prompt_text(e.prompt) for e in examples])
 
-        def scored(sequences: list[Tokens]) -> ScoredSequences:
-            # Each seed has other such sequences: the frozen layers' activations of them are not worth the disk.
-            source = self.bare_source(sequences, shared=self.check_model() is None)
-            return ScoredSequences(source, self._reference(task, source, progress))
-
-        ratios = None
-        if "density_ratios" in loss.needs:
-            train = self.embeddings(task, "train", progress)
-            ratios = density_ratios(train, found["train"].examples, self.embeddings(task, split, progress))
         return Split(
-            tokens.examples,
-            tokens.paired,
+            found[split].examples,
+            found[split].paired,
+            found["train"].examples,
             self.source(task, split, progress),
             self.reference(task, split, progress),
-            self.embeddings(task, split, progress) if "prompt_embeddings" in loss.needs else None,
-            ratios,
-            self._second_reference(task, split, progress) if "second_reference" in loss.needs else None,
-            scored,
-            lambda prompt: augmented_prompt(
-                prompt, self.plan.tasks[task].task, self.experiment.tasks[task], self.plan.renderer
+            lambda source: self._reference(task, source, progress),
+            embed,
+            supplies(
+                lambda prompt: augmented_prompt(prompt, self.plan.tasks[task].task, config, self.plan.renderer),
+                lambda: self._second_reference(task, split, progress),
             ),
         )
 
@@ -181,12 +166,12 @@ class Shared:
         trunk = trunk_activations(self.store, load, self.plan.model_hash, config, source, progress)
         return dataclasses.replace(source, trunk=trunk)
 
-    def _reference(self, task: str, source: BatchSource, progress: Progress) -> TokenLogProbs:
+    def _reference(self, task: str, source: BatchSource, progress: Progress) -> LogProbs:
         weights = hash_value([self.plan.model_hash, self.sft(task, progress).manifest["files"][TENSORS]])
         dtype = self.experiment.model.dtype
         return reference_logprobs(self.store, lambda: self.reference_policy(task), weights, dtype, source, progress)
 
-    def _second_reference(self, task: str, split: str, progress: Progress) -> TokenLogProbs:
+    def _second_reference(self, task: str, split: str, progress: Progress) -> LogProbs:
         folder, model = self.plan.second_reference, dataclasses.replace(self.experiment.model, tune="full")
         source = self.bare_source(
             self.preferences(task, progress)[split].sequences

@@ -18,7 +18,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from harness.backbones.language_model.measure import measure_samples
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy
 from harness.backbones.language_model.responses import draw_responses
-from harness.backbones.language_model.scoring import Progress
+from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.vllm import check_engine
 from harness.core.environment import environment
 from harness.core.hashing import hash_value
@@ -39,6 +39,7 @@ from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.judging import comparisons_of, judge_context
 from harness.run.shared import Shared
+from harness.training.base import Job, Progress
 from harness.training.checkpoint import Checkpoints
 from harness.training.preference import kept_folder, train_preference
 from harness.training.processes import build_together
@@ -90,18 +91,15 @@ class Stages:
             loss = self.plan.resolved.losses[cell.loss]
             if "token_values" in loss.needs:
                 policy.add_value_head()
+            checkpoints = Checkpoints(partial_folder(path), cell.inputs, self.experiment.train.checkpoint_every)
             train_preference(
                 self.shared.to_train(policy),
                 loss,
                 cell.settings,
-                self.shared.split(cell.task, "train", loss, progress),
-                self.shared.split(cell.task, "dev", loss, progress),
+                {split: self.shared.split(cell.task, split, progress) for split in ("train", "dev")},
                 self.experiment.train,
                 cell.seed,
-                self.accelerator,
-                folder,
-                progress,
-                Checkpoints(partial_folder(path), cell.inputs, self.experiment.train.checkpoint_every),
+                Job(self.accelerator, folder, progress, checkpoints),
             )
 
         return build_together(self.accelerator, path, "train", cell.inputs, build)
@@ -223,9 +221,7 @@ class Stages:
             policies,
             self.shared.prepared[task],
             baselines,
-            self.experiment.sample,
-            cell.seed,
-            self.plan.renderer,
+            Sampler(self.experiment.sample, cell.seed, self.plan.renderer),
             self.shared.bare_source,
             self.accelerator,
             progress,
