@@ -16,9 +16,11 @@ from setting import BETA, Run, Setting, Watch
 from harness.backbones.language_model.policy import load_policy
 from harness.backbones.language_model.scoring import BatchSource, reference_logprobs
 from harness.core.store import Store
+from harness.training.base import Job
+from harness.training.forward import Training
 from harness.training.loop import optimise
 from harness.training.objective import PreferenceObjective
-from harness.training.supply import Supply
+from harness.training.supply import Column, Supply
 from losses import get_loss
 
 
@@ -38,19 +40,13 @@ def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", set
     prepared, _ = watch.read()
     shutil.rmtree(store)
 
-    losses: list[float] = []
     watch = Watch(setting.device)
-    supply = Supply(source, reference, setting.embeddings)
-    objective = PreferenceObjective(policy, get_loss(loss), settings or {"beta": BETA}, supply, accelerator)
-    optimise(
-        policy,
-        setting.batches,
-        objective.backward,
-        setting.train,
-        accelerator,
-        lambda step, metrics: losses.append(metrics["loss"]),
-    )
-    return Run(*watch.read(), prepared, losses)
+    columns = {} if setting.embeddings is None else {"prompt_embeddings": Column.of_prompts(setting.embeddings)}
+    training, job = Training(policy, accelerator), Job(accelerator, setting.scratch)
+    supply = Supply(source, reference, columns)
+    objective = PreferenceObjective(training, get_loss(loss), settings or {"beta": BETA}, supply)
+    optimise(policy, setting.batches, objective.backward, setting.train, job)
+    return Run(*watch.read(), prepared, [row["loss"] for row in job.rows])
 
 
 def trl(setting: Setting, **options) -> Run:

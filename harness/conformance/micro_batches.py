@@ -1,4 +1,4 @@
-"""Made-up batches that losses are tried on: just what a loss declares, with the gradients of what it returns."""
+"""The gradient of a loss by the real training objective, however the effective batch is cut, on a small policy."""
 
 from __future__ import annotations
 
@@ -7,54 +7,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import Tensor
 
-from harness.backbones.language_model.rows import TokenBatch
-from harness.backbones.language_model.scoring import BatchSource, score
-from harness.backbones.language_model.tokens import Tokens
+from harness.conformance.bigram import VOCABULARY, Bigram, Text, Texts, supplies
 from harness.core.prompt import Message
 from harness.training.batch import Example, effective_batches
+from harness.training.forward import Training
 from harness.training.objective import PreferenceObjective
-from harness.training.supply import ScoredSequences, Split
+from harness.training.supply import Column, Split
 from losses import Loss
 from losses.probe import OTHERS, WIDTH
 
-VOCABULARY, PAIRS = 16, 6
-
-
-class Bigram(nn.Module):
-    """The smallest causal language model: log-probs of a token given the one before it. Stands in for a `Policy`."""
-
-    compute_dtype, device, trunk, together = torch.float32, torch.device("cpu"), None, False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(VOCABULARY, VOCABULARY))
-        self.values = nn.Parameter(torch.randn(VOCABULARY))
-
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """Return `(targets,)` log-probs of the batch's completion tokens."""
-        previous = batch.input_ids.flatten()[batch.position]
-        return self.table.log_softmax(-1)[previous, batch.targets]
-
-    def with_values(self, batch: TokenBatch) -> Tensor:
-        """Return `(2, targets)` log-probs and values of the batch's completion tokens."""
-        return torch.stack([self(batch), self.values[batch.input_ids.flatten()[batch.position]]])
-
-    def confidences(self, batch: TokenBatch) -> Tensor:
-        """Return `(targets,)` log p(y_t) - log sum_v p(v)^2."""
-        previous = batch.input_ids.flatten()[batch.position]
-        collisions = (2 * self.table.log_softmax(-1)).logsumexp(-1)[previous]
-        return (self(batch) - collisions).detach()
+PAIRS = 6
 
 
 def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, Tensor]]:
     """Return loss and gradient of one effective batch by the real training objective, cut to each token budget."""
-    from accelerate import Accelerator
-
     rng = np.random.default_rng(0)
-    sequences = [
-        Tokens(*(tuple(rng.integers(1, VOCABULARY, rng.integers(2, 12)).tolist()) for _ in range(2)))
+    texts = [
+        Text(*(tuple(rng.integers(1, VOCABULARY, rng.integers(2, 12)).tolist()) for _ in range(2)))
         for _ in range(2 * PAIRS + OTHERS)
     ]
     # the first lists hold further responses, the first with the fewest
@@ -71,29 +43,30 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
     ]
     embeddings = rng.normal(size=(PAIRS, WIDTH)).astype(np.float32)
     ratios = rng.uniform(0.5, 5.0, size=PAIRS).astype(np.float32)
+    made_up = {"prompt_embeddings": Column.of_prompts(embeddings), "density_ratios": Column.of_prompts(ratios)}
     (batch,) = effective_batches(examples, batch_size=PAIRS, data=loss.data, seed=0, epoch=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         policy = Bigram()
-        first, other = copy.deepcopy(policy), Bigram()
+        start, second = copy.deepcopy(policy), Bigram()
         with torch.no_grad():
             policy.table += 0.1 * torch.randn_like(policy.table)
     found = []
     for budget in budgets:
         policy.zero_grad()
-
-        def scored(sequences: list[Tokens], budget: int = budget) -> ScoredSequences:
-            source = BatchSource(sequences, pad_token=0, budget=budget)
-            return ScoredSequences(source, *score([first], source))
-
-        given = scored(sequences)
-        (second,) = score([other], given.batches)
+        source = Texts(texts, budget)
         split = Split(
-            examples, True, given.batches, given.reference, embeddings, ratios, second, scored, lambda prompt: (1, 2)
+            examples,
+            True,
+            examples,
+            source,
+            *source.score([start]),
+            lambda other: other.score([start])[0],
+            lambda _: embeddings,
+            supplies(second) | {need: lambda split, plan, c=column: c for need, column in made_up.items()},
         )
-        objective = PreferenceObjective(
-            policy, loss, loss.settings(), split.supply(loss, [batch]), Accelerator(cpu=True)
-        )
+        training = Training(policy, Accelerator(cpu=True))
+        objective = PreferenceObjective(training, loss, loss.settings(), split.supply(loss, [batch]))
         value = objective.backward(batch)["loss"]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
         found.append((value, torch.cat([gradient.flatten() for gradient in gradients])))

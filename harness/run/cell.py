@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from harness.backbones.language_model.scoring import Progress
 from harness.core.errors import UserError
 from harness.core.records import FAILED, Failure
 from harness.core.store import write_json
@@ -15,6 +14,7 @@ from harness.experiment.plan import Plan
 from harness.run.stages import completions, judge, measure, reference, sample, sft, train, trunk
 from harness.run.stages.base import TEST, Stage, Target
 from harness.run.worker import Worker
+from harness.training.base import Progress
 from harness.training.processes import AloneError
 from losses import RegistryError
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from harness.backbones.language_model.scoring import BatchSource, Progress, trunk_activations
+from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.tokens import Tokens
 from harness.run.worker import Worker
+from harness.training.base import Progress
 
 
 def training_source(worker: Worker, sequences: list[Tokens], progress: Progress) -> BatchSource:

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -16,7 +15,6 @@ from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
-from harness.core.prompt import prompt_text
 from harness.core.records import SFT
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
@@ -117,10 +115,6 @@ class Worker:
     def bare_source(self, sequences: list[Tokens], shared: bool = False) -> BatchSource:
         """Return a source of batches of sequences, without the frozen layers' activations."""
         return BatchSource(sequences, self.plan.renderer.pad_token, self.experiment.train.micro_batch_tokens, shared)
-
-    def embeddings(self, examples: list) -> np.ndarray:
-        """Return the prompt embeddings of examples, `(examples, d)`."""
-        return self.plan.encoder.stored([prompt_text(example.prompt) for example in examples])
 
     # ------------------------------------------------------------------ judges
 

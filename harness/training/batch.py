@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -97,6 +98,24 @@ class EffectiveBatch:
             chosen_examples=[self.chosen_examples[i] for i in found if i < wins],
             rejected_examples=[self.rejected_examples[i - wins] for i in found if wins <= i < losses],
         )
+
+
+class Epochs(Generic[T]):
+    """The batches of so many epochs, equally many in each. An epoch's are made when one of them is asked for."""
+
+    def __init__(self, epochs: int, make: Callable[[int], list[T]]):
+        self._epochs, self._make = epochs, lru_cache(maxsize=1)(make)
+        self._steps = len(self._make(0))
+
+    def __len__(self) -> int:
+        return self._epochs * self._steps
+
+    def __getitem__(self, k: int, /) -> T:
+        epoch, step = divmod(k, self._steps)
+        return self._make(epoch)[step]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[k] for k in range(len(self)))
 
 
 def effective_batches(

@@ -21,18 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.core.duration import Interval
 from harness.core.hashing import hash_file, hash_value
 from harness.core.store import read_json, write_json
-from harness.training.randomness import random_state, set_random_state
-from harness.training.sharding import like, whole
-from harness.training.update import Update
 
 TENSORS, VALUES, MANIFEST = "tensors.safetensors", "values.json", "manifest.json"
 KEPT = 2  # the last, and the one before it in case the last is damaged
@@ -108,60 +103,3 @@ class Checkpoints:
                 raise ValueError(f"{name} has another hash than when it was written")
         values = read_json(path / VALUES)
         return Snapshot(values.pop("step"), load_file(path / TENSORS), values)
-
-
-@dataclass
-class RunState:
-    """What a checkpoint is taken of.
-
-    `kept` names lists and dicts of JSON values that the run changes as it goes (its log, its counters); they are
-    restored in place.
-    """
-
-    weights: Mapping[str, nn.Parameter]
-    update: Update
-    kept: Mapping[str, list | dict]
-    accelerator: Accelerator
-
-    def snapshot(self, step: int) -> Snapshot:
-        """Return the state after `step` steps, in the main process; the others' has no tensors.
-
-        All take part: each has random states of its own, and of a sharded policy a slice of every tensor.
-        """
-        tensors = {f"weights/{name}": p.detach() for name, p in self.weights.items()}
-        for index, state in self.update.state().items():
-            tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
-        device = self.accelerator.device
-        for name, state in random_state(device).items():
-            tensors[f"random/{name}"] = self.accelerator.gather(state.to(device)[None])
-        gathered = {}
-        for name, tensor in tensors.items():
-            tensor = whole(tensor)
-            if self.accelerator.is_main_process:
-                gathered[name] = tensor.cpu().contiguous()
-        return Snapshot(step, gathered, {"kept": dict(self.kept)})
-
-    @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was taken of.
-
-        In a run of another number of processes random states are dealt out again: dropout falls otherwise there in
-        any case.
-        """
-        states: dict[int, dict[str, Tensor]] = {}
-        random: dict[str, Tensor] = {}
-        for name, tensor in snapshot.tensors.items():
-            kind, rest = name.split("/", 1)
-            if kind == "weights":
-                self.weights[rest].copy_(like(tensor, self.weights[rest]))
-            elif kind == "optimizer":
-                index, key = rest.split("/")
-                states.setdefault(int(index), {})[key] = tensor
-            else:
-                # torch reads a state from where its storage begins: a view of a later row would be the first one's
-                random[rest] = tensor[self.accelerator.process_index % len(tensor)].clone()
-        self.update.load(states)
-        for name, kept in self.kept.items():
-            kept.clear()
-            (kept.extend if isinstance(kept, list) else kept.update)(snapshot.values["kept"][name])
-        set_random_state(self.accelerator.device, random)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from harness.backbones.language_model.policy import Policy
 from harness.core.config import OptimConfig
-from harness.training.checkpoint import Checkpoints, RunState
+from harness.training.base import Batches, Job, Policy
+from harness.training.state import RunState
 from harness.training.update import Backward, update_of
 
 Batch = TypeVar("Batch")
@@ -33,32 +33,32 @@ class Diverged(RuntimeError):
 
 def optimise(
     policy: Policy,
-    batches: Sequence[Batch],
+    batches: Batches[Batch],
     backward: Callable[[Batch, Backward], dict],
     config: OptimConfig,
-    accelerator: Accelerator,
-    after_step: Callable[[int, dict], None],
-    checkpoints: Checkpoints | None = None,
+    job: Job,
+    after_step: Callable[[int], None] = lambda step: None,
     kept: Mapping[str, list | dict] = MappingProxyType({}),
 ) -> None:
-    """Take one optimiser step per batch.
+    """Take one optimiser step per batch; a batch is asked for when its step begins.
 
     `backward(batch, back)` adds the batch's gradient to the trained parameters, part by part through `back` (see
-    `Backward`), and returns its metrics;
-    `after_step(step, metrics)` gets these with `learning_rate`, `grad_norm` (before clipping) and `seconds`, for
-    step 1, 2, ... With `checkpoints` a run that was interrupted goes on after its last one, with weights, optimiser,
-    random state and what `kept` holds as they were then: `kept` names the lists and dicts of JSON values that
-    `backward` and `after_step` change as they go (a log, counters). Raises `Diverged` when the loss or the gradient is
-    not finite: the weights are then left as they were before that step.
+    `Backward`), and returns its metrics. The job logs these with `learning_rate`, `grad_norm` (before clipping) and
+    `seconds`; `after_step(step)` follows, for step 1, 2, ... With checkpoints a run that was interrupted goes on after
+    its last one, with weights, optimiser, random state, log and what `kept` holds as they were then: `kept` names the
+    lists and dicts of JSON values that `backward` and `after_step` change as they go. Raises `Diverged` when the loss
+    or the gradient is not finite: the weights are then left as they were before that step.
     """
+    accelerator, checkpoints = job.accelerator, job.checkpoints
     with update_of(policy, config, accelerator) as update:
-        state = RunState(policy.trained(), update, kept, accelerator)
+        state = RunState(policy.trained(), update, {"log": job.rows, **kept}, accelerator)
         taken = 0
         if checkpoints and (found := checkpoints.latest()):
             state.restore(found)
             taken = found.step
-        for step, batch in enumerate(batches[taken:], start=taken + 1):
+        for step in range(taken + 1, len(batches) + 1):
             started = time.perf_counter()
+            batch = batches[step - 1]
             rate = config.lr * rate_factor(config, step - 1, len(batches))
             metrics = backward(batch, update.backward)
             norm = update.clip()
@@ -68,7 +68,10 @@ def optimise(
                 )
             update.step(rate)
             seconds = round(time.perf_counter() - started, 4)
-            after_step(step, {**metrics, "learning_rate": rate, "grad_norm": norm, "seconds": seconds})
+            row = {**metrics, "learning_rate": rate, "grad_norm": norm, "seconds": seconds}
+            job.log({"split": "train", "step": step, **row})
+            after_step(step)
+            job.progress(step, len(batches))
             if checkpoints and _decided_by_main(checkpoints.due(step), accelerator):
                 snapshot = state.snapshot(step)
                 if accelerator.is_main_process:

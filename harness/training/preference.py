@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from harness.backbones.language_model.policy import Policy
 from harness.core.config import TrainConfig
 from harness.core.store import write_json, write_jsonl
-from harness.training.batch import EffectiveBatch, effective_batches
-from harness.training.checkpoint import Checkpoints
+from harness.training.base import Job, Policy
+from harness.training.batch import EffectiveBatch, Epochs, effective_batches
+from harness.training.forward import Training
 from harness.training.loop import optimise
 from harness.training.objective import PreferenceObjective
 from harness.training.supply import Split
@@ -28,65 +25,56 @@ def train_preference(
     policy: Policy,
     loss: Loss,
     settings: Mapping[str, object],
-    train: Split,
-    dev: Split,
+    splits: Mapping[str, Split],
     config: TrainConfig,
     seed: int,
-    accelerator: Accelerator,
-    folder: Path,
-    progress: Callable[[int, int], None],
-    checkpoints: Checkpoints | None = None,
+    job: Job,
 ) -> None:
-    """Train `policy` in place; write its tensors, `metrics.jsonl` and `summary.json` to `folder`.
+    """Train `policy` in place on the split `train`; write its tensors, `metrics.jsonl` and `summary.json`.
 
-    Step 0 is checked first, also where the run goes on from one of its `checkpoints`. Data order is a function of
-    `seed` and the epoch, the same for every loss. What `config.keep_at` asks for goes into `kept_folder`s.
+    Step 0 is checked first, also where the run goes on from a checkpoint. Data order is a function of `seed` and the
+    epoch, the same for every loss. What `config.keep_at` asks for goes into `kept_folder`s.
     """
 
     def batches_of(split: Split, seed: int, epoch: int) -> list[EffectiveBatch]:
         return effective_batches(split.examples, batch_size=config.batch_size, data=loss.data, seed=seed, epoch=epoch)
 
-    plan = [batch for epoch in range(config.epochs) for batch in batches_of(train, seed, epoch)]
+    train, dev, writes = splits["train"], splits["dev"], job.accelerator.is_main_process
+    plan = Epochs(config.epochs, lambda epoch: batches_of(train, seed, epoch))
     dev_batches, dev_all = batches_of(dev, 0, 0), dev.everything()
-    training = PreferenceObjective(policy, loss, settings, train.supply(loss, plan), accelerator)
-    development = replace(training, supply=dev.supply(loss, dev_batches))  # with what training keeps from step to step
-    training.check_start(plan[0])
-    log: list[dict] = []
-    kept_in = checkpoints.folder if checkpoints else folder  # what was kept before a kill is there after it
+    training = Training(policy, job.accelerator)
+    objective = PreferenceObjective(training, loss, settings, train.supply(loss, plan))
+    development = PreferenceObjective(training, loss, settings, dev.supply(loss, dev_batches))
+    objective.check_start(plan[0])
+    kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # what was kept before a kill is there after it
 
     def evaluate(step: int) -> dict:
         row = {"split": "dev", "step": step, **development.evaluate(dev_batches, dev_all, paired=dev.paired)}
-        log.append(row)
+        job.log(row)
         return row
 
-    def after_step(step: int, metrics: dict) -> None:
-        log.append({"split": "train", "step": step, **metrics, "tokens": tokens_in(plan[step - 1])})
+    def after_step(step: int) -> None:
         for share in config.keep_at:
             if step == max(1, round(share * len(plan))):
-                policy.save(kept_folder(kept_in, share), write=accelerator.is_main_process)
+                policy.save(kept_folder(kept_in, share), write=writes)
         if config.eval_every and step % config.eval_every == 0 and step < len(plan):
             evaluate(step)
-        progress(step, len(plan))
-
-    def tokens_in(batch: EffectiveBatch) -> int:
-        return sum(len(train.batches.sequences[i]) for i in batch.rows)
 
     evaluate(0)
-    kept = {"log": log, "objective": training.kept}
-    optimise(policy, plan, training.backward, config, accelerator, after_step, checkpoints, kept)
+    optimise(policy, plan, objective.backward, config, job, after_step, {"training": training.kept})
     last = evaluate(len(plan))
-    policy.save(folder, write=accelerator.is_main_process)
-    if checkpoints and accelerator.is_main_process:
+    policy.save(job.folder, write=writes)
+    if job.checkpoints and writes:
         for share in config.keep_at:
-            kept_folder(kept_in, share).rename(kept_folder(folder, share))
-    write_jsonl(folder / "metrics.jsonl", log)
-    steps = [row for row in log if row["split"] == "train"]
+            kept_folder(kept_in, share).rename(kept_folder(job.folder, share))
+    write_jsonl(job.folder / "metrics.jsonl", job.rows)
+    steps = [row for row in job.rows if row["split"] == "train"]
     summary = {
         "steps": len(plan),
-        "examples": sum(len(b.rows) for b in plan),
+        "examples": training.kept["examples"],
         "tokens": sum(row["tokens"] for row in steps),
-        "forward_passes": training.sequences_forwarded,
+        "forward_passes": objective.sequences_forwarded,
         "seconds": round(sum(row["seconds"] for row in steps), 3),
         "dev": last,
     }
-    write_json(folder / "summary.json", summary)
+    write_json(job.folder / "summary.json", summary)

@@ -14,12 +14,13 @@ from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
+from harness.training.base import Policy
 
 ZERO_STAGES = (1, 2)  # of DeepSpeed's: these leave the policy in one piece, see `harness.training.zero`
 
@@ -68,28 +69,28 @@ def _launched_with(what: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
 
 
-def shard(policy: nn.Module) -> None:
-    """Spread a policy's parameters over all processes: each layer of its decoder by itself, and the rest together.
+def shard(policy: Policy) -> None:
+    """Spread a policy's parameters over all processes: each of its units by itself.
 
     All are sliced again after a forward pass, the outermost ones too: what `Policy.trained` lists are the slices.
     """
-    units = [*policy.model.get_decoder().layers, policy]
+    units = policy.units()
     for unit in units:
         fully_shard(unit, reshard_after_forward=True)
     for unit in units:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
-    for method in ("confidences", "with_values"):
-        register_fsdp_forward_method(policy, method)
+    for method in policy.entries():
+        register_fsdp_forward_method(units[-1], method)
     policy.together = True
 
 
-def is_sharded(policy: nn.Module) -> bool:
+def is_sharded(policy: Policy) -> bool:
     """Whether `shard` was called on a policy."""
     return isinstance(policy, FSDPModule)
 
 
-def equal_passes(passes: Sequence[list[int]], policy: nn.Module, accelerator: Accelerator) -> list[list[int]]:
+def equal_passes(passes: Sequence[list[int]], policy: Policy, accelerator: Accelerator) -> list[list[int]]:
     """Return a process's forward passes; where they go together, with empty ones behind, so that all have as many."""
     if not policy.together:
         return list(passes)

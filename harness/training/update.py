@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness.backbones.language_model.policy import Policy
 from harness.core.config import OptimConfig
+from harness.training.base import Policy
 from harness.training.optimizer import State, optimizer_of, set_rate
 from harness.training.sharding import is_sharded, like, whole, zero_stage
 

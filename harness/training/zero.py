@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from deepspeed.utils import logger, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import Tensor
 
-from harness.backbones.language_model.policy import Policy
 from harness.core.config import OptimConfig
+from harness.training.base import Policy
 from harness.training.optimizer import State, optimizer_of, set_rate
 
 logger.setLevel(logging.WARNING)

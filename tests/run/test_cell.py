@@ -110,7 +110,7 @@ def make(options, context):
 
 def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tiny_model, tiny_encoder):
     (tmp_path / "breaks.py").write_text(BREAKS)
-    judges = {"a": {"kind": "breaks"}, "b": {"kind": "gold", "reward": "tests.cli.test_judge:length"}}
+    judges = {"a": {"kind": "breaks"}, "b": {"kind": "gold", "reward": "tests.tiny_experiment:length"}}
     plugins = [str(tmp_path / "breaks.py")]
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}}, judges=judges, plugins=plugins)
     plan = plan_of(path)

@@ -11,14 +11,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from harness.backbones.language_model.needs import supplies
 from harness.backbones.language_model.policy import Policy, load_policy
-from harness.backbones.language_model.scoring import BatchSource, TokenLogProbs, score
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.prompt import Message, Prompt
+from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example, effective_batches
+from harness.training.forward import Training
 from harness.training.objective import PreferenceObjective
-from harness.training.supply import ScoredSequences, Split
+from harness.training.supply import Column, Split
 from losses import get_loss
 
 PAIRS = 8
@@ -42,12 +45,15 @@ class Bench:
     density_ratios: np.ndarray
 
     @property
-    def reference(self) -> TokenLogProbs:
-        return self.scored(self.sequences).reference
+    def reference(self) -> LogProbs:
+        return self.under_start(self.source())
 
-    def scored(self, sequences: list[Tokens], budget: int = 10**6) -> ScoredSequences:
-        source = BatchSource(sequences, pad_token=2, budget=budget)
-        return ScoredSequences(source, *score([self.start], source))
+    def source(self, budget: int = 10**6) -> BatchSource:
+        return BatchSource(self.sequences, pad_token=2, budget=budget)
+
+    def under_start(self, source: Source) -> LogProbs:
+        """The reference's log-probs."""
+        return source.score([self.start])[0]
 
     def batch(self, loss: str) -> EffectiveBatch:
         (batch,) = effective_batches(self.examples, batch_size=PAIRS, data=get_loss(loss).data, seed=0, epoch=0)
@@ -65,22 +71,22 @@ class Bench:
     ) -> PreferenceObjective:
         """The objective of a loss for the batches of a plan, by default the one batch of all pairs."""
         plan = plan or [self.batch(loss)]
-        loss, given = get_loss(loss), self.scored(self.sequences, budget)
+        loss, source = get_loss(loss), self.source(budget)
         if "token_values" in loss.needs and self.policy.value_head is None:
             self.add_value_head()
         split = Split(
             self.examples,
             True,
-            given.batches,
-            given.reference,
-            self.embeddings,
-            self.density_ratios,
-            *score([self.second], given.batches),
-            lambda sequences: self.scored(sequences, budget),
-            augmented,
+            self.examples,
+            source,
+            self.under_start(source),
+            self.under_start,
+            lambda examples: self.embeddings,
+            supplies(augmented, lambda: source.score([self.second])[0])
+            | {"density_ratios": lambda split, plan: Column.of_prompts(self.density_ratios)},
         )
-        supply = split.supply(loss, plan)
-        return PreferenceObjective(self.policy, loss, loss.settings(settings), supply, Accelerator(cpu=True))
+        training = Training(self.policy, Accelerator(cpu=True))
+        return PreferenceObjective(training, loss, loss.settings(settings), split.supply(loss, plan))
 
 
 def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, OptimConfig
 from harness.core.prompt import Message
+from harness.training.base import Job
 from harness.training.batch import Example, effective_batches
 from harness.training.loop import optimise
 from harness.training.sharding import shard, whole
@@ -100,7 +102,7 @@ def train(loss: str, micro_batch: int, accelerator: Accelerator, *, steps: int =
         for batch in effective_batches(bench.examples, batch_size=EFFECTIVE, data=data, seed=0, epoch=epoch)
     ]
     objective = bench.objective(loss, micro_batch * LENGTH * (3 if data == "listwise" else 2), plan)
-    objective.accelerator = accelerator
+    objective.training.accelerator = accelerator
     seen = []
 
     def backward(batch, back) -> dict:
@@ -111,8 +113,8 @@ def train(loss: str, micro_batch: int, accelerator: Accelerator, *, steps: int =
         return metrics
 
     config = OptimConfig(lr=1e-3, optimizer="rmsprop", warmup_steps=2, schedule="cosine", clip=1.0)
-    optimise(bench.policy, plan[:steps], backward, config, accelerator, lambda step, metrics: None)
-    passes = len(objective._my_passes(plan[0], plan[0].rows))
+    optimise(bench.policy, plan[:steps], backward, config, Job(accelerator, Path()))
+    passes = len(objective._passes(plan[0]))
     return Trained(*seen[0], flat(bench.policy.trained().values()), passes)
 
 

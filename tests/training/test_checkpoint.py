@@ -1,6 +1,7 @@
 """A run that goes on from a checkpoint ends bit for bit as one that was never interrupted; damage is noticed."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from harness.backbones.language_model.policy import load_policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.sft import train_sft
 from harness.core.config import ModelConfig, OptimConfig, SftConfig
+from harness.training.base import Job
 from harness.training.checkpoint import Checkpoints, Snapshot
 from harness.training.loop import Diverged, optimise
 from tests.training.conftest import random_sequences
@@ -28,7 +30,7 @@ def train(model, checkpoints, *, killed_after=None, tune="lora", optimizer="adam
     config = ModelConfig(tune=tune, last_layers=1)
     config.lora.dropout = 0.3
     policy = load_policy(model, config, seed=5)
-    log, running = [], {"mean": 0.0}
+    running = {"mean": 0.0}
 
     def backward(batch, back):
         policy.train()
@@ -37,15 +39,15 @@ def train(model, checkpoints, *, killed_after=None, tune="lora", optimizer="adam
         running["mean"] = 0.9 * running["mean"] + 0.1 * loss.item()
         return {"loss": loss.item()}
 
-    def after_step(step, metrics):
-        log.append({"step": step, **{key: metrics[key] for key in ("loss", "learning_rate", "grad_norm")}})
+    def after_step(step):
         if step == killed_after:
             raise Killed
 
     settings = OptimConfig(lr=lr, optimizer=optimizer, warmup_steps=3, schedule="cosine")
     batches = [torch.arange(k, k + 12)[None] for k in range(STEPS)]
-    kept = {"log": log, "running": running}
-    optimise(policy, batches, backward, settings, Accelerator(cpu=True), after_step, checkpoints, kept)
+    job = Job(Accelerator(cpu=True), Path(), checkpoints=checkpoints)
+    optimise(policy, batches, backward, settings, job, after_step, {"running": running})
+    log = [{key: value for key, value in row.items() if key != "seconds"} for row in job.rows]
     return {name: p.detach().clone() for name, p in policy.trained().items()}, log, running
 
 
@@ -191,7 +193,7 @@ def test_sft_goes_on_with_its_counters(tiny_model, tmp_path):
                 raise Killed
 
         checkpoints = Checkpoints(partial, INPUTS, "1")
-        train_sft(policy, range(24), source, config, Accelerator(cpu=True), folder, progress, checkpoints)
+        train_sft(policy, range(24), source, config, Job(Accelerator(cpu=True), folder, progress, checkpoints))
 
     sft(tmp_path / "whole", tmp_path / "a")
     with pytest.raises(Killed):

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from harness.backbones.language_model.policy import load_policy
 from harness.core.config import ModelConfig, OptimConfig
+from harness.training.base import Job
 from harness.training.loop import Diverged, optimise, rate_factor
 
 
@@ -24,9 +25,9 @@ def test_the_schedules_after_the_warm_up():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, optimizer):
+def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, tmp_path, optimizer):
     policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
-    ids, log = torch.arange(20)[None], []
+    ids, job = torch.arange(20)[None], Job(Accelerator(cpu=True), tmp_path)
 
     def backward(batch, back):
         loss = policy.model(ids, labels=ids).loss
@@ -34,14 +35,37 @@ def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, optimizer):
         return {"loss": loss.item()}
 
     config = OptimConfig(lr=1e-3, optimizer=optimizer, warmup_steps=1, clip=1.0)
-    optimise(policy, [None] * 6, backward, config, Accelerator(cpu=True), lambda step, row: log.append((step, row)))
-    assert [step for step, _ in log] == [1, 2, 3, 4, 5, 6]
-    assert log[-1][1]["loss"] < log[0][1]["loss"]
-    assert log[0][1]["learning_rate"] == pytest.approx(5e-4) and log[1][1]["learning_rate"] == pytest.approx(1e-3)
-    assert log[0][1]["grad_norm"] > 0
+    optimise(policy, [None] * 6, backward, config, job)
+    first, second, *_, last = job.rows
+    assert [row["step"] for row in job.rows] == [1, 2, 3, 4, 5, 6]
+    assert last["loss"] < first["loss"]
+    assert first["learning_rate"] == pytest.approx(5e-4) and second["learning_rate"] == pytest.approx(1e-3)
+    assert first["grad_norm"] > 0
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_model):
+def test_a_batch_is_asked_for_when_its_step_begins(tiny_model, tmp_path):
+    policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
+    events = []
+
+    class Made:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, k):
+            events.append(("made", k))
+            return torch.arange(k, k + 9)[None]
+
+    def backward(batch, back):
+        loss = policy.model(batch, labels=batch).loss
+        back(loss, True)
+        return {"loss": loss.item()}
+
+    job = Job(Accelerator(cpu=True), tmp_path, lambda done, total: events.append(("done", done)))
+    optimise(policy, Made(), backward, OptimConfig(lr=1e-3), job)
+    assert events == [("made", 0), ("done", 1), ("made", 1), ("done", 2), ("made", 2), ("done", 3)]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_model, tmp_path):
     policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
     before = {name: p.detach().clone() for name, p in policy.trained().items()}
 
@@ -51,6 +75,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_mod
         return {"loss": 1.0}
 
     with pytest.raises(Diverged, match=r"step 1: loss 1\.0, gradient norm"):
-        optimise(policy, [None], backward, OptimConfig(), Accelerator(cpu=True), lambda step, row: None)
+        optimise(policy, [None], backward, OptimConfig(), Job(Accelerator(cpu=True), tmp_path))
     for name, parameter in policy.trained().items():
         torch.testing.assert_close(parameter, before[name])

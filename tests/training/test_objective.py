@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.backbones.language_model.policy import load_policy
-from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.training.objective import StartError
@@ -18,15 +18,15 @@ LOSSES = [*list_losses(), "dpo+wpo"]  # while tests are collected, nothing else 
 
 
 def gradient(objective, batch):
-    objective.policy.zero_grad()
+    objective.training.policy.zero_grad()
     metrics = objective.backward(batch)
-    return metrics, torch.cat([p.grad.flatten() for p in objective.policy.trained().values()])
+    return metrics, torch.cat([p.grad.flatten() for p in objective.training.policy.trained().values()])
 
 
 def naive(bench, loss: str, batch):
     """The same from the model's full logits, one sequence at a time, and autograd through the whole batch."""
     policy, reference = bench.policy, bench.reference
-    (second,) = score([bench.second], BatchSource(bench.sequences, pad_token=2, budget=10**6))
+    (second,) = BatchSource(bench.sequences, pad_token=2, budget=10**6).score([bench.second])
     policy.zero_grad()
     policy.train()
 
@@ -106,7 +106,10 @@ def kl_pairs(bench, batch, logp_of):
     sequences = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
     with torch.no_grad():
         policy = torch.stack([logp_of(tokens) for tokens in sequences])
-    return Side(policy, bench.scored(sequences).reference.sums(range(len(sequences))).double())
+    return Side(
+        policy,
+        bench.under_start(BatchSource(sequences, pad_token=2, budget=10**6)).sums(range(len(sequences))).double(),
+    )
 
 
 def others(bench, batch, logp, under_reference):
@@ -167,8 +170,7 @@ def test_dropout_falls_alike_in_both_passes_of_a_coupled_loss(bench, tiny_model)
     for parameter in bench.policy.trained().values():
         torch.nn.init.normal_(parameter, std=0.1)
     objective, batch = bench.objective("rpo_uniform", budget=60), bench.batch("rpo_uniform")
-    rows = batch.chosen + batch.rejected
-    passes = objective._my_passes(batch, rows)
+    passes = objective._passes(batch)
     seen = []
     forward = objective._forward
     objective._forward = lambda *a: seen.append(forward(*a)) or seen[-1]

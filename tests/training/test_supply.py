@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.prompt import Message
 from harness.training.batch import Example, effective_batches
-from harness.training.density import density_ratios
+from harness.training.needs.density import density_ratios
 from losses import get_loss
 
 
@@ -48,17 +49,17 @@ def test_a_batch_on_one_prompt_has_no_mismatched_pairs():
 
 def test_the_policy_scores_mismatched_pairs_as_it_is_and_the_reference_once(bench):
     """At most one forward pass more for each step, without gradient, and the same numbers as by hand."""
-    scored = []
-    bench.scored, score = lambda sequences, *a: scored.append(sequences) or score(sequences, *a), bench.scored
+    scored, score = [], bench.under_start
+    bench.under_start = lambda source: scored.append(source.sequences) or score(source)
     objective, batch = bench.objective("kto", budget=60), bench.batch("kto")
     expected = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
     assert [set(sequences) for sequences in scored[1:]] == [set(expected)]
-    found = objective._constants(batch).kl_pairs
+    found = objective._given(batch)["kl_pairs"]
     assert len(found) == 16 and not found.policy.requires_grad
-    own = score(expected).reference.sums(range(16))
+    own = score(BatchSource(expected, pad_token=2, budget=10**6)).sums(range(16))
     torch.testing.assert_close(found.reference, own)
-    objective.policy = bench.start
-    torch.testing.assert_close(objective._constants(batch).kl_pairs.policy, own, atol=1e-4, rtol=1e-5)
+    objective.training.policy = bench.start
+    torch.testing.assert_close(objective._given(batch)["kl_pairs"].policy, own, atol=1e-4, rtol=1e-5)
     objective.backward(batch)
     assert objective.sequences_forwarded == 2 * 16
 
@@ -67,20 +68,20 @@ def test_the_running_mean_is_that_of_all_log_ratios_so_far(bench):
     batches = effective_batches(bench.examples, batch_size=3, data="unpaired", seed=0, epoch=0)
     objective, seen = bench.objective("bco", budget=60), []
     for batch in batches:
-        mean, count = objective.kept["history"]
+        history = objective._given(batch)["history"]
+        mean, count = history.mean, history.count
         assert count == len(seen) and mean == pytest.approx(np.mean(seen) if seen else 0.0, abs=1e-6)
         objective.backward(batch)
-        passes = objective._my_passes(batch, batch.rows)
-        logps, _, _ = objective._forward_all(batch.rows, passes, again=len(passes))
+        logps = objective._all_outputs(batch)
         seen += (logps - objective.supply.reference.sums(batch.rows)).tolist()
-    assert objective.kept["history"] == [pytest.approx(np.mean(seen), abs=1e-5), 16]
+    assert objective.training.kept["history"] == [pytest.approx(np.mean(seen), abs=1e-5), 16]
 
 
 def test_the_shift_of_bco_holds_what_came_before(bench):
     batch = bench.batch("bco")
     objective = bench.objective("bco")
     first = objective.backward(batch)["loss"]
-    objective.kept["history"] = [50.0, 100]
+    objective.training.kept["history"] = [50.0, 100]
     assert objective.backward(batch)["loss"] != pytest.approx(first, rel=1e-3)
     assert get_loss("bco").start({"beta": 0.1}) == pytest.approx(0.693147, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""What the harness knows of the inside of a transformers decoder: its layers, its final norm, its feed-forward parts."""
+"""All that the harness knows of the inside of a transformers model: its decoder's layers, its head, its settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,46 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from harness.core.errors import UserError
+
+
+def decoder_of(model) -> nn.Module:
+    """Return the part of a causal LM that turns ids into hidden states."""
+    return model.get_decoder()
+
+
+def layers_of(model) -> list[nn.Module]:
+    """Return the decoder's layers, in order."""
+    return list(decoder_of(model).layers)
+
+
+def last_layers(model, count: int) -> list[nn.Module]:
+    """Return the decoder's last layers and its final norm: what `tune: last_layers` trains."""
+    return [*layers_of(model)[-count:], decoder_of(model).norm]
+
+
+def head_of(model) -> tuple[Tensor, Tensor | None]:
+    """Return the weight, `(vocabulary, d)`, and the bias, `(vocabulary,)` or None, that turn hidden states into logits."""
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def hidden_size(model) -> int:
+    """Return d, the size of a hidden state."""
+    return model.config.get_text_config().hidden_size
+
+
+def why_one_each(model, longest: int) -> str | None:
+    """Return why two completions of a prompt cannot stand in one row of up to `longest` tokens each; None if they may.
+
+    A row of several needs attention that takes a mask for each query, and that looks back as far as the longest.
+    """
+    config = model.config.get_text_config()
+    if config._attn_implementation != "sdpa":
+        return f"its attention is {config._attn_implementation!r}, not 'sdpa'"
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if any(window and window < longest for window in windows):
+        return f"its attention looks back {min(filter(None, windows))} tokens, and a sequence has {longest}"
+    return None
 
 
 @contextmanager

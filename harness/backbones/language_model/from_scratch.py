@@ -14,7 +14,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy, load_tokenizer
-from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.assets import quiet
@@ -32,6 +32,7 @@ from harness.core.store import (
     write_text,
 )
 from harness.tasks.reviews import ORIGIN, SHARES, load_reviews
+from harness.training.base import Job
 from harness.training.checkpoint import Checkpoints
 
 MODEL, RECORD = "model", "pretrain.json"
@@ -40,35 +41,27 @@ END = "<|endoftext|>"
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-def pretrain(
-    config: FromScratchConfig,
-    texts: Sequence[str],
-    held_out: Sequence[str],
-    accelerator: Accelerator,
-    folder: Path,
-    progress: Callable[[int, int], None],
-    checkpoints: Checkpoints | None = None,
-) -> None:
+def pretrain(config: FromScratchConfig, texts: Sequence[str], held_out: Sequence[str], job: Job) -> None:
     """Train tokenizer and model on `texts`; write the model's folder `model`, and its loss on `held_out` in `pretrain.json`.
 
     The weights are stored in bf16, and the held-out loss is that of the stored weights.
     """
-    tokenizer = train_tokenizer(texts, config.vocabulary)
+    folder, tokenizer = job.folder, train_tokenizer(texts, config.vocabulary)
     with quiet():
         tokenizer.save_pretrained(folder / MODEL)
     tokenizer = load_tokenizer(folder / MODEL, ModelConfig())
     windows = cut_into_windows(tokenizer, texts, config.context)
     torch.manual_seed(config.pretrain.seed)
     model = LlamaForCausalLM(_architecture(config, tokenizer))
-    policy = Policy(model, ModelConfig()).to(accelerator.device)
+    policy = Policy(model, ModelConfig()).to(job.accelerator.device)
     source = BatchSource(windows, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens)
-    train_sft(policy, range(len(windows)), source, config.pretrain, accelerator, folder, progress, checkpoints)
+    train_sft(policy, range(len(windows)), source, config.pretrain, job)
     (folder / TENSORS).unlink()
     with quiet():
         policy.model.to(torch.bfloat16).save_pretrained(folder / MODEL)
     unseen = cut_into_windows(tokenizer, held_out, config.context)
-    stored = load_policy(folder / MODEL, ModelConfig()).to(accelerator.device)
-    (scored,) = score([stored], BatchSource(unseen, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens))
+    stored = load_policy(folder / MODEL, ModelConfig()).to(job.accelerator.device)
+    (scored,) = BatchSource(unseen, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens).score([stored])
     loss = -float(scored.values.mean(dtype="float64"))
     write_json(
         folder / RECORD,
@@ -187,7 +180,7 @@ def pretrained(
 
     def build(folder: Path) -> None:
         checkpoints = Checkpoints(partial_folder(path), inputs, config.pretrain.checkpoint_every)
-        pretrain(config, corpus.texts, corpus.held_out, Accelerator(), folder, progress, checkpoints)
+        pretrain(config, corpus.texts, corpus.held_out, Job(Accelerator(), folder, progress, checkpoints))
 
     return build_artifact(path, "pretrain", inputs, build)
 

@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.backbones.language_model.decoder import read_only_at, split_decoder
+from harness.backbones.language_model.decoder import (
+    decoder_of,
+    head_of,
+    last_layers,
+    layers_of,
+    read_only_at,
+    split_decoder,
+)
 from harness.backbones.language_model.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
 from harness.backbones.language_model.rows import TokenBatch, collate
 from harness.backbones.language_model.tokens import Tokens
@@ -37,10 +44,10 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
-        self.together = False  # whether all processes have to pass through it equally often: it or its gradient is cut
+        self.together = False  # see `harness.training.base.Policy`, the contract that this class fulfils
         self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
-            trunk, top = split_decoder(model.get_decoder(), config.last_layers)
+            trunk, top = split_decoder(decoder_of(model), config.last_layers)
             object.__setattr__(self, "trunk", trunk)  # views of `model`: not to be registered a second time
             object.__setattr__(self, "top", top)
 
@@ -55,9 +62,10 @@ class Policy(nn.Module):
 
     def add_value_head(self) -> None:
         """Give the policy a linear value head that says 0: trained, in checkpoints, but not in what `save` writes."""
-        width = self.model.get_output_embeddings().weight.shape[1]
         # made without drawing random numbers: dropout falls as it does for losses that need no values
-        self.value_head = nn.utils.skip_init(nn.Linear, width, 1, device=self.device, dtype=torch.float32)
+        self.value_head = nn.utils.skip_init(
+            nn.Linear, head_of(self.model)[0].shape[1], 1, device=self.device, dtype=torch.float32
+        )
         for parameter in self.value_head.parameters():
             nn.init.zeros_(parameter)
 
@@ -72,30 +80,30 @@ class Policy(nn.Module):
     @torch.no_grad()
     def confidences(self, batch: TokenBatch) -> Tensor:
         """Return `(targets,)` log pi(y_t) - log sum_v pi(v)^2 of the batch's completion tokens, in fp32."""
-        hidden, head = self.predictors(batch), self.model.get_output_embeddings()
+        hidden = self.predictors(batch)
         with self.autocast():
-            collisions = token_collisions(hidden, head.weight, getattr(head, "bias", None))
+            collisions = token_collisions(hidden, *head_of(self.model))
         return self._logprobs(hidden, batch) - collisions
 
     def distributions(self, batch: TokenBatch) -> Iterator[Tensor]:
         """Yield `(some targets, vocabulary)` fp32 log-probs of all tokens, where the batch's completion tokens stand."""
-        head = self.model.get_output_embeddings()
-        for chunk in self.predictors(batch).split(max(1, CHUNK_LOGITS // head.weight.shape[0])):
+        weight, bias = head_of(self.model)
+        for chunk in self.predictors(batch).split(max(1, CHUNK_LOGITS // weight.shape[0])):
             with torch.autocast(self.device.type, enabled=False):
-                bias = None if getattr(head, "bias", None) is None else head.bias.float()
-                yield nn.functional.linear(chunk.float(), head.weight.float(), bias).log_softmax(1)
+                shift = None if bias is None else bias.float()
+                yield nn.functional.linear(chunk.float(), weight.float(), shift).log_softmax(1)
 
     def _logprobs(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         """Return `(targets,)` fp32 log-probs of the batch's completion tokens, given the states that predict them."""
-        head = self.model.get_output_embeddings()
+        weight, bias = head_of(self.model)
         with self.autocast():
-            return token_logprobs(hidden, head.weight, batch.targets, getattr(head, "bias", None))
+            return token_logprobs(hidden, weight, batch.targets, bias)
 
     def predictors(self, batch: TokenBatch) -> Tensor:
         """Return `(targets, d)`: the last hidden states that predict the completion tokens."""
         with self.autocast():
             decoder, start = (
-                (self.model.get_decoder(), {"input_ids": batch.input_ids})
+                (decoder_of(self.model), {"input_ids": batch.input_ids})
                 if batch.hidden is None
                 else (self.top, {"inputs_embeds": batch.hidden})
             )
@@ -115,6 +123,14 @@ class Policy(nn.Module):
         """Return the trained parameters by name, those of the value head among them."""
         head = {} if self.value_head is None else dict(self.value_head.named_parameters(prefix="value_head"))
         return _trained(self.model) | head
+
+    def units(self) -> list[nn.Module]:
+        """Return what FSDP slices one by one: each layer of the decoder, and the rest together."""
+        return [*layers_of(self.model), self]
+
+    def entries(self) -> tuple[str, ...]:
+        """Return the methods, besides `forward`, through which `BatchSource` runs the policy."""
+        return ("confidences", "with_values")
 
     def save(self, folder: Path, *, write: bool = True) -> None:
         """Write the model's trained tensors, fp32, as safetensors. Of several processes one writes; all take part."""
@@ -194,8 +210,7 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     else:
         model.requires_grad_(config.tune == "full")
     if config.tune == "last_layers":
-        decoder = model.get_decoder()
-        for module in (*decoder.layers[-config.last_layers :], decoder.norm):
+        for module in last_layers(model, config.last_layers):
             module.requires_grad_(True)
     for parameter in model.parameters():
         if parameter.requires_grad:  # small steps would vanish in bf16: what is trained is kept in fp32

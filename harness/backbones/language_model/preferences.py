@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.sampling import sample
+from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, SampleConfig
 from harness.core.errors import UserError
@@ -85,17 +85,12 @@ def draw(
         texts = [prompt_text(example.prompt) for example in split.examples]
         keys = [prompt_key(example.prompt) for example in split.examples]
         before = done
-        with policy.autocast():
-            samples = sample(
-                policy.model,
-                [ids for ids in prompts for _ in range(options.samples)],
-                [f"{key}:{k}" for key in keys for k in range(options.samples)],
-                decoding=decoding,
-                seed=options.seed,
-                stop_tokens=renderer.stop_tokens,
-                pad_token=renderer.pad_token,
-                progress=lambda now, _, before=before: progress(before + now, total),
-            )
+        samples = Sampler(decoding, options.seed, renderer)(
+            policy,
+            [ids for ids in prompts for _ in range(options.samples)],
+            [f"{key}:{k}" for key in keys for k in range(options.samples)],
+            lambda now, _, before=before: progress(before + now, total),
+        )
         done += len(samples)
         rows = []
         for i, (key, text) in enumerate(zip(keys, texts, strict=True)):

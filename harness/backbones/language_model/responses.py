@@ -13,23 +13,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.sampling import sample
-from harness.backbones.language_model.scoring import BatchSource, Progress, score
+from harness.backbones.language_model.sampler import Sampler
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import TokenQuestions, Tokens
-from harness.backbones.language_model.vllm import sample_with_vllm
-from harness.core.config import SampleConfig
-from harness.core.render import Renderer
-
-ENGINES = {"hf": sample, "vllm": sample_with_vllm}
+from harness.training.base import Progress
 
 
 def draw_responses(
     policies: Sequence[Policy],
     asked: TokenQuestions,
     baselines: Mapping[str, str],
-    decoding: SampleConfig,
-    seed: int,
-    renderer: Renderer,
+    sampler: Sampler,
     source: Callable[[list[Tokens]], BatchSource],
     accelerator: Accelerator,
     progress: Progress,
@@ -42,20 +36,10 @@ def draw_responses(
     mine = range(accelerator.process_index, len(asked), accelerator.num_processes)
     questions = [asked.questions[i] for i in mine]
     prompts = [asked.ids[i] for i in mine]
-    with policies[0].autocast():
-        samples = ENGINES[decoding.engine](
-            policies[0].model,
-            prompts,
-            [q.id for q in questions],
-            decoding=decoding,
-            seed=seed,
-            stop_tokens=renderer.stop_tokens,
-            pad_token=renderer.pad_token,
-            progress=progress,
-        )
-    scored = score(policies, source([Tokens(ids, s.ids) for ids, s in zip(prompts, samples, strict=True)]))
+    samples = sampler(policies[0], prompts, [q.id for q in questions], progress)
+    scored = source([Tokens(ids, s.ids) for ids, s in zip(prompts, samples, strict=True)]).score(policies)
     logps, reference_logps = (logps.sums(range(len(samples))).tolist() for logps in (scored[0], scored[-1]))
-    responses = [renderer.decode(s.ids) for s in samples]
+    responses = [sampler.renderer.decode(s.ids) for s in samples]
     rows = [
         {
             "id": q.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,36 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.backbones.language_model.decoder import hidden_size
 from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.rows import TokenBatch, collate, layout, micro_batches
+from harness.backbones.language_model.rows import TokenBatch, collate, layout, micro_batches, padded_tokens
+from harness.backbones.language_model.token_values import by_row
 from harness.backbones.language_model.tokens import Tokens, hash_sequences
 from harness.core.config import ModelConfig
 from harness.core.store import Artifact, Store
-
-Progress = Callable[[int, int], None]  # (done, total)
-
-
-@dataclass(frozen=True)
-class TokenLogProbs:
-    """Per-token log-probs of many sequences, flat: those of sequence i are `values[offsets[i] : offsets[i + 1]]`."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def sums(self, rows: Sequence[int]) -> Tensor:
-        """Return `(len(rows),)` fp32 summed log-probs."""
-        return torch.tensor(
-            [self.values[self.offsets[i] : self.offsets[i + 1]].sum(dtype=np.float64) for i in rows],
-            dtype=torch.float32,
-        )
-
-    def padded(self, rows: Sequence[int], width: int) -> Tensor:
-        """Return `(len(rows), width)` fp32 log-probs of each token, with zeros behind them."""
-        found = torch.zeros(len(rows), width)
-        for to, i in zip(found, rows, strict=True):
-            piece = self.values[self.offsets[i] : self.offsets[i + 1]]
-            to[: len(piece)] = torch.from_numpy(np.array(piece))
-        return found
+from harness.training.base import LogProbs, Progress
 
 
 def offsets_of(lengths: Sequence[int]) -> np.ndarray:
@@ -48,50 +26,22 @@ def offsets_of(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-@torch.no_grad()
-def score(
-    policies: Sequence[Policy], batches: BatchSource, progress: Progress = lambda done, total: None
-) -> list[TokenLogProbs]:
-    """Return the log-prob of every completion token of every sequence under each policy, in eval mode.
-
-    Policies of one experiment share their frozen trunk: it runs once for all of them.
-    """
-    sequences = batches.sequences
-    offsets = offsets_of([len(s.completion) for s in sequences])
-    scored = [TokenLogProbs(np.zeros(offsets[-1], dtype=np.float32), offsets) for _ in policies]
-    done = 0
-    for rows in batches.all_passes():
-        batch = batches.batch(rows, policies[0])
-        if batch.hidden is None and policies[0].trunk is not None:
-            batch.hidden = policies[0].trunk_activations(batch)
-        ends = np.cumsum([len(sequences[i].completion) for i in rows])[:-1]
-        for policy, result in zip(policies, scored, strict=True):
-            policy.eval()
-            for i, piece in zip(rows, np.split(policy(batch).cpu().numpy(), ends), strict=True):
-                result.values[offsets[i] : offsets[i + 1]] = piece
-        done += len(rows)
-        progress(done, len(sequences))
-    return scored
-
-
 def reference_logprobs(
     store: Store, load: Callable[[], Policy], weights: str, dtype: str, batches: BatchSource, progress: Progress
-) -> TokenLogProbs:
+) -> LogProbs:
     """Return the reference's per-token log-probs, computed once for (weights, token data, compute dtype).
 
     No loss, seed, path or option stands in the key. `load` gives the reference where it is needed.
     """
 
     def build(folder: Path) -> None:
-        (scored,) = score([load()], batches, progress)
+        (scored,) = batches.score([load()], progress)
         np.save(folder / "values.npy", scored.values)
         np.save(folder / "offsets.npy", scored.offsets)
 
     inputs = {"weights": weights, "tokens": hash_sequences(batches.sequences), "dtype": dtype, "format": 1}
     artifact = store.artifact("reference", inputs, build)
-    return TokenLogProbs(
-        *(np.load(artifact.path / f"{name}.npy", allow_pickle=False) for name in ("values", "offsets"))
-    )
+    return LogProbs(*(np.load(artifact.path / f"{name}.npy", allow_pickle=False) for name in ("values", "offsets")))
 
 
 @dataclass
@@ -112,10 +62,76 @@ class BatchSource:
             np.load(self.trunk.path / "hidden.npy", mmap_mode="r", allow_pickle=False) if self.trunk else None
         )
 
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """Return how many tokens a forward pass of these sequences has, with its padding."""
+        return padded_tokens([self.sequences[i] for i in rows], shared=self.shared)
+
+    def lengths(self, rows: Sequence[int]) -> Tensor:
+        """Return `(len(rows),)` int64 completion tokens."""
+        return torch.tensor([len(self.sequences[i].completion) for i in rows], dtype=torch.long)
+
+    def passes(self, rows: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Cut groups of positions in `rows` into forward passes of at most `budget` tokens (see `micro_batches`)."""
+        return micro_batches(groups, [self.sequences[i] for i in rows], self.budget, shared=self.shared)
+
     def all_passes(self) -> list[list[int]]:
         """Cut all sequences into forward passes; return the indices of each."""
-        alone = [[i] for i in range(len(self.sequences))]
-        return micro_batches(alone, self.sequences, self.budget, shared=self.shared)
+        rows = range(len(self))
+        return self.passes(rows, [[i] for i in rows])
+
+    def outputs(self, policy: Policy, rows: Sequence[int], *, by_token: bool = False) -> Tensor:
+        """Return `(len(rows),)` log-probs of completions, or log-probs and values of their tokens (see `Source`)."""
+        batch = self.batch(rows, policy)
+        if by_token:
+            return by_row(policy.with_values(batch), batch.sequence, len(rows))
+        flat = policy(batch)
+        return flat.new_zeros(len(rows)).index_add(0, batch.sequence, flat)
+
+    def confidences(self, policy: Policy, rows: Sequence[int]) -> Tensor:
+        """Return `(len(rows),)` the policy's confidence in each completion: the mean over its tokens."""
+        batch = self.batch(rows, policy)
+        flat = policy.confidences(batch)
+        summed = flat.new_zeros(len(rows)).index_add(0, batch.sequence, flat)
+        return summed / torch.bincount(batch.sequence, minlength=len(rows))
+
+    @torch.no_grad()
+    def score(self, policies: Sequence[Policy], progress: Progress = lambda done, total: None) -> list[LogProbs]:
+        """Return the log-prob of every completion token of every sequence under each policy, in eval mode.
+
+        Policies of one experiment share their frozen trunk: it runs once for all of them.
+        """
+        offsets = offsets_of([len(s.completion) for s in self.sequences])
+        scored = [LogProbs(np.zeros(offsets[-1], dtype=np.float32), offsets) for _ in policies]
+        done = 0
+        for rows in self.all_passes():
+            batch = self.batch(rows, policies[0])
+            if batch.hidden is None and policies[0].trunk is not None:
+                batch.hidden = policies[0].trunk_activations(batch)
+            ends = np.cumsum([len(self.sequences[i].completion) for i in rows])[:-1]
+            for policy, result in zip(policies, scored, strict=True):
+                policy.eval()
+                for i, piece in zip(rows, np.split(policy(batch).cpu().numpy(), ends), strict=True):
+                    result.values[offsets[i] : offsets[i + 1]] = piece
+            done += len(rows)
+            progress(done, len(self))
+        return scored
+
+    def crossed(self, pairs: Sequence[tuple[int, int]]) -> tuple[BatchSource, list[int]]:
+        """Return the prompt of the first with the completion of the second of each pair, and where each pair is."""
+        return self._of([Tokens(self.sequences[i].prompt, self.sequences[j].completion) for i, j in pairs])
+
+    def under(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> tuple[BatchSource, list[int]]:
+        """Return these rows' completions, each under another prompt, and where each is."""
+        return self._of([Tokens(prompt, self.sequences[i].completion) for prompt, i in zip(prompts, rows, strict=True)])
+
+    def _of(self, sequences: Sequence[Tokens]) -> tuple[BatchSource, list[int]]:
+        """Return a source of other sequences, each once, without the trunk: the store has no activations of them."""
+        index: dict[Tokens, int] = {}
+        places = [index.setdefault(tokens, len(index)) for tokens in sequences]
+        return replace(self, sequences=list(index), trunk=None), places
 
     def batch(self, rows: Sequence[int], policy: Policy) -> TokenBatch:
         """Return the sequences `rows` as one batch on the policy's device."""
@@ -176,7 +192,7 @@ def trunk_activations(
     def build(folder: Path) -> None:
         policy = load()
         bits = np.float32 if policy.compute_dtype == torch.float32 else np.int16
-        shape = (stored_at(sequences)[-1], policy.model.config.hidden_size)
+        shape = (stored_at(sequences)[-1], hidden_size(policy.model))
         hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=bits, shape=shape)
         done = 0
         for rows in batches.all_passes():

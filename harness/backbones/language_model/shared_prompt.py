@@ -7,6 +7,7 @@ from itertools import islice
 
 import torch
 
+from harness.backbones.language_model.decoder import why_one_each
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.tokens import Tokens
@@ -20,17 +21,11 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 def why_apart(policy: Policy, sequences: Sequence[Tokens], pad_token: int) -> str | None:
     """Return why completions of one prompt need a row each in this model; None if they can share one.
 
-    It needs attention that takes a mask for each query and positions that start again, and that looks back as far as
-    the longest sequence: then hidden states are those of a row for each completion, which is tried on the first few
-    prompts that have more than one.
+    Beside the attention that this needs it needs positions that start again: then hidden states are those of a row for
+    each completion, which is tried on the first few prompts that have more than one.
     """
-    config = policy.model.config.get_text_config()
-    if config._attn_implementation != "sdpa":
-        return f"its attention is {config._attn_implementation!r}, not 'sdpa'"
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    longest = max(map(len, sequences))
-    if any(window and window < longest for window in windows):
-        return f"its attention looks back {min(filter(None, windows))} tokens, and a sequence has {longest}"
+    if reason := why_one_each(policy.model, max(map(len, sequences))):
+        return reason
     sample = list(islice(_of_one_prompt(sequences), PROMPTS))
     if not sample:
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.backbones.language_model.scoring import Progress
 from harness.core.store import Artifact
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.worker import Worker
+from harness.training.base import Progress
 
 TEST = "test"  # the split of questions that is scored once; "dev" is the one that selects
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.backbones.language_model.preferences import draw, read_labelled
-from harness.backbones.language_model.scoring import Progress
 from harness.backbones.language_model.tokens import TokenSplit
 from harness.core.store import Artifact
 from harness.experiment.cells import Cell, drawing_inputs
@@ -14,6 +13,7 @@ from harness.experiment.plan import Plan
 from harness.run.stages.base import Stage, Target
 from harness.run.stages.sft import sft
 from harness.run.worker import Worker
+from harness.training.base import Progress
 
 
 def preferences(worker: Worker, task: str, progress: Progress) -> dict[str, TokenSplit]:

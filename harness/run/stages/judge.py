@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.backbones.language_model.scoring import Progress
 from harness.core.store import Artifact, build_artifact, find_artifact, read_jsonl, write_json, write_jsonl
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.evaluation.base import COUNTED
@@ -15,6 +14,7 @@ from harness.experiment.plan import Plan
 from harness.run.judging import comparisons_of
 from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
 from harness.run.worker import Worker
+from harness.training.base import Progress
 
 
 def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:

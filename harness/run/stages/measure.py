@@ -7,7 +7,6 @@ from pathlib import Path
 
 from harness.backbones.language_model.measure import measure_samples
 from harness.backbones.language_model.policy import TENSORS
-from harness.backbones.language_model.scoring import Progress
 from harness.core.records import SFT
 from harness.core.store import Artifact, find_artifact, read_jsonl, write_jsonl
 from harness.experiment.cells import Cell
@@ -15,6 +14,7 @@ from harness.experiment.plan import Plan
 from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
 from harness.run.stages.sample import draw_rows
 from harness.run.worker import Worker
+from harness.training.base import Progress
 from harness.training.preference import kept_folder
 from harness.training.processes import build_together
 

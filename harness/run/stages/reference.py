@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from harness.backbones.language_model.policy import Policy, load_policy
-from harness.backbones.language_model.scoring import BatchSource, Progress, TokenLogProbs, reference_logprobs
+from harness.backbones.language_model.scoring import BatchSource, reference_logprobs
 from harness.core.assets import weights_hash
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_each_split_of_training
@@ -13,25 +13,26 @@ from harness.run.stages.completions import preferences
 from harness.run.stages.sft import reference_hash
 from harness.run.stages.trunk import preference_source
 from harness.run.worker import Worker
+from harness.training.base import LogProbs, Progress
 
 
-def reference(worker: Worker, task: str, split: str, progress: Progress) -> TokenLogProbs:
+def reference(worker: Worker, task: str, split: str, progress: Progress) -> LogProbs:
     """Return the reference's log-probs of a split of preferences."""
 
-    def read() -> TokenLogProbs:
+    def read() -> LogProbs:
         return reference_of(worker, task, preference_source(worker, task, split, progress), progress)
 
     return worker.memory.get("reference", (task, split), read)
 
 
-def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progress) -> TokenLogProbs:
+def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progress) -> LogProbs:
     """Return the log-probs of any sequences under a task's reference, computed once and kept by content."""
     weights = reference_hash(worker, task, progress)
     dtype = worker.experiment.model.dtype
     return reference_logprobs(worker.store, lambda: worker.reference_policy(task), weights, dtype, source, progress)
 
 
-def second_reference(worker: Worker, task: str, split: str, progress: Progress) -> TokenLogProbs:
+def second_reference(worker: Worker, task: str, split: str, progress: Progress) -> LogProbs:
     """Return the log-probs of a split of preferences under the experiment's second reference."""
     folder, model = worker.plan.second_reference, dataclasses.replace(worker.experiment.model, tune="full")
     # without the frozen layers' activations, which are those of the policy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
-from harness.backbones.language_model.scoring import Progress
+from harness.backbones.language_model.sampler import Sampler
 from harness.core.records import SFT
 from harness.core.store import Artifact, find_artifact, read_json, read_jsonl, write_json, write_jsonl
 from harness.experiment.cells import Cell
@@ -15,6 +15,7 @@ from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_e
 from harness.run.stages.sft import sft
 from harness.run.stages.train import train
 from harness.run.worker import Worker
+from harness.training.base import Progress
 from harness.training.processes import build_together
 
 
@@ -64,9 +65,7 @@ def draw_rows(
         policies,
         plan.tasks[target.task].prepared.questions[target.split],
         baselines,
-        worker.experiment.sample,
-        cell.seed,
-        plan.renderer,
+        Sampler(worker.experiment.sample, cell.seed, plan.renderer),
         worker.bare_source,
         worker.accelerator,
         progress,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from harness.backbones.language_model.policy import TENSORS, load_policy
-from harness.backbones.language_model.scoring import Progress
 from harness.backbones.language_model.sft import train_sft
 from harness.core.hashing import hash_value
 from harness.core.store import Artifact, partial_folder
@@ -13,6 +13,7 @@ from harness.experiment.cells import Cell
 from harness.run.sources import training_source
 from harness.run.stages.base import Stage, Target, for_the_cell
 from harness.run.worker import Worker
+from harness.training.base import Job, Progress
 from harness.training.checkpoint import Checkpoints
 from harness.training.processes import build_together
 
@@ -26,9 +27,10 @@ def sft(worker: Worker, task: str, progress: Progress) -> Artifact:
         split = worker.plan.tasks[task].prepared.splits["train"]
         completions = [e.chosen for e in split.examples if e.chosen is not None]
         policy = worker.to_train(load_policy(worker.plan.model, worker.experiment.model, seed=config.seed))
-        batches = training_source(worker, split.sequences, progress)
+        source = training_source(worker, split.sequences, progress)
+        source = dataclasses.replace(source, budget=config.micro_batch_tokens)
         checkpoints = Checkpoints(partial_folder(path), inputs, config.checkpoint_every)
-        train_sft(policy, completions, batches, config, worker.accelerator, folder, progress, checkpoints)
+        train_sft(policy, completions, source, config, Job(worker.accelerator, folder, progress, checkpoints))
 
     return build_together(worker.accelerator, path, "sft", inputs, build)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from harness.backbones.language_model.needs import supplies
 from harness.backbones.language_model.policy import TENSORS, load_policy
-from harness.backbones.language_model.scoring import Progress
 from harness.backbones.language_model.self_refinement import augmented_prompt
-from harness.backbones.language_model.tokens import Tokens
 from harness.core.environment import environment
+from harness.core.prompt import Prompt, prompt_text
 from harness.core.records import SFT
 from harness.core.store import Artifact, find_artifact, partial_folder, write_json
 from harness.experiment.cells import Cell
@@ -18,12 +21,12 @@ from harness.run.stages.reference import reference, reference_of, second_referen
 from harness.run.stages.sft import sft
 from harness.run.stages.trunk import preference_source
 from harness.run.worker import Worker
+from harness.training.base import Job, Progress
+from harness.training.batch import Example
 from harness.training.checkpoint import Checkpoints
-from harness.training.density import density_ratios
 from harness.training.preference import train_preference
 from harness.training.processes import build_together
-from harness.training.supply import ScoredSequences, Split
-from losses import Loss
+from harness.training.supply import Split
 
 NOTHING_TRAINED = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
 
@@ -52,47 +55,39 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
         loss = plan.resolved.losses[cell.loss]
         if "token_values" in loss.needs:
             policy.add_value_head()
+        checkpoints = Checkpoints(partial_folder(path), cell.inputs, config.checkpoint_every)
         train_preference(
             worker.to_train(policy),
             loss,
             cell.settings,
-            training_split(worker, cell.task, "train", loss, progress),
-            training_split(worker, cell.task, "dev", loss, progress),
+            {split: training_split(worker, cell.task, split, progress) for split in ("train", "dev")},
             config,
             cell.seed,
-            worker.accelerator,
-            folder,
-            progress,
-            Checkpoints(partial_folder(path), cell.inputs, config.checkpoint_every),
+            Job(worker.accelerator, folder, progress, checkpoints),
         )
 
     return build_together(worker.accelerator, path, "train", cell.inputs, build)
 
 
-def training_split(worker: Worker, task: str, split: str, loss: Loss, progress: Progress) -> Split:
-    """Return a split of a task's preferences with all that a loss needs of it."""
+def training_split(worker: Worker, task: str, split: str, progress: Progress) -> Split:
+    """Return a split of a task's preferences with all that a loss may need of it."""
     plan, splits = worker.plan, preferences(worker, task, progress)
-    tokens = splits[split]
 
-    def scored(sequences: list[Tokens]) -> ScoredSequences:
-        # Each seed has other such sequences: the frozen layers' activations of them are not worth the disk.
-        source = worker.bare_source(sequences, shared=worker.check_model() is None)
-        return ScoredSequences(source, reference_of(worker, task, source, progress))
+    def embed(examples: Sequence[Example]) -> np.ndarray:
+        return plan.encoder.stored([prompt_text(example.prompt) for example in examples])
 
-    ratios = None
-    if "density_ratios" in loss.needs:
-        train, of_split = (worker.embeddings(splits[name].examples) for name in ("train", split))
-        ratios = density_ratios(train, splits["train"].examples, of_split)
+    def augment(prompt: Prompt) -> tuple[int, ...]:
+        return augmented_prompt(prompt, plan.tasks[task].task, worker.experiment.tasks[task], plan.renderer)
+
     return Split(
-        tokens.examples,
-        tokens.paired,
+        splits[split].examples,
+        splits[split].paired,
+        splits["train"].examples,
         preference_source(worker, task, split, progress),
         reference(worker, task, split, progress),
-        worker.embeddings(tokens.examples) if "prompt_embeddings" in loss.needs else None,
-        ratios,
-        second_reference(worker, task, split, progress) if "second_reference" in loss.needs else None,
-        scored,
-        lambda prompt: augmented_prompt(prompt, plan.tasks[task].task, worker.experiment.tasks[task], plan.renderer),
+        lambda source: reference_of(worker, task, source, progress),
+        embed,
+        supplies(augment, lambda: second_reference(worker, task, split, progress)),
     )
 
 

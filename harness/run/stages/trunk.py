@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.backbones.language_model.scoring import BatchSource, Progress
+from harness.backbones.language_model.scoring import BatchSource
 from harness.core.store import Artifact
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -12,6 +12,7 @@ from harness.run.sources import training_source
 from harness.run.stages.base import Stage, Target, for_each_split_of_training
 from harness.run.stages.completions import preferences
 from harness.run.worker import Worker
+from harness.training.base import Progress
 
 
 def preference_source(worker: Worker, task: str, split: str, progress: Progress) -> BatchSource:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.backbones.language_model.measure import divergences
 from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.sampling import sample
-from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, SampleConfig
 
@@ -45,7 +45,7 @@ def enumerated(every_sequence) -> dict:
     """Policy and reference, the probability of every sequence, and the sequence KL and entropy by definition."""
     policy, reference = tiny_policy(0), tiny_policy(1)
     every = range(len(every_sequence.sequences))
-    ours, theirs = (s.sums(every).double().numpy() for s in score([policy, reference], every_sequence))
+    ours, theirs = (s.sums(every).double().numpy() for s in every_sequence.score([policy, reference]))
     p = np.exp(ours)
     assert p.sum() == pytest.approx(1, abs=1e-5)
     return {
@@ -81,7 +81,7 @@ def test_on_the_policy_s_own_samples_both_estimates_are_within_their_error(enume
         policy.model, [PROMPT] * n, [str(i) for i in range(n)], decoding=decoding, seed=0, stop_tokens=[], pad_token=0
     )
     source = BatchSource([Tokens(PROMPT, s.ids) for s in drawn], pad_token=0, budget=10**5)
-    ours, theirs = (s.sums(range(n)).double().numpy() for s in score([policy, enumerated["reference"]], source))
+    ours, theirs = (s.sums(range(n)).double().numpy() for s in source.score([policy, enumerated["reference"]]))
     kl, _ = divergences(policy, enumerated["reference"], source)
     for estimate in (ours - theirs, kl):
         assert abs(estimate.mean() - enumerated["kl"]) < 4 * estimate.std() / np.sqrt(n)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from harness.backbones.language_model.policy import TENSORS, load_policy, model_settings
 from harness.backbones.language_model.rows import collate
-from harness.backbones.language_model.scoring import BatchSource, score, trunk_activations
+from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
@@ -126,8 +126,8 @@ def test_what_is_trained_is_kept_in_fp32(tiny_model, dtype):
 
 def test_log_probs_do_not_depend_on_padding(tiny_model):
     policy = load_policy(tiny_model, ModelConfig())
-    (together,) = score([policy], BatchSource(SEQUENCES, pad_token=2, budget=1000))
-    (apart,) = score([policy], BatchSource(SEQUENCES, pad_token=7, budget=1))
+    (together,) = BatchSource(SEQUENCES, pad_token=2, budget=1000).score([policy])
+    (apart,) = BatchSource(SEQUENCES, pad_token=7, budget=1).score([policy])
     torch.testing.assert_close(torch.from_numpy(together.values), torch.from_numpy(apart.values), atol=1e-5, rtol=1e-5)
 
 

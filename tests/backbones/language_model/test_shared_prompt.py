@@ -9,12 +9,13 @@ from torch import nn
 
 from harness.backbones.language_model.policy import Policy, load_policy
 from harness.backbones.language_model.rows import collate
-from harness.backbones.language_model.scoring import BatchSource, score, trunk_activations
+from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.store import Store
+from harness.training.base import Job
 from harness.training.batch import effective_batches
 from losses import get_loss
 from tests.training.test_objective import gradient, relative_difference
@@ -67,7 +68,7 @@ def test_an_objective_has_the_same_loss_and_gradient(bench, loss, budget):
     (batch,) = effective_batches(bench.examples, batch_size=8, data=get_loss(loss).data, seed=0, epoch=0)
     apart, expected = gradient(bench.objective(loss), batch)
     objective = bench.objective(loss, budget=budget)
-    objective.supply.batches.shared = True
+    objective.supply.source.shared = True
     together, ours = gradient(objective, batch)
     assert together["loss"] == pytest.approx(apart["loss"], rel=1e-5)
     assert relative_difference(ours, expected) < 1e-5
@@ -77,8 +78,8 @@ def test_an_objective_has_the_same_loss_and_gradient(bench, loss, budget):
 @pytest.mark.parametrize("budget", [1, 100, 10**6])
 def test_scores_are_in_the_order_of_the_sequences(tiny_model, tune, budget):
     policy, sequences = tuned(tiny_model, tune), lists(4, 3)
-    (apart,) = score([policy], BatchSource(sequences, 2, budget=1))
-    (together,) = score([policy], BatchSource(sequences, 2, budget, shared=True))
+    (apart,) = BatchSource(sequences, 2, budget=1).score([policy])
+    (together,) = BatchSource(sequences, 2, budget, shared=True).score([policy])
     np.testing.assert_allclose(together.values, apart.values, rtol=1e-5, atol=1e-5)
 
 
@@ -93,11 +94,11 @@ def test_the_frozen_layers_store_each_prompt_once_whatever_the_layout(tiny_model
         trunk = trunk_activations(store, lambda: policy, "hash", config, bare, lambda done, total: None)
         stored.append(np.load(trunk.path / "hidden.npy"))
         for reading in (False, True):  # what one layout wrote, the other reads
-            logps.append(score([policy], BatchSource(sequences, 2, 150, reading, trunk))[0].values)
+            logps.append(BatchSource(sequences, 2, 150, reading, trunk).score([policy])[0].values)
     prompts = {s.prompt for s in sequences}
     assert stored[0].shape == stored[1].shape
     assert len(stored[0]) == sum(map(len, prompts)) + sum(len(s.completion) for s in sequences)
-    expected = score([policy], BatchSource(sequences, 2, budget=1))[0].values
+    expected = BatchSource(sequences, 2, budget=1).score([policy])[0].values
     tolerance = 1e-5 if dtype == "float32" else 0.1
     for found in logps:
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
@@ -117,9 +118,7 @@ def test_sft_ends_with_the_same_weights(tiny_model, tmp_path):
             range(len(sequences)),
             BatchSource(sequences, 2, 10**6, shared),
             SftConfig(lr=1e-2, optimizer="adamw", batch_size=4),
-            Accelerator(cpu=True),
-            tmp_path / str(shared),
-            lambda done, total: None,
+            Job(Accelerator(cpu=True), tmp_path / str(shared)),
         )
         ends.append(torch.cat([p.detach().flatten() for p in policy.trained().values()]))
     assert relative_difference(ends[1], ends[0]) < 1e-4

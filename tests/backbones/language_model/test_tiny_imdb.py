@@ -10,7 +10,7 @@ import yaml
 
 from harness.backbones.language_model.from_scratch import cut_into_windows
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
-from harness.backbones.language_model.scoring import BatchSource, score
+from harness.backbones.language_model.scoring import BatchSource
 from harness.core.assets import model_folder
 from harness.core.config import ModelConfig
 from harness.tasks.reviews import load_reviews
@@ -27,7 +27,7 @@ def test_tiny_imdb_continues_reviews_as_well_as_its_readme_says():
     windows = cut_into_windows(load_tokenizer(folder, ModelConfig()), texts, 256)
     policy = load_policy(folder, ModelConfig())
     policy.verify()
-    (scored,) = score([policy], BatchSource(windows, 0, 8192))
+    (scored,) = BatchSource(windows, 0, 8192).score([policy])
     told = float(re.search(r"cross-entropy ([\d.]+)", (folder / "README.md").read_text(encoding="utf-8"))[1])
     assert -scored.values.mean() == pytest.approx(told, abs=0.15)  # 20 of the 522 reviews that it was measured on
 

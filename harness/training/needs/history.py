@@ -1,0 +1,32 @@
+"""The mean of the log-ratios of all responses so far, and their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from harness.training.batch import EffectiveBatch
+from harness.training.forward import Training
+from harness.training.supply import EachStep, Split
+from losses import History, PreferenceBatch
+
+
+def history(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
+    """Return what gives a batch the history of the steps before it, which training and evaluation on dev share."""
+    return _RunningMean()
+
+
+class _RunningMean(EachStep):
+    def before(self, training: Training, batch: EffectiveBatch) -> History:
+        return History(*training.kept.get("history", (0.0, 0)))
+
+    def after(self, training: Training, view: PreferenceBatch) -> None:
+        parts = [view.chosen.logratio, view.rejected.logratio]
+        if view.others is not None:
+            parts.append(view.others.logratio[view.others.mask])
+        ratios = torch.cat(parts).cpu().double()
+        before = self.before(training, batch=None)
+        total = before.count + len(ratios)
+        mean = before.mean + (ratios.mean().item() - before.mean) * len(ratios) / total
+        training.kept["history"] = [mean, total]
