@@ -16,6 +16,7 @@ from harness.backbones.language_model.scoring import Progress, stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
+from harness.core.dials import numeric
 from harness.core.encoder import MAX_PIECES, Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_source, hash_value
@@ -53,7 +54,7 @@ class Plan:
     @property
     def decoding(self) -> dict:
         """What determines a sample besides policy, prompt and seed; how many are drawn at once does not."""
-        return {key: value for key, value in asdict(self.experiment.sample).items() if key != "batch_size"}
+        return numeric(self.experiment.sample)
 
     @property
     def trunk_bytes(self) -> int:
@@ -174,14 +175,14 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
 
 def _start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
     model = experiment.model
-    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": asdict(model.lora)}[model.tune]
+    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
         "format": FORMAT,
         "model": model_hash,
         "dtype": model.dtype,
         "tune": [model.tune, tuning],
         "tokens": planned.prepared.splits["train"].hash,
-        "sft": experiment.sft.numeric(),
+        "sft": numeric(experiment.sft),
     }
 
 
@@ -204,7 +205,7 @@ def _cell(
             "loss": loss.name,
             "sources": _sources(loss, settings),
             "settings": dict(settings),
-            "train": experiment.train.numeric(),
+            "train": numeric(experiment.train),
             "dev": planned.prepared.splits["dev"].hash,
         }
         if loss.needs & EMBEDDED:

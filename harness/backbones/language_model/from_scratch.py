@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.assets import quiet
 from harness.core.config import FromScratchConfig, ModelConfig
+from harness.core.dials import numeric
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.store import (
@@ -148,8 +148,8 @@ def pretrained(
         "format": 1,
         "texts": hash_value(texts),
         "held_out": hash_value(held_out),
-        "model": {k: v for k, v in asdict(config).items() if k not in ("data", "subset", "texts", "pretrain")},
-        "pretrain": config.pretrain.numeric(),
+        "model": numeric(config),
+        "pretrain": numeric(config.pretrain),
     }
     path = store.path("pretrain", inputs)
     if PartialState().num_processes > 1 and not find_artifact(path, inputs):
