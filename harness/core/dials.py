@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | N
         raise TypeError(f"a dial has no bound {min(unknown)!r}; there are {', '.join(BOUNDS)}")
     metadata = {"dial": Dial(bounds, numeric, parse)}
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
+        return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

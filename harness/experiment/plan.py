@@ -21,7 +21,7 @@ from harness.core.encoder import MAX_PIECES, Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_source, hash_value
 from harness.core.prompt import prompt_text
-from harness.core.records import SFT
+from harness.core.records import SFT, CellRecord, PlanRecord
 from harness.core.render import Renderer
 from harness.core.store import Store, key_of
 from harness.experiment.cells import Cell, PlannedTask
@@ -67,30 +67,30 @@ class Plan:
         width = model_settings(self.model, model).get_text_config().hidden_size
         return tokens * width * (4 if model.dtype == "float32" else 2)
 
-    def description(self) -> dict:
-        """Return the plan as reporting reads it (`plan.json`)."""
-        return {
-            "experiment": self.experiment.name,
-            "baselines": {name: planned.task.baseline for name, planned in self.tasks.items()},
-            "decoding": self.decoding,
-            "judges": {name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
-            "cells": [self.describe(cell) for cell in self.cells],
-        }
+    def description(self) -> PlanRecord:
+        """Return the plan as reporting reads it."""
+        return PlanRecord(
+            experiment=self.experiment.name,
+            baselines={name: planned.task.baseline for name, planned in self.tasks.items()},
+            decoding=self.decoding,
+            judges={name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
+            cells=tuple(self.describe(cell) for cell in self.cells),
+        )
 
-    def describe(self, cell: Cell) -> dict:
-        """Return one cell as reporting reads it (`cell.json`)."""
+    def describe(self, cell: Cell) -> CellRecord:
+        """Return one cell as reporting reads it."""
         loss = self.resolved.losses.get(cell.loss)
-        return {
-            "key": cell.key,
-            "trained_on": cell.task,
-            "loss": cell.loss,
-            "settings": dict(cell.settings),
-            "seed": cell.seed,
-            "reduction": loss.reduction if loss else "",
-            "paper": loss.paper if loss else "",
-            "data": loss.data if loss else "",
-            "evaluated_on": list(cell.evaluated_on),
-        }
+        return CellRecord(
+            key=cell.key,
+            trained_on=cell.task,
+            loss=cell.loss,
+            settings=dict(cell.settings),
+            seed=cell.seed,
+            reduction=loss.reduction if loss else "",
+            paper=loss.paper if loss else "",
+            data=loss.data if loss else "",
+            evaluated_on=cell.evaluated_on,
+        )
 
 
 def make_plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from harness.core.records import SAMPLE, TRAIN, cell_folder, stage_folder
 from harness.core.store import find_artifact
 from harness.evaluation.base import Comparison, Forecast
 from harness.experiment.cells import Cell
@@ -16,15 +17,15 @@ CHARACTERS = 4  # of English text in a token
 
 def cost_lines(plan: Plan) -> list[str]:
     """Return the plan in lines for a person: cells, the size of their training, and what judging takes."""
-    folder = plan.experiment.folder / "cells"
-    trained = [find_artifact(folder / cell.key / "train", cell.inputs) is not None for cell in plan.cells]
+    folder = plan.experiment.folder
+    trained = [find_artifact(cell_folder(folder, cell.key) / TRAIN, cell.inputs) is not None for cell in plan.cells]
     lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
     for name in plan.resolved.evaluated_on:
         cells = [cell for cell in plan.cells if cell.task == name]
         lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
     for task in plan.tasks:
         cells = [cell for cell in plan.cells if task in cell.evaluated_on]
-        sampled = [find_artifact(folder / cell.key / f"sample-{task}") for cell in cells]
+        sampled = [find_artifact(cell_folder(folder, cell.key) / stage_folder(SAMPLE, task)) for cell in cells]
         questions = plan.tasks[task].prepared.questions
         done = sum(samples is not None for samples in sampled)
         lines.append(f"  {task}: {len(questions)} responses from each of {len(cells)} policies, {done} of them sampled")
@@ -66,7 +67,7 @@ def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
 
 
 def _cell(plan: Plan, cell: Cell, task: str, judge: JudgeChoice) -> Forecast:
-    samples = find_artifact(plan.experiment.folder / "cells" / cell.key / f"sample-{task}")
+    samples = find_artifact(cell_folder(plan.experiment.folder, cell.key) / stage_folder(SAMPLE, task))
     if samples:
         comparisons = comparisons_of(plan, task, samples)
     else:

@@ -12,9 +12,9 @@ from rich.markup import escape
 from harness.core.config import ExperimentConfig
 from harness.core.duration import duration_text
 from harness.core.errors import UserError
-from harness.core.records import SFT
+from harness.core.record_files import write_record
+from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, stage_folder
 from harness.core.store import find_artifact, write_json
-from harness.evaluation.base import judging
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan, make_plan
 from harness.reporting.report import print_leaderboard, write_report
@@ -47,7 +47,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     with Display(console, len(plan.cells)) as display:
         _make_judges(plan, stages, display)
         experiment.folder.mkdir(parents=True, exist_ok=True)
-        write_json(experiment.folder / "plan.json", plan.description())
+        write_record(experiment.folder, plan.description())
         if todo or not (experiment.folder / "manifest.json").exists():
             write_json(experiment.folder / "manifest.json", describe_run(plan))
         failures = _run_cells(plan, stages, display)
@@ -66,7 +66,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
 
 def is_trained(stages: Stages, cell: Cell) -> bool:
     """Whether a cell's policy is there (its later stages check themselves)."""
-    return find_artifact(stages.folder(cell) / "train", cell.inputs) is not None
+    return find_artifact(stages.folder(cell) / TRAIN, cell.inputs) is not None
 
 
 def _announce(plan: Plan, stages: Stages, todo: int, console: Console) -> None:
@@ -127,7 +127,7 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
     failures: dict[str, str] = {}
     broken: dict[str, Exception] = {}  # a task whose shared stages failed fails each of its cells, once tried
     for cell in plan.cells:
-        failure = stages.folder(cell) / "failed.json"
+        failure = stages.folder(cell) / Failure.FILE
         failure.unlink(missing_ok=True)
         stage = "sft"
         try:
@@ -140,15 +140,15 @@ def _run_cells(plan: Plan, stages: Stages, display: Display) -> dict[str, str]:
                     broken[cell.task] = error
                     raise
             stages.folder(cell).mkdir(parents=True, exist_ok=True)
-            write_json(stages.folder(cell) / "cell.json", plan.describe(cell))
-            stage = "train"
+            write_record(stages.folder(cell), plan.describe(cell))
+            stage = TRAIN
             with display.stage(f"{cell.label}: train") as progress:
                 stages.train(cell, progress)
             for task in cell.evaluated_on:
-                stage = f"sample-{task}"
+                stage = stage_folder(SAMPLE, task)
                 with display.stage(f"{cell.label}: sample {task}") as progress:
                     stages.sample(cell, task, progress)
-                stage = f"measure-{task}"
+                stage = stage_folder(MEASURE, task)
                 with display.stage(f"{cell.label}: measure {task}") as progress:
                     stages.measure(cell, task, progress)
                 errors = _judge_by_all(plan, stages, display, cell, task)
@@ -181,7 +181,7 @@ def _judge_by_all(plan: Plan, stages: Stages, display: Display, cell: Cell, task
     """Have every judge of a task judge a cell; one that fails does not stop the others. Return the errors by stage."""
     errors: dict[str, Exception] = {}
     for judge in plan.resolved.judges_of(task):
-        stage = judging(task, judge.name)
+        stage = stage_folder(JUDGE, task, judge.name)
         try:
             with display.stage(f"{cell.label}: judge {stage.partition('-')[2]}") as progress:
                 stages.judge(cell, task, judge.name, progress)

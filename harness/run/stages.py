@@ -6,7 +6,6 @@ display and what to do about failures are `harness.run.runner`'s.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
@@ -22,19 +21,32 @@ from harness.backbones.language_model.scoring import Progress
 from harness.backbones.language_model.vllm import check_engine
 from harness.core.environment import environment
 from harness.core.hashing import hash_value
-from harness.core.records import SFT
+from harness.core.record_files import read_records, write_record, write_records
+from harness.core.records import (
+    COUNTED,
+    JUDGE,
+    MEASURE,
+    SAMPLE,
+    SFT,
+    TRAIN,
+    Judgement,
+    JudgeRecord,
+    Measure,
+    Sample,
+    TrainSummary,
+    cell_folder,
+    stage_folder,
+)
 from harness.core.store import (
     Artifact,
     build_artifact,
     find_artifact,
     partial_folder,
     read_json,
-    read_jsonl,
     write_json,
-    write_jsonl,
 )
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
-from harness.evaluation.base import COUNTED, Judge, judging
+from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.judging import comparisons_of, judge_context
@@ -65,11 +77,11 @@ class Stages:
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's results are."""
-        return self.experiment.folder / "cells" / cell.key
+        return cell_folder(self.experiment.folder, cell.key)
 
     def train(self, cell: Cell, progress: Progress) -> Artifact:
         """Train the cell's policy; for the SFT row there is nothing to train."""
-        path = self.folder(cell) / "train"
+        path = self.folder(cell) / TRAIN
         found = find_artifact(path, cell.inputs)
         if found:
             return found
@@ -83,8 +95,7 @@ class Stages:
                 folder / "environment.json", environment() | {"shared_prompt": self.shared.check_model() or "on"}
             )
             if cell.loss == SFT:
-                nothing = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
-                write_json(folder / "summary.json", nothing)
+                write_record(folder, TrainSummary())
                 return
             policy = load_policy(self.plan.model, self.experiment.model, [sft.path], seed=cell.seed)
             loss = self.plan.resolved.losses[cell.loss]
@@ -104,12 +115,12 @@ class Stages:
                 Checkpoints(partial_folder(path), cell.inputs, self.experiment.train.checkpoint_every),
             )
 
-        return build_together(self.accelerator, path, "train", cell.inputs, build)
+        return build_together(self.accelerator, path, TRAIN, cell.inputs, build)
 
     def sample(self, cell: Cell, task: str, progress: Progress) -> Artifact:
         """Sample the cell's policy on a task's test prompts, and score the samples under policy and reference."""
         prepared = self.shared.prepared[task]
-        trained = find_artifact(self.folder(cell) / "train")
+        trained = find_artifact(self.folder(cell) / TRAIN)
         inputs = {
             "format": 1,
             "model": self.plan.model_hash,
@@ -122,7 +133,7 @@ class Stages:
             ),
         }
 
-        path = self.folder(cell) / f"sample-{task}"
+        path = self.folder(cell) / stage_folder(SAMPLE, task)
         found = find_artifact(path, inputs)
         if found:
             return found
@@ -130,12 +141,12 @@ class Stages:
         baselines = self._baselines(cell, task, progress)
 
         def build(folder: Path) -> None:
-            rows = self._draw(cell, task, None, baselines, progress)
-            write_jsonl(folder / "samples.jsonl", rows)
+            samples = self._draw(cell, task, None, baselines, progress)
+            write_records(folder, Sample, samples)
             if outputs := self.plan.tasks[task].task.outputs:
-                write_json(folder / "model_outputs.json", outputs(rows, cell.label))
+                write_json(folder / "model_outputs.json", outputs(samples, cell.label))
 
-        return build_together(self.accelerator, path, "sample", inputs, build)
+        return build_together(self.accelerator, path, SAMPLE, inputs, build)
 
     def measure(self, cell: Cell, task: str, progress: Progress) -> Artifact | None:
         """Where the reward is known: score the cell's policy by it and measure its divergence, at the end and as it was
@@ -144,49 +155,49 @@ class Stages:
         generation = self.plan.tasks[task].generation
         if generation is None:
             return None
-        sampled = find_artifact(self.folder(cell) / f"sample-{task}")
+        sampled = find_artifact(self.folder(cell) / stage_folder(SAMPLE, task))
         kept = [] if cell.loss == SFT else self.experiment.train.keep_at
-        trained = find_artifact(self.folder(cell) / "train").manifest["files"]
+        trained = find_artifact(self.folder(cell) / TRAIN).manifest["files"]
         inputs = {
             "format": 1,
             "sample": sampled.manifest["inputs"],
-            "samples": sampled.manifest["files"]["samples.jsonl"],
+            "samples": sampled.manifest["files"][Sample.FILE],
             "kept": [[share, trained[str(kept_folder(Path(), share) / TENSORS)]] for share in kept],
             "reward": [generation.options.reward, generation.reward.version()],
         }
 
         def build(folder: Path) -> None:
-            rows = []
+            rows: list[Measure] = []
             for done, share in enumerate([*kept, None], start=1):
                 if share is None:
-                    drawn = read_jsonl(sampled.path / "samples.jsonl")
+                    drawn = read_records(Sample, sampled.path)
                 else:
                     drawn = self._draw(cell, task, share, {}, lambda done, total: None)
-                found = measure_samples(
+                rows += measure_samples(
                     self._policy(cell, share),
                     self.shared.reference_policy(cell.task),
                     drawn,
+                    share or 1.0,
                     self.shared.prepared[task],
                     generation.reward,
                     self.shared.bare_source,
                 )
-                rows += [{"at": share or 1.0, **row} for row in found]
                 progress(done, len(kept) + 1)
-            write_jsonl(folder / "rows.jsonl", rows)
+            write_records(folder, Measure, rows)
 
-        return build_together(self.accelerator, self.folder(cell) / f"measure-{task}", "measure", inputs, build)
+        return build_together(self.accelerator, self.folder(cell) / stage_folder(MEASURE, task), MEASURE, inputs, build)
 
     def judge(self, cell: Cell, task: str, name: str, progress: Progress) -> Artifact:
         """Judge the cell's samples on a task against its baseline, by the judge of this name ("" where there is one)."""
         judge = self.judge_of(cell.task, task, name)
-        samples = find_artifact(self.folder(cell) / f"sample-{task}")
+        samples = find_artifact(self.folder(cell) / stage_folder(SAMPLE, task))
         choice = self.plan.resolved.judges[name]
         inputs = {
             "judge": judge.id,
             "options": choice.kind.identity(choice.options),
-            "samples": samples.manifest["files"]["samples.jsonl"],
+            "samples": samples.manifest["files"][Sample.FILE],
         }
-        path = self.folder(cell) / judging(task, name)
+        path = self.folder(cell) / stage_folder(JUDGE, task, name)
 
         def build(folder: Path) -> None:
             comparisons = comparisons_of(self.plan, task, samples)
@@ -197,24 +208,22 @@ class Stages:
                 done += more
                 progress(done, len(comparisons))
 
-            judgements = judge.judge(comparisons, advance)
-            write_jsonl(folder / "judgements.jsonl", map(dataclasses.asdict, judgements))
-            agreement = dataclasses.asdict(judge.agreement) if judge.agreement else None
-            write_json(folder / "judge.json", {"id": judge.id, "name": name, "agreement": agreement})
+            write_records(folder, Judgement, judge.judge(comparisons, advance))
+            write_record(folder, JudgeRecord(judge.id, name, judge.agreement))
             if hasattr(judge, "difficulty") and (table := judge.difficulty(comparisons)):
                 write_json(folder / DIFFICULTY, table)
 
         def complete(found: Artifact) -> bool:
             """What is missing is asked again; what was answered is in the judge's cache."""
-            return all(row["status"] in COUNTED for row in read_jsonl(found.path / "judgements.jsonl"))
+            return all(row.status in COUNTED for row in read_records(Judgement, found.path))
 
-        return build_artifact(path, "judge", inputs, build, accept=complete)
+        return build_artifact(path, JUDGE, inputs, build, accept=complete)
 
     # ------------------------------------------------------------------ the making of it
 
     def _draw(
         self, cell: Cell, task: str, share: float | None, baselines: Mapping[str, str], progress: Progress
-    ) -> list[dict]:
+    ) -> list[Sample]:
         """Sample the cell's policy, as it was after a share of its training, on a task's test prompts."""
         policies = [self._policy(cell, share)]
         if cell.loss != SFT:
@@ -242,15 +251,14 @@ class Stages:
             return {}
         start = next(c for c in self.plan.cells if (c.task, c.loss, c.seed) == (cell.task, SFT, cell.seed))
         self.train(start, progress)
-        return {
-            row["id"]: row["response"] for row in read_jsonl(self.sample(start, task, progress).path / "samples.jsonl")
-        }
+        samples = read_records(Sample, self.sample(start, task, progress).path)
+        return {sample.id: sample.response for sample in samples}
 
     def _load_policy(self, cell: Cell, share: float | None) -> Policy:
         """Load a cell's policy as it was after a share of its training, or (None) at the end."""
         if cell.loss == SFT:
             return self.shared.reference_policy(cell.task)
-        tensors = [self.shared.sft_folder(cell.task), kept_folder(self.folder(cell) / "train", share)]
+        tensors = [self.shared.sft_folder(cell.task), kept_folder(self.folder(cell) / TRAIN, share)]
         return self.shared.to_device(load_policy(self.plan.model, self.experiment.model, tensors))
 
     def _make_judge(self, trained_on: str, task: str, name: str) -> Judge:

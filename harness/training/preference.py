@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from harness.backbones.language_model.policy import Policy
 from harness.core.config import TrainConfig
-from harness.core.store import write_json, write_jsonl
+from harness.core.record_files import write_record
+from harness.core.records import DevMetrics, StepMetrics, TrainMetrics, TrainSummary
+from harness.core.store import write_jsonl
 from harness.training.batch import EffectiveBatch, effective_batches
 from harness.training.checkpoint import Checkpoints
 from harness.training.loop import optimise
@@ -54,13 +56,13 @@ def train_preference(
     log: list[dict] = []
     kept_in = checkpoints.folder if checkpoints else folder  # what was kept before a kill is there after it
 
-    def evaluate(step: int) -> dict:
-        row = {"split": "dev", "step": step, **development.evaluate(dev_batches, dev_all, paired=dev.paired)}
-        log.append(row)
-        return row
+    def evaluate(step: int) -> DevMetrics:
+        metrics = DevMetrics("dev", step, **development.evaluate(dev_batches, dev_all, paired=dev.paired))
+        log.append(asdict(metrics))
+        return metrics
 
     def after_step(step: int, metrics: dict) -> None:
-        log.append({"split": "train", "step": step, **metrics, "tokens": tokens_in(plan[step - 1])})
+        log.append(asdict(TrainMetrics("train", step, **metrics, tokens=tokens_in(plan[step - 1]))))
         for share in config.keep_at:
             if step == max(1, round(share * len(plan))):
                 policy.save(kept_folder(kept_in, share), write=accelerator.is_main_process)
@@ -79,14 +81,14 @@ def train_preference(
     if checkpoints and accelerator.is_main_process:
         for share in config.keep_at:
             kept_folder(kept_in, share).rename(kept_folder(folder, share))
-    write_jsonl(folder / "metrics.jsonl", log)
+    write_jsonl(folder / StepMetrics.FILE, log)
     steps = [row for row in log if row["split"] == "train"]
-    summary = {
-        "steps": len(plan),
-        "examples": sum(len(b.rows) for b in plan),
-        "tokens": sum(row["tokens"] for row in steps),
-        "forward_passes": training.sequences_forwarded,
-        "seconds": round(sum(row["seconds"] for row in steps), 3),
-        "dev": last,
-    }
-    write_json(folder / "summary.json", summary)
+    summary = TrainSummary(
+        steps=len(plan),
+        examples=sum(len(b.rows) for b in plan),
+        tokens=sum(row["tokens"] for row in steps),
+        forward_passes=training.sequences_forwarded,
+        seconds=round(sum(row["seconds"] for row in steps), 3),
+        dev=last,
+    )
+    write_record(folder, summary)

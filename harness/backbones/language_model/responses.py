@@ -7,7 +7,6 @@ process would draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -18,6 +17,7 @@ from harness.backbones.language_model.scoring import BatchSource, Progress, scor
 from harness.backbones.language_model.tokens import PreparedTask, Tokens
 from harness.backbones.language_model.vllm import sample_with_vllm
 from harness.core.config import SampleConfig
+from harness.core.records import Sample
 from harness.core.render import Renderer
 
 ENGINES = {"hf": sample, "vllm": sample_with_vllm}
@@ -33,8 +33,8 @@ def draw_responses(
     source: Callable[[list[Tokens]], BatchSource],
     accelerator: Accelerator,
     progress: Progress,
-) -> list[dict]:
-    """Return a row of `samples.jsonl` for each test prompt, in their order, in every process.
+) -> list[Sample]:
+    """Return a sample for each test prompt, in their order, in every process.
 
     Of `policies` the first one is sampled; the last one is the reference. `baselines` are what responses will be
     judged against, by question; where there is none it is the response itself. `source` makes batches of token sequences.
@@ -57,17 +57,17 @@ def draw_responses(
     logps, reference_logps = (logps.sums(range(len(samples))).tolist() for logps in (scored[0], scored[-1]))
     responses = [renderer.decode(s.ids) for s in samples]
     rows = [
-        {
-            "id": q.id,
-            "prompt": [asdict(m) for m in q.prompt],
-            "response": response,
-            "ids": list(s.ids),
-            "baseline": baselines.get(q.id, response),
-            "tokens": len(s.ids),
-            "finished": s.finished,
-            "logp": logp,
-            "reference_logp": reference_logp,
-        }
+        Sample(
+            id=q.id,
+            prompt=q.prompt,
+            response=response,
+            ids=tuple(s.ids),
+            baseline=baselines.get(q.id, response),
+            tokens=len(s.ids),
+            finished=s.finished,
+            logp=logp,
+            reference_logp=reference_logp,
+        )
         for q, s, response, logp, reference_logp in zip(
             questions, samples, responses, logps, reference_logps, strict=True
         )
