@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and text of one line for its message."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and what to do; the command line prints it without a
     traceback and exits with status 2.
     """
+
+
+def one_line(text: object) -> str:
+    """Return text without line breaks and control characters, fit for a message, a cell of a table or a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.evaluation.base import COUNTED, Agreement, Comparison, Judge
+from harness.core.records import COUNTED, Agreement
+from harness.evaluation.base import Comparison, Judge
 from harness.evaluation.statistics.intervals import wilson_interval
 from harness.tasks.base import Preference
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.core.prompt import Prompt
+from harness.core.records import Agreement, Judgement
 from harness.core.store import Store
 from harness.tasks.base import Preference
 from losses.registry import Registry, origin_of
-
-JUDGED = "judge"  # the stage
-COUNTED = ("ok", "tie")  # the statuses that carry a preference
 
 
 @dataclass(frozen=True)
@@ -24,39 +22,6 @@ class Comparison:
     prompt: Prompt
     response: str
     baseline: str
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a remote judge's answers used, and their price in USD (None where no price is known)."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float | None
-
-    def __add__(self, other: Usage) -> Usage:
-        usd = None if self.usd is None or other.usd is None else self.usd + other.usd
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens, usd)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A judge's answer to one comparison.
-
-    `status` is "ok", "tie", "refused", "unparsable" or "failed"; only the first two carry a `preference` in [0, 1]: 1
-    for the policy's response, 0 for the baseline, 0.5 for a tie, and what is between where the judge says how sure it
-    is. `flipped`: the two orders gave opposite verdicts, and `first`: the share of its verdicts that went to the
-    response shown first (both None where the judge does not depend on the order, or was asked in one). `detail` keeps
-    the reason of a failure, `usage` what the answers used when they were paid for.
-    """
-
-    id: str
-    status: str
-    preference: float | None
-    flipped: bool | None = None
-    detail: str = ""
-    first: float | None = None
-    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -78,25 +43,6 @@ class Forecast:
             return None if a is None or b is None else a + b
 
         return Forecast(*(both(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How often a judge agreed with labels on pairs it had not seen: accuracy with a 95 % interval."""
-
-    accuracy: float
-    low: float
-    high: float
-    n: int
-    labels: str
-
-
-def judging(task: str, name: str) -> str:
-    """Return what the judging of a task by one judge is called: its folder, and its stage in messages.
-
-    `name` is that of a judge in a panel, "" where there is one judge.
-    """
-    return f"{JUDGED}-{task}@{name}" if name else f"{JUDGED}-{task}"
 
 
 class Judge(Protocol):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from harness.evaluation.base import COUNTED
+from harness.core.records import COUNTED
 from harness.evaluation.labelled import FIRST, SECOND, TIE
 from harness.evaluation.statistics.intervals import flip_rate, wilson_interval
 

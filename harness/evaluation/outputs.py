@@ -12,7 +12,8 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.prompt import prompt_key
-from harness.evaluation.base import COUNTED, Comparison
+from harness.core.records import COUNTED
+from harness.evaluation.base import Comparison
 from harness.evaluation.statistics.intervals import flip_rate, win_rate
 from harness.tasks.formats import Dropped, prompt_in, text_in
 from harness.tasks.rows import make_row, not_empty

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.backbones.language_model.preferences import Generation, prompt_ids
 from harness.backbones.language_model.tokens import PreparedTask
 from harness.core.config import ExperimentConfig
+from harness.core.dials import numeric
 from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source, hash_value
 from harness.core.prompt import prompt_text
@@ -91,7 +92,7 @@ class CellMaker:
                 "loss": loss.name,
                 "sources": loss_sources(loss, settings),
                 "settings": dict(settings),
-                "train": self.experiment.train.numeric(),
+                "train": numeric(self.experiment.train),
                 "dev": splits["dev"].hash,
             }
             if loss.needs & EMBEDDED:
@@ -106,14 +107,14 @@ class CellMaker:
 def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
     """Return what determines a task's SFT policy: the key of that artifact."""
     model = experiment.model
-    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": asdict(model.lora)}[model.tune]
+    tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
         "format": FORMAT,
         "model": model_hash,
         "dtype": model.dtype,
         "tune": [model.tune, tuning],
         "tokens": planned.prepared.splits["train"].hash,
-        "sft": experiment.sft.numeric(),
+        "sft": numeric(experiment.sft),
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import math
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.config import ExperimentConfig, OptimConfig
-from harness.core.duration import Interval
+from harness.core.config import ExperimentConfig
+from harness.core.dials import out_of_bounds
 from harness.core.errors import UserError
 
 
@@ -86,82 +86,41 @@ def _first_line(error: Exception) -> str:
 
 
 def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:
-    """Reject values that no run could use."""
+    """Reject values that no run could use: the first thing that is wrong is raised."""
+    rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _heads, _samples]
+    for problem in itertools.chain.from_iterable(rule(experiment) for rule in rules):
+        raise UserError(f"{where}: {problem}")
+
+
+def _names(experiment: ExperimentConfig) -> Iterator[str]:
     for name in (experiment.name, *experiment.tasks):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"{where}: name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)")
+            yield f"name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)"
     if experiment.name in ("store", "judge-checks"):
-        raise UserError(f"{where}: the name {experiment.name!r} is taken by what experiments share; choose another")
-    for what, values in (("seeds", experiment.seeds), ("losses", experiment.losses), ("tasks", experiment.tasks)):
-        if runs and not values:
-            raise UserError(f"{where}: '{what}' is empty; name at least one")
+        yield f"the name {experiment.name!r} is taken by what experiments share; choose another"
+
+
+def _something_to_run(experiment: ExperimentConfig) -> Iterator[str]:
+    for what in ("seeds", "losses", "tasks"):
+        if not getattr(experiment, what):
+            yield f"'{what}' is empty; name at least one"
+
+
+def _seeds(experiment: ExperimentConfig) -> Iterator[str]:
     if len(set(experiment.seeds)) != len(experiment.seeds):
-        raise UserError(f"{where}: seeds holds a seed twice: {experiment.seeds}")
-    model = experiment.model
-    optims: dict[str, OptimConfig] = {"sft": experiment.sft, "train": experiment.train}
-    at_least = {
-        "model.last_layers": (model.last_layers, 1),
-        "model.lora.rank": (model.lora.rank, 1),
-        "model.lora.dropout": (model.lora.dropout, 0),
-        "seeds": (min(experiment.seeds), 0),
-        "sft.seed": (experiment.sft.seed, 0),
-        "sample.max_new_tokens": (experiment.sample.max_new_tokens, 1),
-        "sample.batch_size": (experiment.sample.batch_size, 1),
-        "sample.temperature": (experiment.sample.temperature, 0),
-        "train.eval_every": (experiment.train.eval_every, 0),
-    }
-    if scratch := model.from_scratch:
-        optims["model.from_scratch.pretrain"] = scratch.pretrain
-        lows = {"vocabulary": 257, "hidden": 1, "layers": 1, "heads": 1, "feed_forward": 1, "context": 2}
-        at_least |= {f"model.from_scratch.{key}": (getattr(scratch, key), low) for key, low in lows.items()}
-        if scratch.hidden % (2 * max(1, scratch.heads)):
-            raise UserError(
-                f"{where}: model.from_scratch.hidden={scratch.hidden} must be an even number of dimensions for each of "
-                f"the {scratch.heads} heads"
-            )
-    for section, optim in optims.items():
-        lows = {"batch_size": 1, "micro_batch_tokens": 1, "warmup_steps": 0, "weight_decay": 0}
-        lows["epochs"] = 0 if section == "sft" else 1  # 0: the model as it is
-        for key, low in lows.items():
-            at_least[f"{section}.{key}"] = (getattr(optim, key), low)
+        yield f"seeds holds a seed twice: {experiment.seeds}"
+
+
+def _heads(experiment: ExperimentConfig) -> Iterator[str]:
+    scratch = experiment.model.from_scratch
+    if scratch and scratch.hidden % (2 * scratch.heads):
+        yield (
+            f"model.from_scratch.hidden={scratch.hidden} must be an even number of dimensions for each of the "
+            f"{scratch.heads} heads"
+        )
+
+
+def _samples(experiment: ExperimentConfig) -> Iterator[str]:
     for name, task in experiment.tasks.items():
-        for key in (
-            "train_pairs",
-            "dev_pairs",
-            "dev_prompts",
-            "test_prompts",
-            "judge_pairs",
-            "max_prompt_tokens",
-            "max_completion_tokens",
-        ):
-            if getattr(task, key) is not None:
-                at_least[f"tasks.{name}.{key}"] = (getattr(task, key), 1)
-        if task.generate:
-            lows = {"samples": 2 if task.generate.labels == "pairs" else 1, "prompt_words": 1, "seed": 0}
-            at_least |= {
-                f"tasks.{name}.generate.{key}": (getattr(task.generate, key), low) for key, low in lows.items()
-            }
-            if not 0 <= task.generate.flip < 0.5:
-                raise UserError(
-                    f"{where}: tasks.{name}.generate.flip must be at least 0 and below 0.5, got {task.generate.flip}"
-                )
-    for share in experiment.train.keep_at:
-        if not 0 < share < 1:
-            raise UserError(f"{where}: train.keep_at holds {share}; give shares of the steps between 0 and 1")
-    for key, (value, low) in at_least.items():
-        if value < low:
-            raise UserError(f"{where}: {key} must be at least {low}, got {value}")
-    above_zero = {"model.lora.alpha": model.lora.alpha, "model.trunk_cap_gb": model.trunk_cap_gb}
-    for section, optim in optims.items():
-        above_zero |= {f"{section}.lr": optim.lr, f"{section}.clip": optim.clip}
-        try:
-            Interval.parse(optim.checkpoint_every)
-        except ValueError as error:
-            raise UserError(f"{where}: {section}.checkpoint_every: {error}") from None
-    for key, value in above_zero.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"{where}: {key} must be a number above 0, got {value}")
-    if not model.lora.dropout < 1:
-        raise UserError(f"{where}: model.lora.dropout must be below 1, got {model.lora.dropout}")
-    if not 0 < experiment.sample.top_p <= 1:
-        raise UserError(f"{where}: sample.top_p must be above 0 and at most 1, got {experiment.sample.top_p}")
+        if task.generate and task.generate.labels == "pairs" and task.generate.samples < 2:
+            yield f"tasks.{name}.generate.samples must be at least 2 for pairs, got {task.generate.samples}"

@@ -14,10 +14,11 @@ from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
+from harness.core.dials import numeric
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
-from harness.core.records import SFT
+from harness.core.records import SFT, CellRecord, PlanRecord, cell_folder
 from harness.core.render import Renderer
 from harness.core.store import Store
 from harness.experiment.cells import Cell, CellMaker, PlannedTask, start_inputs
@@ -49,12 +50,12 @@ class Plan:
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's results are."""
-        return self.experiment.folder / "cells" / cell.key
+        return cell_folder(self.experiment.folder, cell.key)
 
     @property
     def decoding(self) -> dict:
         """What determines a sample besides policy, prompt and seed; how many are drawn at once does not."""
-        return {key: value for key, value in asdict(self.experiment.sample).items() if key != "batch_size"}
+        return numeric(self.experiment.sample)
 
     @property
     def trunk_bytes(self) -> int:
@@ -67,31 +68,31 @@ class Plan:
         width = model_settings(self.model, model).get_text_config().hidden_size
         return tokens * width * (4 if model.dtype == "float32" else 2)
 
-    def description(self) -> dict:
-        """Return the plan as reporting reads it (`plan.json`)."""
-        return {
-            "experiment": self.experiment.name,
-            "baselines": {name: planned.task.baseline for name, planned in self.tasks.items()},
-            "decoding": self.decoding,
-            "judges": {name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
-            "cells": [self.describe(cell) for cell in self.cells],
-        }
+    def description(self) -> PlanRecord:
+        """Return the plan as reporting reads it."""
+        return PlanRecord(
+            experiment=self.experiment.name,
+            baselines={name: planned.task.baseline for name, planned in self.tasks.items()},
+            decoding=self.decoding,
+            judges={name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
+            cells=tuple(self.describe(cell) for cell in self.cells),
+        )
 
-    def describe(self, cell: Cell) -> dict:
-        """Return one cell as reporting reads it (`cell.json`)."""
+    def describe(self, cell: Cell) -> CellRecord:
+        """Return one cell as reporting reads it."""
         loss = self.resolved.losses.get(cell.loss)
-        return {
-            "key": cell.key,
-            "trained_on": cell.task,
-            "loss": cell.loss,
-            "settings": dict(cell.settings),
-            "seed": cell.seed,
-            "point": cell.point,
-            "reduction": loss.reduction if loss else "",
-            "paper": loss.paper if loss else "",
-            "data": loss.data if loss else "",
-            "evaluated_on": list(cell.evaluated_on),
-        }
+        return CellRecord(
+            key=cell.key,
+            trained_on=cell.task,
+            loss=cell.loss,
+            settings=dict(cell.settings),
+            seed=cell.seed,
+            point=cell.point,
+            reduction=loss.reduction if loss else "",
+            paper=loss.paper if loss else "",
+            data=loss.data if loss else "",
+            evaluated_on=cell.evaluated_on,
+        )
 
 
 def make_plan(draft: Draft, model: Path) -> Plan:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.core.errors import UserError
-from harness.core.store import MANIFEST, read_json, read_jsonl
+from harness.core.record_files import read_records, readable
+from harness.core.records import MEASURE, SAMPLE, Measure, Sample, cell_folder, stage_folder
+from harness.core.store import MANIFEST, read_json
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import matrix, one_line, settings_text
+from harness.reporting.results import matrix, read_plan, settings_text
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]
@@ -45,27 +46,21 @@ def load_measures(folder: Path) -> pd.DataFrame:
     strength. Rows of samples that an earlier run left behind are left out. Raises `UserError` for a damaged file.
     """
     frames = []
-    for cell in {cell["key"]: cell for cell in read_json(folder / "plan.json")["cells"]}.values():
-        for task in cell["evaluated_on"]:
-            path = folder / "cells" / cell["key"]
-            measured, sampled = (path / f"{stage}-{task}" for stage in ("measure", "sample"))
-            try:
-                if not _current(measured, sampled):
-                    continue
-                rows = pd.DataFrame(read_jsonl(measured / "rows.jsonl"))[MEASURED]
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(
-                    f"{measured}: cannot be read ({one_line(error)}); delete this folder and run again"
-                ) from None
-            method = {k: v for k, v in cell["settings"].items() if k not in STRENGTHS}
+    for cell in read_plan(folder).cells:
+        for task in cell.evaluated_on:
+            path = cell_folder(folder, cell.key)
+            measured = path / stage_folder(MEASURE, task)
+            if not _current(measured, path / stage_folder(SAMPLE, task)):
+                continue
+            method = {name: value for name, value in cell.settings.items() if name not in STRENGTHS}
             frames.append(
-                rows.assign(
+                pd.DataFrame(read_records(Measure, measured))[MEASURED].assign(
                     evaluated_on=task,
-                    trained_on=cell["trained_on"],
-                    loss=cell["loss"],
-                    settings=settings_text(cell["settings"]),
-                    seed=cell["seed"],
-                    method=f"{cell['loss']} {settings_text(method)}".strip(),
+                    trained_on=cell.trained_on,
+                    loss=cell.loss,
+                    settings=settings_text(cell.settings),
+                    seed=cell.seed,
+                    method=f"{cell.loss} {settings_text(method)}".strip(),
                 )
             )
     columns = [*POLICY_IN_GROUP, "seed", "method", *MEASURED]
@@ -141,5 +136,5 @@ def _current(measured: Path, sampled: Path) -> bool:
     """Whether there is a measurement, of the samples that are there."""
     if not (measured / MANIFEST).is_file() or not (sampled / MANIFEST).is_file():
         return False
-    of, there = read_json(measured / MANIFEST)["inputs"], read_json(sampled / MANIFEST)["files"]
-    return of["samples"] == there["samples.jsonl"]
+    of, there = (readable(folder / MANIFEST, read_json) for folder in (measured, sampled))
+    return of["inputs"]["samples"] == there["files"][Sample.FILE]

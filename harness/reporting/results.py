@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness.core.errors import UserError
-from harness.core.store import MANIFEST, read_json, read_jsonl
+from harness.core.errors import UserError, one_line
+from harness.core.record_files import read_failure, read_metrics, read_record, read_records, readable
+from harness.core.records import (
+    COUNTED,
+    JUDGE,
+    MEASURE,
+    SAMPLE,
+    TRAIN,
+    CellRecord,
+    Failure,
+    Judgement,
+    JudgeRecord,
+    PlanRecord,
+    Sample,
+    TrainSummary,
+    cell_folder,
+    stage_folder,
+)
+from harness.core.store import MANIFEST, read_json
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
-from harness.evaluation.base import COUNTED, JUDGED, judging
 from harness.reporting.judge_checks import checks_of
 
 DONE, NOT_JUDGED, NOT_RUN, FAILED = "done", "not judged yet", "not run yet", "failed"
@@ -70,46 +86,42 @@ class Results:
 def load_results(folder: Path) -> Results:
     """Read a results folder. Raises `UserError` where there is no plan, or where a file is damaged."""
     folder = Path(folder)
-    if not (folder / "plan.json").is_file():
+    plan = read_plan(folder)
+    cells, evaluations, prompts, metrics = [], [], [], []
+    for cell in plan.cells:
+        path = cell_folder(folder, cell.key)
+        failure = read_failure(path)
+        cells.append(_cell(cell, path, failure))
+        metrics.extend(_metrics(cell, path))
+        for task, judge in _judgings(cell, plan):
+            evaluation = _evaluation(cell, path, task, judge, failure, plan.decoding)
+            evaluations.append(evaluation)
+            if evaluation["state"] in (DONE, NOT_JUDGED):
+                prompts.append(_prompts(evaluation, path))
+    return Results(
+        experiment=plan.experiment,
+        baselines=dict(plan.baselines),
+        decoding=dict(plan.decoding),
+        cells=pd.DataFrame(cells),
+        evaluations=pd.DataFrame(evaluations),
+        prompts=_stacked(prompts, PROMPT_COLUMNS),
+        metrics=pd.DataFrame(metrics, columns=METRIC_COLUMNS),
+    )
+
+
+def read_plan(folder: Path) -> PlanRecord:
+    """Read the plan of a results folder, each cell once: the grid of an earlier version may name one twice."""
+    if not (folder / PlanRecord.FILE).is_file():
         raise UserError(
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
         )
-    plan = _read(folder / "plan.json", read_json)
-    cells, evaluations, prompts, metrics = [], [], [], []
-    try:
-        for cell in {cell["key"]: cell for cell in plan["cells"]}.values():  # a grid may name one setting twice
-            path = folder / "cells" / cell["key"]
-            failure = _read(path / "failed.json", read_json) if (path / "failed.json").is_file() else None
-            cells.append(_cell(cell, path, failure))
-            metrics.extend(_metrics(cell, path))
-            for task, judge in _judgings(cell, plan):
-                evaluation = _evaluation(cell, path, task, judge, failure, plan["decoding"])
-                evaluations.append(evaluation)
-                if evaluation["state"] in (DONE, NOT_JUDGED):
-                    prompts.append(_prompts(evaluation, path))
-        return Results(
-            experiment=plan["experiment"],
-            baselines=plan["baselines"],
-            decoding=plan["decoding"],
-            cells=pd.DataFrame(cells),
-            evaluations=pd.DataFrame(evaluations),
-            prompts=_stacked(prompts, PROMPT_COLUMNS),
-            metrics=pd.DataFrame(metrics, columns=METRIC_COLUMNS),
-        )
-    except KeyError as missing:
-        raise UserError(
-            f"{folder}: the files there have no field {missing}; another version wrote them, run it again"
-        ) from None
+    plan = read_record(PlanRecord, folder)
+    return replace(plan, cells=tuple({cell.key: cell for cell in plan.cells}.values()))
 
 
-def settings_text(settings: Mapping) -> str:
+def settings_text(settings: Mapping[str, object]) -> str:
     """Return hyper-parameters as "beta=0.1 temperature=0.5"."""
     return one_line(" ".join(f"{name}={value}" for name, value in settings.items()))
-
-
-def one_line(text: object) -> str:
-    """Return text without line breaks and control characters, fit for a cell of a table or a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def matrix(rows: pd.DataFrame, column: str, seeds: list, ids: list) -> np.ndarray:
@@ -118,135 +130,121 @@ def matrix(rows: pd.DataFrame, column: str, seeds: list, ids: list) -> np.ndarra
     return table.to_numpy(dtype=float, na_value=np.nan)
 
 
-def _cell(cell: Mapping, path: Path, failure: Mapping | None) -> dict:
-    summary = {}
-    trained = failure is None or _stage(failure)[0] in ("sample", "judge")
-    if trained and (path / "train/summary.json").is_file():
-        summary = _read(path / "train/summary.json", read_json)
-    dev = summary.get("dev") or {}
+def _cell(cell: CellRecord, path: Path, failure: Failure | None) -> dict[str, object]:
+    summary = None
+    trained = failure is None or failure.stage in (SAMPLE, MEASURE, JUDGE)
+    if trained and (path / TRAIN / TrainSummary.FILE).is_file():
+        summary = read_record(TrainSummary, path / TRAIN)
+    dev = summary.dev if summary else None
     return {
         **_identity(cell),
-        "reduction": cell["reduction"],
-        "paper": cell["paper"],
-        "data": cell["data"],
-        **{field: _number(summary.get(field)) for field in SUMMARY_FIELDS},
-        **{f"dev_{field}": _number(dev.get(field)) for field in ("accuracy", "margin")},
+        "reduction": cell.reduction,
+        "paper": cell.paper,
+        "data": cell.data,
+        **{field: _number(summary, field) for field in SUMMARY_FIELDS},
+        **{f"dev_{field}": _number(dev, field) for field in ("accuracy", "margin")},
     }
 
 
-def _judgings(cell: Mapping, plan: Mapping) -> list[tuple[str, str]]:
+def _judgings(cell: CellRecord, plan: PlanRecord) -> list[tuple[str, str]]:
     """Return the tasks that a cell is evaluated on, each with the names of its judges (an older plan has one judge)."""
-    judges = plan.get("judges", {})
-    return [(task, judge) for task in cell["evaluated_on"] for judge in judges.get(task, [""])]
+    return [(task, judge) for task in cell.evaluated_on for judge in plan.judges.get(task, [""])]
 
 
-def _evaluation(cell: Mapping, path: Path, task: str, name: str, failure: Mapping | None, decoding: Mapping) -> dict:
+def _evaluation(
+    cell: CellRecord, path: Path, task: str, name: str, failure: Failure | None, decoding: Mapping[str, object]
+) -> dict[str, object]:
     """Say how far a cell is on one task. What an earlier run left behind and this one has not redone is not used."""
-    folder = path / judging(task, name)
-    samples, judgements = _manifest(path / f"sample-{task}"), _manifest(folder)
+    folder = path / stage_folder(JUDGE, task, name)
+    samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
     sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
-    judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"]["samples.jsonl"]
-    failed = bool(failure) and not (judged and _is_of_another(failure, task, name))
-    state = FAILED if failed else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
-    judge = _read(folder / "judge.json", read_json) if state == DONE else {}
-    agreement = judge.get("agreement") or {}
+    judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"][Sample.FILE]
+    if failure and judged and _is_of_another(failure, task, name):
+        failure = None
+    state = FAILED if failure else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
+    judge = read_record(JudgeRecord, folder) if state == DONE else None
+    agreement = judge.agreement if judge else None
     difficulty = folder / DIFFICULTY
     return {
         "evaluated_on": task,
         "judge_name": name,
         **_identity(cell),
         "state": state,
-        "stage": one_line(failure["stage"]) if failed else "",
-        "reason": one_line(failure["reason"]) if failed else "",
-        "judge": one_line(judge["id"]) if judge else "",
-        "judge_check": _check(path.parents[2], judge["id"]) if judge else "",
+        "stage": one_line(failure.where) if failure else "",
+        "reason": one_line(failure.reason) if failure else "",
+        "judge": one_line(judge.id) if judge else "",
+        "judge_check": readable(path.parents[2], lambda root: one_line(checks_of(root, judge.id))) if judge else "",
         "judge_date": judgements.get("created", "")[:10] if judge else "",
         "difficulty": str(difficulty) if judge and difficulty.is_file() else "",
-        "judge_agreement": _number(agreement.get("accuracy")),
-        "judge_agreement_low": _number(agreement.get("low")),
-        "judge_agreement_high": _number(agreement.get("high")),
-        "judge_agreement_n": _number(agreement.get("n")),
-        "judge_agreement_labels": one_line(agreement.get("labels", "")),
+        "judge_agreement": _number(agreement, "accuracy"),
+        "judge_agreement_low": _number(agreement, "low"),
+        "judge_agreement_high": _number(agreement, "high"),
+        "judge_agreement_n": _number(agreement, "n"),
+        "judge_agreement_labels": one_line(agreement.labels) if agreement else "",
     }
 
 
 def _prompts(evaluation: Mapping, path: Path) -> pd.DataFrame:
     task = evaluation["evaluated_on"]
-    samples = _read(path / f"sample-{task}/samples.jsonl", read_jsonl)
     judgements = {}
     if evaluation["state"] == DONE:
-        folder = path / judging(task, evaluation["judge_name"])
-        judgements = {row["id"]: row for row in _read(folder / "judgements.jsonl", read_jsonl)}
+        folder = path / stage_folder(JUDGE, task, evaluation["judge_name"])
+        judgements = {judgement.id: judgement for judgement in read_records(Judgement, folder)}
     rows = []
-    for sample in samples:
-        judgement = judgements.get(sample["id"], {"status": "not judged", "preference": None, "flipped": None})
+    for sample in read_records(Sample, path / stage_folder(SAMPLE, task)):
+        judgement = judgements.get(sample.id, Judgement(sample.id, "not judged", None))
         rows.append(
             {
-                "id": sample["id"],
-                "status": judgement["status"],
-                "preference": _number(judgement["preference"]) if judgement["status"] in COUNTED else np.nan,
-                "flipped": judgement["flipped"],
-                "first": _number(judgement.get("first")),
-                "tokens": sample["tokens"],
-                "characters": len(sample["response"]),
-                "baseline_characters": len(sample["baseline"]),
-                "finished": sample["finished"],
-                "kl": _number(sample["logp"]) - _number(sample["reference_logp"]),
+                "id": sample.id,
+                "status": judgement.status,
+                "preference": _number(judgement, "preference") if judgement.status in COUNTED else np.nan,
+                "flipped": judgement.flipped,
+                "first": _number(judgement, "first"),
+                "tokens": sample.tokens,
+                "characters": len(sample.response),
+                "baseline_characters": len(sample.baseline),
+                "finished": sample.finished,
+                "kl": sample.logp - sample.reference_logp,
             }
         )
     return pd.DataFrame(rows).assign(**{name: evaluation[name] for name in IDENTITY})
 
 
-def _metrics(cell: Mapping, path: Path) -> list[dict]:
-    file = path / "train/metrics.jsonl"
-    rows = _read(file, read_jsonl) if file.is_file() else []
+def _metrics(cell: CellRecord, path: Path) -> list[dict[str, object]]:
     return [
         {
             **_identity(cell),
-            "split": row["split"],
-            "step": row["step"],
-            **{field: _number(row.get(field)) for field in METRIC_FIELDS},
+            "split": row.split,
+            "step": row.step,
+            **{field: _number(row, field) for field in METRIC_FIELDS},
         }
-        for row in rows
+        for row in read_metrics(path / TRAIN)
     ]
 
 
-def _identity(cell: Mapping) -> dict:
+def _identity(cell: CellRecord) -> dict[str, object]:
     return {
-        "trained_on": cell["trained_on"],
-        "loss": cell["loss"],
-        "settings": settings_text(cell["settings"]),
-        "seed": cell["seed"],
-        "cell": cell["key"],
+        "trained_on": cell.trained_on,
+        "loss": cell.loss,
+        "settings": settings_text(cell.settings),
+        "seed": cell.seed,
+        "cell": cell.key,
     }
 
 
 def _manifest(path: Path) -> dict:
     """Return an artifact's manifest, empty where there is no artifact."""
-    return _read(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
+    return readable(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
 
 
-def _stage(failure: Mapping) -> tuple[str, str]:
-    """Split the stage that failed into its name and its task ("judge-hh"); the task is "" where it names none.
-
-    In a panel the judge's name stands behind the task ("judge-hh@gpt").
-    """
-    stage, _, task = failure["stage"].partition("-")
-    return stage, task
-
-
-def _check(results: Path, judge: str) -> str:
-    return _read(results, lambda root: one_line(checks_of(root, judge)))
-
-
-def _is_of_another(failure: Mapping, task: str, name: str) -> bool:
+def _is_of_another(failure: Failure, task: str, name: str) -> bool:
     """Whether a cell failed on another task, or by another judge of this one: what this judge did stands."""
-    stage, target = _stage(failure)
-    other_judge = stage == JUDGED and target.startswith(f"{task}@") and target != f"{task}@{name}"
-    return target.partition("@")[0] not in ("", task) or other_judge
+    return failure.task not in ("", task) or failure.judge not in ("", name)
 
 
-def _number(value: float | None) -> float:
+def _number(record: object, field: str) -> float:
+    """Return a field of a record as a float: NaN where it is None, or there is no such field or no record."""
+    value = getattr(record, field, None)
     return np.nan if value is None else float(value)
 
 
@@ -254,12 +252,3 @@ def _stacked(frames: list[pd.DataFrame], columns: Mapping[str, str]) -> pd.DataF
     """Stack frames under fixed columns and types, so that an empty folder has them too."""
     stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
     return stacked[list(columns)].astype(dict(columns))
-
-
-def _read(path: Path, reader: Callable):
-    try:
-        return reader(path)
-    except (OSError, ValueError) as error:  # ValueError: broken JSON or broken UTF-8
-        raise UserError(
-            f"{path}: cannot be read ({one_line(error)}); delete the folder {path.parent} and run again"
-        ) from None

@@ -10,9 +10,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from harness.core.errors import one_line
 from harness.reporting.judge_panel import ranking_agreements
 from harness.reporting.leaderboard import INCOMPLETE, OK
-from harness.reporting.results import POLICY, one_line
+from harness.reporting.results import POLICY
 
 NOTHING = "-"  # where there is no number
 Z = 1.96  # standard errors on each side in a 95 % interval of a mean

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from harness.core.errors import UserError
-from harness.core.records import FAILED, Failure
-from harness.core.store import write_json
+from harness.core.record_files import write_record
+from harness.core.records import TEST, Failure
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.stages import completions, judge, measure, reference, sample, sft, train, trunk
-from harness.run.stages.base import TEST, Stage, Target
+from harness.run.stages.base import Stage, Target
 from harness.run.worker import Worker
 from harness.training.base import Progress
 from harness.training.processes import AloneError
@@ -36,8 +36,8 @@ def run_cell(
     cell = plan.cell(key)
     folder = plan.folder(cell)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).unlink(missing_ok=True)
-    write_json(folder / "cell.json", plan.describe(cell))
+    (folder / Failure.FILE).unlink(missing_ok=True)
+    write_record(folder, plan.describe(cell))
     first: Failure | None = None
     for stage, target in stages_of(plan, cell, splits):
         if stage.shared and train.is_trained(worker, cell):
@@ -49,8 +49,8 @@ def run_cell(
             failure = failure_of(error, stage, target)
             first = first or failure
             # Once one process is gone the others fail too: the reason of the first counts.
-            if not (isinstance(error, AloneError) and (folder / FAILED).exists()):
-                write_json(folder / FAILED, first.as_json())
+            if not (isinstance(error, AloneError) and (folder / Failure.FILE).exists()):
+                write_record(folder, first)
             if isinstance(error, AloneError):
                 raise
             if not stage.alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from harness.core.records import SAMPLE, TRAIN, stage_folder
 from harness.core.store import find_artifact
 from harness.evaluation.base import Comparison, Forecast
 from harness.experiment.cells import Cell
@@ -17,14 +18,14 @@ CHARACTERS = 4  # of English text in a token
 
 def cost_lines(plan: Plan) -> list[str]:
     """Return the plan in lines for a person: cells, the size of their training, and what judging takes."""
-    trained = [find_artifact(plan.folder(cell) / "train", cell.inputs) is not None for cell in plan.cells]
+    trained = [find_artifact(plan.folder(cell) / TRAIN, cell.inputs) is not None for cell in plan.cells]
     lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
     for name in plan.resolved.evaluated_on:
         cells = [cell for cell in plan.cells if cell.task == name]
         lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
     for task in plan.tasks:
         cells = [cell for cell in plan.cells if task in cell.evaluated_on]
-        sampled = [find_artifact(plan.folder(cell) / f"sample-{task}") for cell in cells]
+        sampled = [find_artifact(plan.folder(cell) / stage_folder(SAMPLE, task)) for cell in cells]
         questions = plan.tasks[task].prepared.questions["test"]
         done = sum(samples is not None for samples in sampled)
         lines.append(f"  {task}: {len(questions)} responses from each of {len(cells)} policies, {done} of them sampled")
@@ -84,7 +85,7 @@ def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
 
 
 def _cell(plan: Plan, cell: Cell, task: str, judge: JudgeChoice) -> Forecast:
-    samples = find_artifact(plan.folder(cell) / f"sample-{task}")
+    samples = find_artifact(plan.folder(cell) / stage_folder(SAMPLE, task))
     if samples:
         comparisons = comparisons_of(plan, task, "test", samples)
     else:

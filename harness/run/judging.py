@@ -13,7 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.config import ExperimentConfig, TaskConfig
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
-from harness.core.store import Artifact, Store, read_jsonl
+from harness.core.record_files import read_records
+from harness.core.records import Sample
+from harness.core.store import Artifact, Store
 from harness.evaluation.base import Comparison, Judge, JudgeContext
 from harness.experiment.file import load_experiment
 from harness.experiment.plan import Plan
@@ -46,8 +48,10 @@ def judge_context(plan: Plan, trained_on: str, task: str, name: str) -> JudgeCon
 def comparisons_of(plan: Plan, task: str, split: str, samples: Artifact) -> list[Comparison]:
     """Return what a judge is asked about a cell's samples on the questions of a task's split."""
     prompts = {question.id: question.prompt for question in plan.tasks[task].prepared.questions[split].questions}
-    rows = read_jsonl(samples.path / "samples.jsonl")
-    return [Comparison(row["id"], prompts[row["id"]], row["response"], row["baseline"]) for row in rows]
+    return [
+        Comparison(sample.id, prompts[sample.id], sample.response, sample.baseline)
+        for sample in read_records(Sample, samples.path)
+    ]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _write_plan_and_manifest(plan: Plan, computes: bool, display: Display) -> No
     folder.mkdir(parents=True, exist_ok=True)
     kept = write_plan(plan, folder)
     if kept:
-        seeds = ", ".join(map(str, sorted({cell["seed"] for cell in kept})))
+        seeds = ", ".join(map(str, sorted({cell.seed for cell in kept})))
         display.line(f"{len(kept)} cells of earlier runs of this experiment stay in its report (seeds {seeds})")
     if computes or not (folder / "manifest.json").exists():
         write_json(folder / "manifest.json", describe_run(plan))

@@ -15,7 +15,7 @@ from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
-from harness.core.records import SFT
+from harness.core.records import SFT, TRAIN
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -68,7 +68,7 @@ class Worker:
             return self.reference_policy(cell.task)
 
         def load() -> Policy:
-            tensors = [self.sft_folder(cell.task), kept_folder(self.plan.folder(cell) / "train", share)]
+            tensors = [self.sft_folder(cell.task), kept_folder(self.plan.folder(cell) / TRAIN, share)]
             return self.to_device(load_policy(self.plan.model, self.experiment.model, tensors))
 
         return self.memory.get("policy", (cell.key, share), load)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
 from harness.core.prompt import Message
+from harness.core.records import Sample
 from harness.tasks.base import TaskData, register_task
 from harness.tasks.formats import Dropped, Record, text_in
 from harness.tasks.hub import read_hub_file
@@ -19,9 +20,9 @@ FILE = "alpaca_eval_gpt4_baseline.json"
 ACCEPTED = "instruction and output"
 
 
-def outputs(rows: Sequence[Mapping], name: str) -> list[dict[str, str]]:
+def outputs(samples: Sequence[Sample], name: str) -> list[dict[str, str]]:
     """Return a policy's responses as the official command takes them: alpaca_eval --model_outputs model_outputs.json."""
-    return [{"instruction": row["prompt"][-1]["content"], "output": row["response"], "generator": name} for row in rows]
+    return [{"instruction": s.prompt[-1].content, "output": s.response, "generator": name} for s in samples]
 
 
 @register_task(

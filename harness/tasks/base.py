@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.core.config import TaskConfig
 from harness.core.prompt import Prompt
+from harness.core.records import Sample
 from losses.registry import Registry, origin_of
 
 
@@ -81,7 +82,7 @@ class Task:
       that is kept (TL;DR's "TL;DR:").
     - `baseline`: what the policies are judged against, in words; `template`: the judge template's name.
     - `trains`: false for a task that only evaluates the policies of another.
-    - `outputs(rows, name)` returns a policy's responses (rows of `samples.jsonl`) in the format of the benchmark's own
+    - `outputs(samples, name)` returns a policy's responses in the format of the benchmark's own
       tools, which is written beside them (`model_outputs.json`); None where there is no such format.
     - `generates`: its completions are sampled from the SFT policy and labelled by a reward (see `harness.backbones.language_model.preferences`);
       those in its data are demonstrations for SFT. Baselines are the SFT policy's samples.
@@ -94,7 +95,7 @@ class Task:
     template: str
     trains: bool = True
     prompt_suffix: str = ""
-    outputs: Callable[[Sequence[Mapping], str], list[dict]] | None = None
+    outputs: Callable[[Sequence[Sample], str], list[dict]] | None = None
     generates: bool = False
 
 
@@ -109,7 +110,7 @@ def register_task(
     template: str,
     trains: bool = True,
     prompt_suffix: str = "",
-    outputs: Callable[[Sequence[Mapping], str], list[dict]] | None = None,
+    outputs: Callable[[Sequence[Sample], str], list[dict]] | None = None,
     generates: bool = False,
 ) -> Callable[[Callable[[TaskConfig], TaskData]], Callable[[TaskConfig], TaskData]]:
     """Register a function from a task's configuration to its data (see `Task` for the arguments)."""

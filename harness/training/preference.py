@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.core.config import TrainConfig
-from harness.core.store import write_json, write_jsonl
+from harness.core.record_files import write_record
+from harness.core.records import DevMetrics, StepMetrics, TrainSummary
+from harness.core.store import write_jsonl
 from harness.training.base import Job, Policy
 from harness.training.batch import EffectiveBatch, Epochs, effective_batches
 from harness.training.forward import Training
@@ -48,10 +51,10 @@ def train_preference(
     objective.check_start(plan[0])
     kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # what was kept before a kill is there after it
 
-    def evaluate(step: int) -> dict:
-        row = {"split": "dev", "step": step, **development.evaluate(dev_batches, dev_all, paired=dev.paired)}
-        job.log(row)
-        return row
+    def evaluate(step: int) -> DevMetrics:
+        metrics = DevMetrics("dev", step, **development.evaluate(dev_batches, dev_all, paired=dev.paired))
+        job.log(asdict(metrics))
+        return metrics
 
     def after_step(step: int) -> None:
         for share in config.keep_at:
@@ -67,14 +70,14 @@ def train_preference(
     if job.checkpoints and writes:
         for share in config.keep_at:
             kept_folder(kept_in, share).rename(kept_folder(job.folder, share))
-    write_jsonl(job.folder / "metrics.jsonl", job.rows)
+    write_jsonl(job.folder / StepMetrics.FILE, job.rows)
     steps = [row for row in job.rows if row["split"] == "train"]
-    summary = {
-        "steps": len(plan),
-        "examples": training.kept["examples"],
-        "tokens": sum(row["tokens"] for row in steps),
-        "forward_passes": objective.sequences_forwarded,
-        "seconds": round(sum(row["seconds"] for row in steps), 3),
-        "dev": last,
-    }
-    write_json(job.folder / "summary.json", summary)
+    summary = TrainSummary(
+        steps=len(plan),
+        examples=training.kept["examples"],
+        tokens=sum(row["tokens"] for row in steps),
+        forward_passes=objective.sequences_forwarded,
+        seconds=round(sum(row["seconds"] for row in steps), 3),
+        dev=last,
+    )
+    write_record(job.folder, summary)

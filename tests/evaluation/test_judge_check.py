@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.evaluation.base import Comparison, Judgement, Usage
+from harness.core.records import Judgement, Usage
+from harness.evaluation.base import Comparison
 from harness.evaluation.judge_check import check_measures
 from harness.evaluation.labelled import FIRST, SECOND, TIE, Labelled
 

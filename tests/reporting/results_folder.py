@@ -74,6 +74,7 @@ def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decod
             "id": f"{task}-{i}",
             "prompt": [{"role": "user", "content": "Why?"}],
             "response": "r" * 100,
+            "ids": list(range(10 + i)),
             "baseline": "b" * 80,
             "tokens": 10 + i,
             "finished": i > 0,

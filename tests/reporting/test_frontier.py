@@ -109,7 +109,7 @@ def test_measurements_of_samples_that_are_gone_are_left_out(folder):
 def test_a_damaged_file_is_named(folder):
     rows = next(folder.glob("cells/*dpo*")) / "measure-sentiment" / "rows.jsonl"
     rows.write_text("{")
-    with pytest.raises(UserError, match="measure-sentiment: cannot be read"):
+    with pytest.raises(UserError, match=r"measure-sentiment/rows\.jsonl: cannot be read"):
         load_measures(folder)
 
 

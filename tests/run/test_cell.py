@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.records import Failure
-from harness.core.store import read_json, read_jsonl
+from harness.core.record_files import read_failure
+from harness.core.store import read_jsonl
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import load_experiment
 from harness.experiment.plan import Plan, make_plan
@@ -118,5 +118,5 @@ def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tin
     assert (failure.stage, failure.task, failure.judge) == ("judge", "hh", "a")
     assert failure.reason == "ValueError: no verdict" and "and more" in failure.traceback
     folder = plan.folder(plan.cells[0])
-    assert Failure(**read_json(folder / "failed.json")) == failure
+    assert read_failure(folder) == failure
     assert sorted(path.name for path in folder.glob("judge-*")) == ["judge-alpaca_eval@b", "judge-hh@b"]

@@ -169,7 +169,7 @@ def test_the_same_seeds_give_the_same_numbers(tmp_path, tiny_encoder, monkeypatc
         ({"tasks": {"sentiment": {"generate": {"reward": "nope"}}}}, "reward 'nope' is neither registered nor"),
         ({"tasks": {"sentiment": {"generate": {"flip": 0.5}}}}, "flip must be at least 0 and below 0.5"),
         ({"tasks": {"sentiment": {"generate": {"samples": 1}}}}, "generate.samples must be at least 2"),
-        ({"train": {"keep_at": [1.0]}}, "train.keep_at holds 1.0; give shares"),
+        ({"train": {"keep_at": [1.0]}}, "train.keep_at must be above 0 and below 1, got 1.0"),
         ({"tasks": {"sentiment": {"generate": {"labels": "unpaired"}}}}, "'dpo' needs pairs, and the data of task"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.assets import quiet
 from harness.core.config import FromScratchConfig, ModelConfig
+from harness.core.dials import numeric
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.store import (
@@ -151,8 +152,8 @@ def pretrain_inputs(config: FromScratchConfig, corpus: Corpus) -> dict:
         "format": 1,
         "texts": hash_value(corpus.texts),
         "held_out": hash_value(corpus.held_out),
-        "model": {k: v for k, v in asdict(config).items() if k not in ("data", "subset", "texts", "pretrain")},
-        "pretrain": config.pretrain.numeric(),
+        "model": numeric(config),
+        "pretrain": numeric(config.pretrain),
     }
 
 

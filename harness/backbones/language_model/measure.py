@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,34 +11,41 @@ from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import TokenQuestions, Tokens
 from harness.core.prompt import prompt_text
+from harness.core.records import Measure, Sample
 from harness.tasks.rewards.base import Reward
 
 
 def measure_samples(
     policy: Policy,
     reference: Policy,
-    drawn: Sequence[Mapping],
+    drawn: Sequence[Sample],
+    at: float,
     asked: TokenQuestions,
     reward: Reward,
     source: Callable[[list[Tokens]], BatchSource],
-) -> list[dict]:
-    """Return a row for each of the policy's responses that `draw_responses` gave to a task's questions.
+) -> list[Measure]:
+    """Return a measure of each of the policy's responses that `draw_responses` gave to a task's questions.
 
-    `kl` is the sample's log-ratio (its mean estimates KL(policy || reference) without bias), `kl_exact` and `entropy`
-    are `divergences`, all in nats; `reference_logp` is the sample's log-prob under the reference. `source` makes
-    batches of token sequences.
+    `at` is the share of its steps that the policy has taken. `kl` is the sample's log-ratio, whose mean estimates
+    KL(policy || reference) without bias; `kl_exact` and `entropy` are `divergences`. `source` makes batches of token
+    sequences.
     """
-    sequences = [Tokens(ids, tuple(row["ids"])) for ids, row in zip(asked.ids, drawn, strict=True)]
+    sequences = [Tokens(ids, sample.ids) for ids, sample in zip(asked.ids, drawn, strict=True)]
     kl, entropy = divergences(policy, reference, source(sequences))
     return [
-        {
-            **{key: row[key] for key in ("id", "response", "tokens", "finished", "reference_logp")},
-            "reward": reward(prompt_text(question.prompt), row["response"]),
-            "kl": row["logp"] - row["reference_logp"],
-            "kl_exact": float(kl[i]),
-            "entropy": float(entropy[i]),
-        }
-        for i, (question, row) in enumerate(zip(asked.questions, drawn, strict=True))
+        Measure(
+            at=at,
+            id=sample.id,
+            response=sample.response,
+            tokens=sample.tokens,
+            finished=sample.finished,
+            reference_logp=sample.reference_logp,
+            reward=reward(prompt_text(question.prompt), sample.response),
+            kl=sample.logp - sample.reference_logp,
+            kl_exact=float(kl[i]),
+            entropy=float(entropy[i]),
+        )
+        for i, (question, sample) in enumerate(zip(asked.questions, drawn, strict=True))
     ]
 
 

@@ -7,7 +7,6 @@ process would draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -16,6 +15,7 @@ from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import TokenQuestions, Tokens
+from harness.core.records import Sample
 from harness.training.base import Progress
 
 
@@ -27,8 +27,8 @@ def draw_responses(
     source: Callable[[list[Tokens]], BatchSource],
     accelerator: Accelerator,
     progress: Progress,
-) -> list[dict]:
-    """Return a row of `samples.jsonl` for each question, in their order, in every process.
+) -> list[Sample]:
+    """Return a sample for each question, in their order, in every process.
 
     Of `policies` the first one is sampled; the last one is the reference. `baselines` are what responses will be
     judged against, by question; where there is none it is the response itself. `source` makes batches of token sequences.
@@ -41,17 +41,17 @@ def draw_responses(
     logps, reference_logps = (logps.sums(range(len(samples))).tolist() for logps in (scored[0], scored[-1]))
     responses = [sampler.renderer.decode(s.ids) for s in samples]
     rows = [
-        {
-            "id": q.id,
-            "prompt": [asdict(m) for m in q.prompt],
-            "response": response,
-            "ids": list(s.ids),
-            "baseline": baselines.get(q.id, response),
-            "tokens": len(s.ids),
-            "finished": s.finished,
-            "logp": logp,
-            "reference_logp": reference_logp,
-        }
+        Sample(
+            id=q.id,
+            prompt=q.prompt,
+            response=response,
+            ids=tuple(s.ids),
+            baseline=baselines.get(q.id, response),
+            tokens=len(s.ids),
+            finished=s.finished,
+            logp=logp,
+            reference_logp=reference_logp,
+        )
         for q, s, response, logp, reference_logp in zip(
             questions, samples, responses, logps, reference_logps, strict=True
         )

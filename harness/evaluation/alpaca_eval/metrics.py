@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import UserError
+from harness.core.records import Judgement
 from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, DifficultyTable
-from harness.evaluation.base import Comparison, Judgement
+from harness.evaluation.base import Comparison
 from harness.evaluation.statistics.intervals import UNKNOWN, Interval, mean_of_seeds
 from harness.evaluation.statistics.length_control import RESAMPLES, length_controlled
 

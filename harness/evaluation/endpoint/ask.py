@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.hashing import hash_value
-from harness.evaluation.base import Forecast, Usage
+from harness.core.records import Usage
+from harness.evaluation.base import Forecast
 from harness.evaluation.endpoint.cache import CACHE_FILE, AnswerCache, Kept
 from harness.evaluation.endpoint.money import BYTES_PER_TOKEN, Purse, bound_on, price_of, usage_in
 from harness.evaluation.endpoint.options import EndpointOptions, read_key, url_of, without_key

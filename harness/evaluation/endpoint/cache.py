@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import UserError
-from harness.evaluation.base import Usage
+from harness.core.records import Usage
 
 CACHE_FILE = "judgements.sqlite"
 WAIT = 60  # seconds for another process to finish its write

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from harness.core.errors import UserError
-from harness.evaluation.base import Usage
+from harness.core.records import Usage
 
 TABLE = Path(__file__).parent / "prices.yaml"
 MILLION = 1_000_000

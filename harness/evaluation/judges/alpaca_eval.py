@@ -13,12 +13,13 @@ from dataclasses import replace
 
 from harness.core.errors import UserError
 from harness.core.prompt import readable_prompt
+from harness.core.records import Judgement
 from harness.evaluation.alpaca_eval.annotators import Annotator, load_annotator
 from harness.evaluation.alpaca_eval.difficulty import DifficultyTable, difficulty_table
 from harness.evaluation.alpaca_eval.metrics import shows_model_first
 from harness.evaluation.alpaca_eval.official import annotate, check_official, config_of
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
-from harness.evaluation.base import Comparison, Forecast, JudgeContext, Judgement, register_judge
+from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
 from harness.evaluation.endpoint.ask import Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import TRANSPORT, check_endpoint, check_key
 from harness.evaluation.judges.orders import identical, one_order

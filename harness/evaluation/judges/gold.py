@@ -12,8 +12,9 @@ from functools import cached_property
 
 from harness.core.errors import UserError
 from harness.core.prompt import readable_prompt
+from harness.core.records import Agreement, Judgement
 from harness.evaluation.agreement import measure_agreement
-from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.base import Comparison, JudgeContext, register_judge
 from harness.tasks.rewards.base import Reward, find_reward
 
 

@@ -13,9 +13,10 @@ from functools import cached_property
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.prompt import Message
+from harness.core.records import Agreement, Judgement
 from harness.core.store import read_json, write_json
 from harness.evaluation.agreement import measure_agreement
-from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.base import Comparison, JudgeContext, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
 from harness.evaluation.judges.orders import both_orders, identical
 from harness.evaluation.judges.template import Template, load_template

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from harness.core.errors import UserError
+from harness.core.records import Agreement, Judgement
 from harness.evaluation.agreement import measure_agreement
-from harness.evaluation.base import Agreement, Comparison, Forecast, JudgeContext, Judgement, register_judge
+from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
 from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import TRANSPORT, EndpointOptions, check_endpoint, check_key
 from harness.evaluation.judges.orders import both_orders, identical, one_order, policy_first

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.core.hashing import hash_value
-from harness.evaluation.base import Comparison, Judgement, Usage
+from harness.core.records import Judgement, Usage
+from harness.evaluation.base import Comparison
 
 
 def identical(comparison: Comparison) -> Judgement | None:

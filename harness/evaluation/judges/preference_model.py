@@ -18,8 +18,9 @@ import numpy as np
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.prompt import Prompt
+from harness.core.records import Agreement, Judgement
 from harness.core.store import key_of, read_json, write_json
-from harness.evaluation.base import Agreement, Comparison, JudgeContext, Judgement, register_judge
+from harness.evaluation.base import Comparison, JudgeContext, register_judge
 from harness.evaluation.judges.features import BLOCKS, EMBEDDING, STYLE, Features, asked, embedded
 from harness.evaluation.statistics.intervals import wilson_interval
 from harness.tasks.base import Preference

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.core.records import TEST
 from harness.core.store import Artifact
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.worker import Worker
 from harness.training.base import Progress
-
-TEST = "test"  # the split of questions that is scored once; "dev" is the one that selects
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,6 @@ class Stage:
     make: Callable[[Worker, Cell, Target, Progress], Artifact | None]
     shared: bool = False
     alone: bool = False
-
-
-def evaluation_folder(stage: str, target: Target) -> str:
-    """Return the name of the folder that a stage of evaluation has in its cell, such as "judge-hh@gpt"."""
-    split = "" if target.split == TEST else f"{target.split}-"
-    return f"{stage}-{split}{target.task}" + (f"@{target.judge}" if target.judge else "")
 
 
 def for_the_cell(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:

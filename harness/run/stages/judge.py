@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.store import Artifact, build_artifact, find_artifact, read_jsonl, write_json, write_jsonl
+from harness.core.record_files import read_records, write_record, write_records
+from harness.core.records import COUNTED, JUDGE, SAMPLE, Judgement, JudgeRecord, Sample, stage_folder
+from harness.core.store import Artifact, build_artifact, find_artifact, write_json
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
-from harness.evaluation.base import COUNTED
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.judging import comparisons_of
-from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
+from harness.run.stages.base import Stage, Target, for_each_evaluation
 from harness.run.worker import Worker
 from harness.training.base import Progress
 
@@ -30,12 +31,12 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     """Judge a cell's responses. What is missing is asked again; what was answered is in the judge's cache."""
     plan = worker.plan
     judge = worker.judge(cell.task, target.task, target.judge)
-    samples = find_artifact(plan.folder(cell) / evaluation_folder("sample", dataclasses.replace(target, judge="")))
+    samples = find_artifact(plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split))
     choice = plan.resolved.judges[target.judge]
     inputs = {
         "judge": judge.id,
         "options": choice.kind.identity(choice.options),
-        "samples": samples.manifest["files"]["samples.jsonl"],
+        "samples": samples.manifest["files"][Sample.FILE],
     }
 
     def build(folder: Path) -> None:
@@ -47,18 +48,16 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
             done += more
             progress(done, len(comparisons))
 
-        judgements = judge.judge(comparisons, advance)
-        write_jsonl(folder / "judgements.jsonl", map(dataclasses.asdict, judgements))
-        agreement = dataclasses.asdict(judge.agreement) if judge.agreement else None
-        write_json(folder / "judge.json", {"id": judge.id, "name": target.judge, "agreement": agreement})
+        write_records(folder, Judgement, judge.judge(comparisons, advance))
+        write_record(folder, JudgeRecord(judge.id, target.judge, judge.agreement))
         if hasattr(judge, "difficulty") and (table := judge.difficulty(comparisons)):
             write_json(folder / DIFFICULTY, table)
 
     def complete(found: Artifact) -> bool:
-        return all(row["status"] in COUNTED for row in read_jsonl(found.path / "judgements.jsonl"))
+        return all(row.status in COUNTED for row in read_records(Judgement, found.path))
 
-    path = plan.folder(cell) / evaluation_folder("judge", target)
-    return build_artifact(path, "judge", inputs, build, accept=complete)
+    path = plan.folder(cell) / stage_folder(JUDGE, target.task, target.judge, target.split)
+    return build_artifact(path, JUDGE, inputs, build, accept=complete)
 
 
-STAGE = Stage("judge", targets, make, alone=True)
+STAGE = Stage(JUDGE, targets, make, alone=True)

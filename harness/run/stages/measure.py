@@ -7,12 +7,13 @@ from pathlib import Path
 
 from harness.backbones.language_model.measure import measure_samples
 from harness.backbones.language_model.policy import TENSORS
-from harness.core.records import SFT
-from harness.core.store import Artifact, find_artifact, read_jsonl, write_jsonl
+from harness.core.record_files import read_records, write_records
+from harness.core.records import MEASURE, SAMPLE, SFT, TRAIN, Measure, Sample, stage_folder
+from harness.core.store import Artifact, find_artifact
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
-from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
-from harness.run.stages.sample import draw_rows
+from harness.run.stages.base import Stage, Target, for_each_evaluation
+from harness.run.stages.sample import draw_samples
 from harness.run.worker import Worker
 from harness.training.base import Progress
 from harness.training.preference import kept_folder
@@ -28,37 +29,39 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     """Score a cell's policy by the reward and measure its divergence, at the end and as it was kept before."""
     plan = worker.plan
     folder, generation = plan.folder(cell), plan.tasks[target.task].generation
-    sampled = find_artifact(folder / evaluation_folder("sample", target))
+    sampled = find_artifact(folder / stage_folder(SAMPLE, target.task, split=target.split))
     kept = [] if cell.loss == SFT else worker.experiment.train.keep_at
-    trained = find_artifact(folder / "train").manifest["files"]
+    trained = find_artifact(folder / TRAIN).manifest["files"]
     inputs = {
         "format": 1,
         "sample": sampled.manifest["inputs"],
-        "samples": sampled.manifest["files"]["samples.jsonl"],
+        "samples": sampled.manifest["files"][Sample.FILE],
         "kept": [[share, trained[str(kept_folder(Path(), share) / TENSORS)]] for share in kept],
         "reward": [generation.options.reward, generation.reward.version()],
     }
 
     def build(into: Path) -> None:
-        rows = []
+        rows: list[Measure] = []
         for done, share in enumerate([*kept, None], start=1):
             if share is None:
-                drawn = read_jsonl(sampled.path / "samples.jsonl")
+                drawn = read_records(Sample, sampled.path)
             else:
-                drawn = draw_rows(worker, cell, target, {}, lambda done, total: None, share)
-            measures = measure_samples(
+                drawn = draw_samples(worker, cell, target, {}, lambda done, total: None, share)
+            rows += measure_samples(
                 worker.policy(cell, share),
                 worker.reference_policy(cell.task),
                 drawn,
+                share or 1.0,
                 plan.tasks[target.task].prepared.questions[target.split],
                 generation.reward,
                 worker.bare_source,
             )
-            rows += [{"at": share or 1.0, **row} for row in measures]
             progress(done, len(kept) + 1)
-        write_jsonl(into / "rows.jsonl", rows)
+        write_records(into, Measure, rows)
 
-    return build_together(worker.accelerator, folder / evaluation_folder("measure", target), "measure", inputs, build)
+    return build_together(
+        worker.accelerator, folder / stage_folder(MEASURE, target.task, split=target.split), MEASURE, inputs, build
+    )
 
 
-STAGE = Stage("measure", targets, make)
+STAGE = Stage(MEASURE, targets, make)

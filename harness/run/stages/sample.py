@@ -8,10 +8,11 @@ from pathlib import Path
 from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
 from harness.backbones.language_model.sampler import Sampler
-from harness.core.records import SFT
-from harness.core.store import Artifact, find_artifact, read_json, read_jsonl, write_json, write_jsonl
+from harness.core.record_files import read_records, write_records
+from harness.core.records import SAMPLE, SFT, TRAIN, Sample, stage_folder
+from harness.core.store import Artifact, find_artifact, read_json, write_json
 from harness.experiment.cells import Cell
-from harness.run.stages.base import Stage, Target, evaluation_folder, for_each_evaluation
+from harness.run.stages.base import Stage, Target, for_each_evaluation
 from harness.run.stages.sft import sft
 from harness.run.stages.train import train
 from harness.run.worker import Worker
@@ -22,7 +23,7 @@ from harness.training.processes import build_together
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
     """Return the responses of a cell's trained policy, sampled on first use and scored under policy and reference."""
     plan = worker.plan
-    trained = find_artifact(plan.folder(cell) / "train")
+    trained = find_artifact(plan.folder(cell) / TRAIN)
     asked = plan.tasks[target.task].prepared.questions[target.split]
     inputs = {
         "format": 1,
@@ -33,29 +34,29 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
         "seed": cell.seed,
         "prompts": asked.hash,
     }
-    path = plan.folder(cell) / evaluation_folder("sample", target)
+    path = plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split)
     if found := find_artifact(path, inputs):
         return found
     sft(worker, cell.task, progress)  # if it is gone
     baselines = _baselines(worker, cell, target, progress)
 
     def build(folder: Path) -> None:
-        rows = draw_rows(worker, cell, target, baselines, progress)
-        write_jsonl(folder / "samples.jsonl", rows)
+        samples = draw_samples(worker, cell, target, baselines, progress)
+        write_records(folder, Sample, samples)
         if outputs := plan.tasks[target.task].task.outputs:
-            write_json(folder / "model_outputs.json", outputs(rows, cell.label))
+            write_json(folder / "model_outputs.json", outputs(samples, cell.label))
 
-    return build_together(worker.accelerator, path, "sample", inputs, build)
+    return build_together(worker.accelerator, path, SAMPLE, inputs, build)
 
 
-def draw_rows(
+def draw_samples(
     worker: Worker,
     cell: Cell,
     target: Target,
     baselines: Mapping[str, str],
     progress: Progress,
     share: float | None = None,
-) -> list[dict]:
+) -> list[Sample]:
     """Sample a cell's policy, as it was after a share of its training (None: at the end), on a task's questions."""
     plan = worker.plan
     policies = [worker.policy(cell, share)]
@@ -85,8 +86,8 @@ def _baselines(worker: Worker, cell: Cell, target: Target, progress: Progress) -
         return {}  # each response is its own baseline
     start = next(c for c in plan.cells if (c.task, c.loss, c.seed) == (cell.task, SFT, cell.seed))
     train(worker, start, progress)
-    rows = read_jsonl(make(worker, start, target, progress).path / "samples.jsonl")
-    return {row["id"]: row["response"] for row in rows}
+    samples = read_records(Sample, make(worker, start, target, progress).path)
+    return {sample.id: sample.response for sample in samples}
 
 
-STAGE = Stage("sample", for_each_evaluation, make)
+STAGE = Stage(SAMPLE, for_each_evaluation, make)

@@ -12,7 +12,8 @@ from harness.backbones.language_model.policy import TENSORS, load_policy
 from harness.backbones.language_model.self_refinement import augmented_prompt
 from harness.core.environment import environment
 from harness.core.prompt import Prompt, prompt_text
-from harness.core.records import SFT
+from harness.core.record_files import write_record
+from harness.core.records import SFT, TRAIN, TrainSummary
 from harness.core.store import Artifact, find_artifact, partial_folder, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_the_cell
@@ -28,18 +29,16 @@ from harness.training.preference import train_preference
 from harness.training.processes import build_together
 from harness.training.supply import Split
 
-NOTHING_TRAINED = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
-
 
 def is_trained(worker: Worker, cell: Cell) -> bool:
     """Whether a cell's policy is there."""
-    return find_artifact(worker.plan.folder(cell) / "train", cell.inputs) is not None
+    return find_artifact(worker.plan.folder(cell) / TRAIN, cell.inputs) is not None
 
 
 def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
     """Return a cell's trained policy, trained on first use."""
     plan, config = worker.plan, worker.experiment.train
-    path = plan.folder(cell) / "train"
+    path = plan.folder(cell) / TRAIN
     if found := find_artifact(path, cell.inputs):
         return found
     start = sft(worker, cell.task, progress)
@@ -49,7 +48,7 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
         write_json(folder / "start.json", {TENSORS: start.manifest["files"][TENSORS]})
         write_json(folder / "environment.json", environment() | {"shared_prompt": worker.check_model() or "on"})
         if cell.loss == SFT:
-            write_json(folder / "summary.json", NOTHING_TRAINED)
+            write_record(folder, TrainSummary())
             return
         policy = load_policy(plan.model, worker.experiment.model, [start.path], seed=cell.seed)
         loss = plan.resolved.losses[cell.loss]
@@ -66,7 +65,7 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
             Job(worker.accelerator, folder, progress, checkpoints),
         )
 
-    return build_together(worker.accelerator, path, "train", cell.inputs, build)
+    return build_together(worker.accelerator, path, TRAIN, cell.inputs, build)
 
 
 def training_split(worker: Worker, task: str, split: str, progress: Progress) -> Split:
@@ -96,4 +95,4 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     return train(worker, cell, progress)
 
 
-STAGE = Stage("train", for_the_cell, make)
+STAGE = Stage(TRAIN, for_the_cell, make)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from harness.core.prompt import Message
-from harness.evaluation.base import Comparison, Forecast, Usage
+from harness.core.records import Usage
+from harness.evaluation.base import Comparison, Forecast
 from harness.evaluation.endpoint.cache import CACHE_FILE, AnswerCache
 from tests.conftest import REPOSITORY
 from tests.evaluation.fake_openai import Reply, judge_of, prefers

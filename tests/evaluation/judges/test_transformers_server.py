@@ -12,7 +12,8 @@ import pytest
 
 from harness.core.assets import model_folder
 from harness.core.prompt import Message
-from harness.evaluation.base import COUNTED, Comparison
+from harness.core.records import COUNTED
+from harness.evaluation.base import Comparison
 from harness.evaluation.judges.openai import OpenAIOptions, make
 
 pytestmark = [

@@ -1,0 +1,84 @@
+"""Dials: what a field of a configuration says of itself where it is declared, and the two functions that read it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    "above": operator.gt,
+    "at_least": operator.ge,
+    "below": operator.lt,
+    "at_most": operator.le,
+}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What `dial` was given. A field that is declared without it is numeric, and has no bounds."""
+
+    bounds: Mapping[str, float]
+    numeric: bool
+    parse: Callable[[str], object] | None
+
+    @classmethod
+    def of(cls, declared: Field) -> Dial:
+        """Return the dial of a dataclass field."""
+        return declared.metadata.get("dial", cls({}, True, None))
+
+    def problem(self, value: object) -> str:
+        """Return what is wrong with a value, in words that follow its key; "" where nothing is. None is allowed."""
+        if isinstance(value, str) and self.parse:
+            try:
+                self.parse(value)
+            except ValueError as error:
+                return f": {error}"
+        if not isinstance(value, (int, float)):
+            return ""
+        if math.isfinite(value) and all(BOUNDS[name](value, limit) for name, limit in self.bounds.items()):
+            return ""
+        wanted = [" and ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in self.bounds.items())]
+        if isinstance(value, float) and not {"below", "at_most"} & self.bounds.keys():
+            wanted.insert(0, "a number")  # infinity is within these bounds, and is refused
+        return f" must be {' '.join(filter(None, wanted))}, got {value}"
+
+
+def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | None = None, **bounds: float) -> T:
+    """Declare a field of a configuration: its default (a list is copied), its bounds, and whether it is `numeric`.
+
+    `bounds` are some of `BOUNDS`, which a message names in the order given here; those of a list hold for each element.
+    Without `numeric` the value is no part of a key: it changes no number, or only through data whose content is part of
+    the key. `parse` raises `ValueError` for a text that is not of the right form.
+    """
+    if unknown := bounds.keys() - BOUNDS.keys():
+        raise TypeError(f"a dial has no bound {min(unknown)!r}; there are {', '.join(BOUNDS)}")
+    metadata = {"dial": Dial(bounds, numeric, parse)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: copy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def numeric(section: Any) -> dict[str, Any]:
+    """Return the part of a key that a section of a configuration makes: its numeric dials, without sections in it."""
+    values = {each.name: getattr(section, each.name) for each in fields(section) if Dial.of(each).numeric}
+    return {name: value for name, value in values.items() if not is_dataclass(value)}
+
+
+def out_of_bounds(section: Any, prefix: str = "") -> Iterator[str]:
+    """Yield a line for each value that its dial does not allow, in a section of a configuration and those in it."""
+    for each in fields(section):
+        key, value = f"{prefix}{each.name}", getattr(section, each.name)
+        if is_dataclass(value):
+            yield from out_of_bounds(value, f"{key}.")
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                yield from out_of_bounds(inner, f"{key}.{name}.") if is_dataclass(inner) else ()
+        else:
+            problems = map(Dial.of(each).problem, value if isinstance(value, list) else [value])
+            yield from (f"{key}{problem}" for problem in problems if problem)

@@ -1,0 +1,79 @@
+"""Records on disk: written with all their fields, and read with a clear word about what is not as it should be.
+
+In a file that is read, a field that is not there has its default, and one that the record does not have is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TypeVar
+
+from harness.core.errors import UserError, one_line
+from harness.core.from_json import from_json
+from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
+from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write one record into its file in a folder."""
+    write_json(folder / record.FILE, asdict(record))
+
+
+def write_records(folder: Path, kind: type[R], records: Iterable[R]) -> None:
+    """Write records of a kind as the rows of their file in a folder."""
+    write_jsonl(folder / kind.FILE, map(asdict, records))
+
+
+def read_record(kind: type[R], folder: Path) -> R:
+    """Read the record of a kind in a folder. Raises `UserError` for a damaged file, or a missing or mistyped field."""
+    path = folder / kind.FILE
+    return _of_file(path, "", kind, readable(path, read_json))
+
+
+def read_records(kind: type[R], folder: Path) -> list[R]:
+    """Read the rows of a kind in a folder, as `read_record` does."""
+    path = folder / kind.FILE
+    return [_of_file(path, f" row {n}:", kind, row) for n, row in enumerate(readable(path, read_jsonl), start=1)]
+
+
+def read_metrics(folder: Path) -> list[StepMetrics]:
+    """Read the metrics of a training, those of both splits; none where nothing was trained."""
+    path = folder / StepMetrics.FILE
+    rows = readable(path, read_jsonl) if path.is_file() else []
+
+    def kind(row: object) -> type[StepMetrics]:
+        return DevMetrics if isinstance(row, dict) and row.get("split") == "dev" else TrainMetrics
+
+    return [_of_file(path, f" row {n}:", kind(row), row) for n, row in enumerate(rows, start=1)]
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Read the failure of a cell; None where there is none. Earlier versions wrote `Failure.where` as the stage."""
+    if not (folder / Failure.FILE).is_file():
+        return None
+    failure = read_record(Failure, folder)
+    stage, _, target = failure.stage.partition("-")
+    task, _, judge = target.partition("@")
+    return replace(failure, stage=stage, task=task, judge=judge) if target else failure
+
+
+def readable(path: Path, reader: Callable[[Path], T]) -> T:
+    """Return what `reader` makes of a file; raise `UserError` that names it where it is damaged."""
+    try:
+        return reader(path)
+    except (OSError, ValueError) as error:  # ValueError: broken JSON or broken UTF-8
+        raise UserError(
+            f"{path}: cannot be read ({one_line(error)}); delete the folder {path.parent} and run again"
+        ) from None
+
+
+def _of_file(path: Path, row: str, kind: type[R], value: object) -> R:
+    try:
+        return from_json(kind, value)
+    except ValueError as error:
+        raise UserError(f"{path}:{row} {error}; another version wrote it, run it again") from None

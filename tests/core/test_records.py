@@ -1,0 +1,149 @@
+"""Records: what is written is what is read, and what is not as it should be is named with its file and its field."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from harness.core.errors import UserError
+from harness.core.prompt import Message
+from harness.core.record_files import (
+    read_failure,
+    read_metrics,
+    read_record,
+    read_records,
+    write_record,
+    write_records,
+)
+from harness.core.records import (
+    Agreement,
+    CellRecord,
+    DevMetrics,
+    Failure,
+    Judgement,
+    JudgeRecord,
+    Measure,
+    PlanRecord,
+    Sample,
+    TrainMetrics,
+    TrainSummary,
+    Usage,
+    cell_folder,
+    stage_folder,
+)
+from harness.core.store import write_json, write_jsonl
+
+CELL = CellRecord("k", "hh", "dpo", {"beta": 0.1}, 0, "sum", "2305.18290", "paired", ("hh", "alpaca_eval"))
+DEV = DevMetrics("dev", 4, 0.6, -0.5, -1.5, 1.0, 0.75, kl=1.0)
+TRAIN = TrainMetrics("train", 1, 0.7, 0.0, None, None, None, learning_rate=1e-5, grad_norm=2, seconds=0.1, tokens=100)
+SAMPLE = Sample("hh-0", (Message("user", "Why?"),), "Because.", (3, 4), "No.", 2, True, -1.5, -2.0)
+ONE_IN_A_FILE = [
+    CELL,
+    PlanRecord(
+        experiment="e", baselines={"hh": "chosen"}, decoding={"top_p": 0.9}, judges={"hh": ["a"]}, cells=(CELL,)
+    ),
+    TrainSummary(),
+    TrainSummary(4, 8, 100, 16, 1.5, DEV),
+    JudgeRecord("gpt-1", "a", Agreement(0.64, 0.6, 0.68, 500, "human choices")),
+    Failure("judge", "no key", "hh", "a", "Traceback"),
+]
+ROWS = [
+    SAMPLE,
+    Measure(1.0, "hh-0", "Because.", 2, True, -2.0, 0.5, 0.5, 0.25, 3.0),
+    Judgement("hh-0", "ok", 1.0, False, "", 0.5, Usage(10, 2, None)),
+    Judgement("hh-1", "failed", None, detail="no answer"),
+]
+
+
+@pytest.mark.parametrize("record", ONE_IN_A_FILE, ids=lambda record: type(record).__name__)
+def test_a_record_is_read_as_it_was_written(tmp_path, record):
+    write_record(tmp_path, record)
+    assert read_record(type(record), tmp_path) == record
+
+
+@pytest.mark.parametrize("record", ROWS, ids=lambda record: type(record).__name__)
+def test_rows_are_read_as_they_were_written(tmp_path, record):
+    write_records(tmp_path, type(record), [record, replace(record, id="other")])
+    assert read_records(type(record), tmp_path) == [record, replace(record, id="other")]
+
+
+def test_the_metrics_of_both_splits_lie_in_one_file(tmp_path):
+    write_jsonl(tmp_path / "metrics.jsonl", map(asdict, [TRAIN, DEV]))
+    assert read_metrics(tmp_path) == [TRAIN, DEV]
+    assert read_metrics(tmp_path / "nothing was trained") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": None}, "field 'tokens': expected int, got None"),
+        ({"tokens": 2.0}, "field 'tokens': expected int, got 2.0"),
+        ({"finished": 1}, "field 'finished': expected bool, got 1"),
+        ({"logp": "-1"}, "field 'logp': expected float, got '-1'"),
+        ({"prompt": "Why?"}, "field 'prompt': expected list, got 'Why?'"),
+        ({"prompt": [{"role": "user"}]}, "field 'prompt': no field 'content'"),
+        ({"ids": {}}, "field 'ids': expected list, got {}"),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path, change, message):
+    write_jsonl(tmp_path / "samples.jsonl", [asdict(SAMPLE), asdict(SAMPLE) | change])
+    with pytest.raises(UserError) as raised:
+        read_records(Sample, tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path / 'samples.jsonl'}: row 2: {message}; another version wrote it, run it again"
+    )
+
+
+@pytest.mark.parametrize("name", asdict(SAMPLE))
+def test_a_field_that_is_missing_is_named(tmp_path, name):
+    row = {key: value for key, value in asdict(SAMPLE).items() if key != name}
+    write_jsonl(tmp_path / "samples.jsonl", [row])
+    with pytest.raises(UserError, match=rf"samples\.jsonl: row 1: no field '{name}'; another version wrote it"):
+        read_records(Sample, tmp_path)
+
+
+def test_what_is_no_object_is_named(tmp_path):
+    write_json(tmp_path / "plan.json", [1])
+    with pytest.raises(UserError, match=r"plan\.json: expected the fields of a PlanRecord, got \[1\]"):
+        read_record(PlanRecord, tmp_path)
+    write_jsonl(tmp_path / "metrics.jsonl", [3])
+    with pytest.raises(UserError, match=r"metrics\.jsonl: row 1: expected the fields of a TrainMetrics, got 3"):
+        read_metrics(tmp_path)
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "judge.json").write_text('{"id": ')
+    with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; delete the folder .* and run again"):
+        read_record(JudgeRecord, tmp_path)
+
+
+def test_a_plan_from_before_panels_has_one_judge(tmp_path):
+    plan = {"experiment": "e", "baselines": {}, "decoding": {}, "cells": [asdict(CELL)], "of a later version": 1}
+    write_json(tmp_path / "plan.json", plan)
+    assert read_record(PlanRecord, tmp_path) == PlanRecord(experiment="e", baselines={}, decoding={}, cells=(CELL,))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("train", ("train", "", "")),
+        ("sample-hh", ("sample", "hh", "")),
+        ("judge-alpaca_eval", ("judge", "alpaca_eval", "")),
+        ("judge-a-task@gpt-4", ("judge", "a-task", "gpt-4")),
+    ],
+)
+def test_a_failure_of_an_earlier_version_names_task_and_judge_in_its_stage(tmp_path, written, read):
+    write_json(tmp_path / "failed.json", {"stage": written, "reason": "no", "traceback": "..."})
+    failure = read_failure(tmp_path)
+    assert (failure.stage, failure.task, failure.judge) == read
+    assert failure.where == written
+
+
+def test_a_cell_that_did_not_fail_has_no_failure(tmp_path):
+    assert read_failure(tmp_path) is None
+
+
+def test_where_things_lie(tmp_path):
+    assert cell_folder(tmp_path, "k") == tmp_path / "cells" / "k"
+    assert stage_folder("train") == "train"
+    assert stage_folder("sample", "hh") == "sample-hh"
+    assert stage_folder("judge", "hh", "gpt") == "judge-hh@gpt"
