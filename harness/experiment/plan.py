@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.backbones.language_model.from_scratch import MODEL, pretrained
+from harness.backbones.language_model.needs import SUPPLIERS
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
 from harness.backbones.language_model.preferences import prompt_ids
 from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
-from harness.core.encoder import MAX_PIECES, Encoder
+from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_source, hash_value
 from harness.core.prompt import prompt_text
@@ -24,14 +25,15 @@ from harness.core.records import SFT
 from harness.core.render import Renderer
 from harness.core.store import Store, key_of
 from harness.experiment.cells import Cell, PlannedTask
-from harness.experiment.checks import check_data, check_lengths, check_trunk, check_writable
+from harness.experiment.checks import check_data, check_lengths, check_needs, check_trunk, check_writable
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import Resolved, resolve
 from harness.training.base import Progress
+from harness.training.supply import KeyInputs, supplier_of
 from losses import Loss, PreferenceBatch
+from losses.needs import NEEDS
 from losses.registry import Registry, origin_of
 
-EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
 FORMAT = 1  # raised when training changes what the same experiment computes
 
 
@@ -110,6 +112,7 @@ def make_plan(
         judge.kind.check(judge.options)
         if to_run:
             judge.kind.ready(judge.options)
+    check_needs(resolved.losses.values(), SUPPLIERS)
     check_writable(experiment.folder)
     store = Store(experiment.store)
     encoder = Encoder(experiment.encoder, store)
@@ -137,7 +140,15 @@ def make_plan(
         check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, planned[name])
     starts = {name: _start_inputs(experiment, model_hash, planned[name]) for name in resolved.evaluated_on}
     second = _second_reference(experiment, resolved.losses, renderer)
-    shared = {"second_reference": weights_hash(second) if second else None}
+    second_hash = weights_hash(second) if second else None
+    needed = {
+        name: KeyInputs(
+            hash_value([prompt_text(e.prompt) for s in task.prepared.splits.values() for e in s.examples]),
+            lambda: encoder.hash,
+            second_hash,
+        )
+        for name, task in planned.items()
+    }
     cells = [
         _cell(
             experiment,
@@ -147,8 +158,7 @@ def make_plan(
             settings,
             seed,
             evaluated_on,
-            encoder,
-            shared,
+            needed[name],
         )
         for name, evaluated_on in resolved.evaluated_on.items()
         for seed in experiment.seeds
@@ -194,8 +204,7 @@ def _cell(
     settings: Mapping[str, object],
     seed: int,
     evaluated_on: tuple[str, ...],
-    encoder: Encoder,
-    weights: Mapping[str, str | None],
+    needed: KeyInputs,
 ) -> Cell:
     inputs: dict[str, object] = {"start": start, "seed": seed}
     if planned.generation:
@@ -208,10 +217,8 @@ def _cell(
             "train": experiment.train.numeric(),
             "dev": planned.prepared.splits["dev"].hash,
         }
-        if loss.needs & EMBEDDED:
-            prompts = [prompt_text(e.prompt) for split in planned.prepared.splits.values() for e in split.examples]
-            inputs["embeddings"] = {"encoder": encoder.hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
-        inputs |= {need: hash for need, hash in weights.items() if need in loss.needs}
+        parts = {need: supplier_of(need, SUPPLIERS).key(needed) for need in sorted(loss.needs)}
+        inputs["needs"] = {need: part for need, part in parts.items() if part is not None}
     return Cell(key_of(inputs), planned.name, loss.name if loss else SFT, dict(settings), seed, evaluated_on, inputs)
 
 
@@ -224,7 +231,8 @@ def drawing_inputs(planned: PlannedTask, start: dict) -> dict:
 
 def _sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
     """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
-    origins = [origin_of(function) for function in (*loss.functions, PreferenceBatch.from_logps)]
+    own = [need.compute for need in map(NEEDS.get, sorted(loss.needs)) if need.compute is not None]
+    origins = [origin_of(function) for function in (*loss.functions, *own, PreferenceBatch.from_logps)]
     for name, parameter in loss.hyperparameters.items():
         if isinstance(parameter.choices, Registry):
             origins.append(parameter.choices.origin(settings[name]))

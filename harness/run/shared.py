@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from harness.backbones.language_model.needs import supplies
+from harness.backbones.language_model.needs import SUPPLIERS, LanguageModelSplit
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy
 from harness.backbones.language_model.preferences import draw, read_labelled
 from harness.backbones.language_model.scoring import BatchSource, reference_logprobs, trunk_activations
@@ -31,7 +31,6 @@ from harness.training.batch import Example
 from harness.training.checkpoint import Checkpoints
 from harness.training.processes import build_together
 from harness.training.sharding import shard, sharding_asked
-from harness.training.supply import Split
 
 PROBES = 8  # prompts that are given a second completion to try sharing rows on
 
@@ -107,13 +106,13 @@ class Shared:
             self._references[task, split] = self._reference(task, self.source(task, split, progress), progress)
         return self._references[task, split]
 
-    def split(self, task: str, split: str, progress: Progress) -> Split:
+    def split(self, task: str, split: str, progress: Progress) -> LanguageModelSplit:
         found, config = self.preferences(task, progress), self.experiment.tasks[task]
 
         def embed(examples: Sequence[Example]) -> np.ndarray:
             return self.plan.encoder.stored([prompt_text(e.prompt) for e in examples])
 
-        return Split(
+        return LanguageModelSplit(
             found[split].examples,
             found[split].paired,
             found["train"].examples,
@@ -121,10 +120,9 @@ class Shared:
             self.reference(task, split, progress),
             lambda source: self._reference(task, source, progress),
             embed,
-            supplies(
-                lambda prompt: augmented_prompt(prompt, self.plan.tasks[task].task, config, self.plan.renderer),
-                lambda: self._second_reference(task, split, progress),
-            ),
+            SUPPLIERS,
+            lambda: self._second_reference(task, split, progress),
+            lambda prompt: augmented_prompt(prompt, self.plan.tasks[task].task, config, self.plan.renderer),
         )
 
     def bare_source(self, sequences: list[Tokens], shared: bool = False) -> BatchSource:
