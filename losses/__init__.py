@@ -19,6 +19,7 @@ _HOMES = {
     "list_losses": "losses.spec",
     "register_loss": "losses.spec",
     "register_modifier": "losses.modifiers",
+    "register_need": "losses.needs",
     "register_weighting": "losses.rpo",
 }
 __all__ = list(_HOMES)

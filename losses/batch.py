@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 PARTS = ("chosen", "rejected", "others")
+OF_ONE_NUMBER = ("reference", "tokens", "scores", "density_ratios", "second_reference", "confidence", "augmented")
+DIMENSIONS = {"prompt_embeddings": 2, **dict.fromkeys(OF_ONE_NUMBER, 1)}  # a user's own need has as many as it likes
 
 
 class MissingData(ValueError):
@@ -20,23 +23,16 @@ class MissingData(ValueError):
 class Side:
     """One side of a batch: `n` completions that were preferred, or `n` that were not.
 
-    The tensors are 1-D of length `n`, but `prompt_embeddings` is `(n, d)`. Log-probs are sums over the completion's
-    tokens, in nats. What begins with `token_` is `(n, T)`, of each token by itself: log-probs, what a value head says
-    before the token is there, and the mask, true where there is a token; elsewhere the others are 0. `density_ratios`
-    are p(chosen | x) / p(rejected | x) of the prompts; `confidence` is the policy's mean over tokens of log pi(y_t) -
-    log sum_v pi(v)^2 and `augmented` its log-prob of the response where the prompt asks for the best one, both without
-    gradient. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
+    `policy`, `reference` and `tokens` are 1-D of length `n`: log-probs are sums over the completion's tokens, in nats.
+    `given` holds what else the loss declared to need, by name, `(n, ...)` each. What begins with `token_` is `(n, T)`,
+    of each token by itself: log-probs, what a value head says before the token is there, and the mask, true where there
+    is a token; elsewhere the others are 0. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
     """
 
     policy: Tensor
     reference: Tensor | None = None
     tokens: Tensor | None = None
-    scores: Tensor | None = None
-    prompt_embeddings: Tensor | None = None
-    density_ratios: Tensor | None = None
-    second_reference: Tensor | None = None
-    confidence: Tensor | None = None
-    augmented: Tensor | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
     token_policy: Tensor | None = None
     token_reference: Tensor | None = None
     token_values: Tensor | None = None
@@ -47,12 +43,12 @@ class Side:
     def __len__(self) -> int:
         return self.policy.shape[0]
 
-    def require(self, field: str) -> Tensor:
-        """Return an optional field, or raise `MissingData` that names it."""
-        value = getattr(self, field)
+    def require(self, name: str) -> Tensor:
+        """Return what the loss declared to need, or raise `MissingData` that names it."""
+        value = self.given.get(name, getattr(self, name, None))
         if value is None:
             raise MissingData(
-                f"this loss needs {field.replace('_', ' ')} for the {self.name} side, and the batch has none"
+                f"this loss needs {name.replace('_', ' ')} for the {self.name} side, and the batch has none"
             )
         return value
 
@@ -160,15 +156,15 @@ class PreferenceBatch:
     sets, and may differ in length. In listwise data `others`, `(n, K - 2)`, are the further responses to the prompts
     of the pairs.
 
-    What only some losses need carries no gradient, and is that of the whole effective batch: `kl_pairs`, responses
-    under prompts that they do not answer; `history`; and `stopped`, this same batch as a constant.
+    What only some losses need carries no gradient, and is that of the whole effective batch. In `given` are, by name,
+    `kl_pairs`, responses under prompts that they do not answer, and `history`; `stopped` is this same batch as a
+    constant.
     """
 
     chosen: Side
     rejected: Side
     others: Lists | None = None
-    kl_pairs: Side | None = None
-    history: History | None = None
+    given: Mapping[str, Side | History] = field(default_factory=dict)
     stopped: PreferenceBatch | None = None
 
     @classmethod
@@ -197,43 +193,42 @@ class PreferenceBatch:
         others: Lists | None = None,
         kl_pairs: Side | None = None,
         history: History | None = None,
+        given: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> PreferenceBatch:
         """Build a batch from 1-D tensors of summed log-probs and, where a loss needs them, the rest.
 
         `prompt_embeddings`, `(n, d)`, serves both sides of paired data; unpaired data takes one set for each side.
-        Half-precision input is brought to fp32 (fp64 stays fp64). Raises `ValueError` on shapes that do not fit.
+        `given` holds further needs by name, `(n, ...)` for each side. Half-precision input is brought to fp32 (fp64
+        stays fp64). Raises `ValueError` on shapes that do not fit.
         """
         if prompt_embeddings is not None:
             if chosen_prompt_embeddings is not None or rejected_prompt_embeddings is not None:
                 raise ValueError("pass either prompt_embeddings (paired data) or one set for each side, not both")
             chosen_prompt_embeddings = rejected_prompt_embeddings = prompt_embeddings
-        chosen = _side(
-            "chosen",
-            policy_chosen,
-            reference=reference_chosen,
-            tokens=chosen_tokens,
-            scores=chosen_scores,
-            prompt_embeddings=chosen_prompt_embeddings,
-            density_ratios=chosen_density_ratios,
-            second_reference=chosen_second_reference,
-            confidence=chosen_confidence,
-            augmented=chosen_augmented,
+        named = {
+            "scores": (chosen_scores, rejected_scores),
+            "prompt_embeddings": (chosen_prompt_embeddings, rejected_prompt_embeddings),
+            "density_ratios": (chosen_density_ratios, rejected_density_ratios),
+            "second_reference": (chosen_second_reference, rejected_second_reference),
+            "confidence": (chosen_confidence, rejected_confidence),
+            "augmented": (chosen_augmented, rejected_augmented),
+            **given,
+        }
+        chosen, rejected = (
+            _side(name, policy, reference, tokens, {need: values[side] for need, values in named.items()})
+            for side, (name, policy, reference, tokens) in enumerate(
+                [
+                    ("chosen", policy_chosen, reference_chosen, chosen_tokens),
+                    ("rejected", policy_rejected, reference_rejected, rejected_tokens),
+                ]
+            )
         )
-        rejected = _side(
-            "rejected",
-            policy_rejected,
-            reference=reference_rejected,
-            tokens=rejected_tokens,
-            scores=rejected_scores,
-            prompt_embeddings=rejected_prompt_embeddings,
-            density_ratios=rejected_density_ratios,
-            second_reference=rejected_second_reference,
-            confidence=rejected_confidence,
-            augmented=rejected_augmented,
-        )
-        if others is not None and (len(others) != len(chosen) or len(chosen) != len(rejected) or chosen.scores is None):
+        if others is not None and (
+            len(others) != len(chosen) or len(chosen) != len(rejected) or "scores" not in chosen.given
+        ):
             raise ValueError("further responses belong to pairs with scores, one list of them to each pair")
-        return cls(chosen, rejected, others, kl_pairs, history)
+        of_batch = {"kl_pairs": kl_pairs, "history": history}
+        return cls(chosen, rejected, others, {need: value for need, value in of_batch.items() if value is not None})
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -247,10 +242,10 @@ class PreferenceBatch:
         Pairs are lists of two; where they have no scores, the ranks 1 and 0 stand in for them.
         """
         sides, others = (self.chosen, self.rejected), self.others
-        if self.chosen.scores is None:
-            scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
+        if "scores" in self.chosen.given:
+            scores = [side.require("scores") for side in sides]
         else:
-            scores = [side.scores for side in sides]
+            scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
         columns = {
             "policy": [side.policy for side in sides],
             "reference": None if self.chosen.reference is None else [side.reference for side in sides],
@@ -268,11 +263,11 @@ class PreferenceBatch:
         """`(n,)` chosen minus rejected log-ratio of each pair (paired data): Delta in the papers' notation."""
         return self.chosen.logratio - self.rejected.logratio
 
-    def require(self, field: str) -> Any:
-        """Return an optional field, or raise `MissingData` that names it."""
-        value = getattr(self, field)
+    def require(self, name: str) -> Any:
+        """Return what the loss declared to need of the whole batch, or raise `MissingData` that names it."""
+        value = self.given.get(name, getattr(self, name, None))
         if value is None:
-            raise MissingData(f"this loss needs {field}, and the batch has none")
+            raise MissingData(f"this loss needs {name}, and the batch has none")
         return value
 
     def with_policy(self, *outputs: Tensor) -> PreferenceBatch:
@@ -291,23 +286,34 @@ class PreferenceBatch:
         return replace(self, stopped=constant)
 
 
-def _side(name: str, policy: Tensor, **fields: Tensor | None) -> Side:
+def _side(
+    name: str, policy: Tensor, reference: Tensor | None, tokens: Tensor | None, given: Mapping[str, Tensor | None]
+) -> Side:
     policy = _at_least_fp32(torch.as_tensor(policy))
     if policy.ndim != 1:
         raise ValueError(
             f"policy_{name} must be 1-D (one summed log-prob per completion), got shape {tuple(policy.shape)}"
         )
-    for field, value in fields.items():
+
+    def fitting(what: str, value: Tensor | None) -> Tensor | None:
         if value is None:
-            continue
+            return None
         value = torch.as_tensor(value)
-        wanted = 2 if field == "prompt_embeddings" else 1
-        if value.ndim != wanted or value.shape[0] != policy.shape[0]:
+        dimensions = DIMENSIONS.get(what, value.ndim)
+        if value.ndim != dimensions or value.shape[:1] != policy.shape:
             raise ValueError(
-                f"{field} of the {name} side must be {wanted}-D with {policy.shape[0]} rows, got shape {tuple(value.shape)}"
+                f"{what} of the {name} side must be {dimensions}-D with {len(policy)} rows, got shape {tuple(value.shape)}"
             )
-        fields[field] = value if field == "tokens" else _at_least_fp32(value)
-    return Side(policy, name=name, **fields)
+        return value if what == "tokens" else _at_least_fp32(value)
+
+    checked = {need: fitting(need, value) for need, value in given.items()}
+    return Side(
+        policy,
+        fitting("reference", reference),
+        fitting("tokens", tokens),
+        {need: value for need, value in checked.items() if value is not None},
+        name=name,
+    )
 
 
 def _at_least_fp32(tensor: Tensor) -> Tensor:

@@ -13,14 +13,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from losses.batch import History, PreferenceBatch, Side
+from losses.batch import PreferenceBatch
+from losses.needs import NEEDS
 from losses.numerics import exp
+from losses.probe import probe
 from losses.registry import Registry, RegistryError, origin_of
-from losses.spec import LOSSES, NEEDS, Hyperparameter, Loss, hyperparameters_of, one_of
+from losses.spec import LOSSES, Hyperparameter, Loss, hyperparameters_of, one_of
 
 Rows = Callable[[PreferenceBatch], Tensor]
 
@@ -130,31 +131,14 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
 
 
 def _reads_logratios(loss: Loss) -> bool:
-    """Try the loss on a batch of two, and see whether it asks for log-ratios."""
-    asked = []
-    zeros = torch.zeros(2)
-    batch = PreferenceBatch.from_logps(
-        *[zeros] * 4,
-        chosen_tokens=zeros + 1,
-        rejected_tokens=zeros + 1,
-        prompt_embeddings=torch.eye(2),
-        chosen_scores=zeros + 1,
-        rejected_scores=zeros,
-        chosen_second_reference=zeros,
-        rejected_second_reference=zeros,
-        chosen_density_ratios=zeros + 1,
-        rejected_density_ratios=zeros + 1,
-        chosen_confidence=zeros,
-        rejected_confidence=zeros,
-        chosen_augmented=zeros,
-        rejected_augmented=zeros,
-        kl_pairs=Side(zeros, zeros),
-        history=History(),
-    )
-    token = zeros[:, None]
-    batch = batch.changed(lambda sides: [side.with_tokens(token, token, token == 0, token) for side in sides])
-    batch = batch.with_stopped()
-    linked(lambda view: loss.function(view, **loss.settings()), batch, lambda s: asked.append(s) or s)
+    """Try the loss on a made-up batch, and see whether it asks for log-ratios."""
+    asked: list[Tensor] = []
+
+    def noted(logratios: Tensor) -> Tensor:
+        asked.append(logratios)
+        return logratios
+
+    linked(lambda view: loss.function(view, **loss.settings()), probe(loss), noted)
     return bool(asked)
 
 

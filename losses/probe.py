@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from losses import History, Lists, Loss, PreferenceBatch, Side
-from losses.batch import Part
+from losses.batch import History, Lists, Part, PreferenceBatch, Side
+from losses.needs import NEEDS
+from losses.spec import Loss
 
 CHOSEN = 6  # chosen examples, and pairs
 REJECTED = 4  # rejected examples of unpaired data
-WIDTH = 8  # dimensions of an embedding
 OTHERS = 2  # at most so many further responses to a prompt
 SHORT = 7  # tokens at most, where a loss reads each
 
@@ -26,12 +26,10 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
     """
     g = torch.Generator().manual_seed(seed)
     sizes = (CHOSEN, REJECTED if loss.data == "unpaired" else CHOSEN)
-    embeddings = [torch.randn(n, WIDTH, generator=g, dtype=torch.float64).to(dtype) for n in sizes]
-    if loss.data != "unpaired":
-        embeddings[1] = embeddings[0]
     known = loss.needs | {"scores"} if loss.data == "listwise" else loss.needs
     with_values = "token_values" in loss.needs
     lengths = (2, SHORT + 1) if with_values else (4, 40)  # each token is an input of its own to finite differences
+    needs = [need for need in map(NEEDS.get, NEEDS) if need.name in loss.needs and need.random is not None]
 
     def random_responses(shape: Sequence[int], lowest: float, spread: float) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = torch.randint(*lengths, shape, generator=g)
@@ -41,32 +39,24 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
         given = {"policy": policy, "reference": reference, "scores": scores}
         return tokens, {k: v.to(dtype) for k, v in given.items() if k == "policy" or k in known}
 
-    sides = []
-    for name, n, prompts, lowest in zip(("chosen", "rejected"), sizes, embeddings, (4.0, 0.0), strict=True):
-        tokens, given = random_responses((n,), lowest, 1.0)
-        if "prompt_embeddings" in loss.needs:
-            given["prompt_embeddings"] = prompts
-        if "second_reference" in loss.needs:
-            given["second_reference"] = given["reference"] * (0.9 + 0.2 * torch.rand(n, generator=g)).to(dtype)
-        if "augmented" in loss.needs:
-            given["augmented"] = (-20 * torch.rand(n, generator=g, dtype=torch.float64)).to(dtype)
-        if "confidence" in loss.needs:
-            given["confidence"] = -torch.rand(n, generator=g, dtype=torch.float64).to(dtype)
-        if "density_ratios" in loss.needs:
-            given["density_ratios"] = torch.linspace(0.1, 20.0, n, dtype=dtype)
-        side = Side(tokens=tokens, name=name, **given)
+    sides: list[Side] = []
+    for name, n, lowest in zip(("chosen", "rejected"), sizes, (4.0, 0.0), strict=True):
+        tokens, made = random_responses((n,), lowest, 1.0)
+        given = {"scores": made.pop("scores")} if "scores" in made else {}
+        side = Side(tokens=tokens, name=name, given=given, **made)
+        for need in needs:
+            if need.of == "prompt" and sides and loss.data != "unpaired":  # the two of a pair answer one prompt
+                given[need.name] = sides[0].require(need.name)
+            elif need.of != "batch":
+                given[need.name] = need.random(side, g).to(dtype)
         sides.append(with_random_tokens(side, scale, g) if with_values else side)
     batch = PreferenceBatch(*sides)
     if loss.data == "listwise":
-        _, given = random_responses((CHOSEN, OTHERS), 1.0, 3.0)
+        _, made = random_responses((CHOSEN, OTHERS), 1.0, 3.0)
         mask = torch.arange(OTHERS) < torch.arange(CHOSEN)[:, None] % (OTHERS + 1)
-        given = {"reference": None, **{k: v.masked_fill(~mask, 0.0) for k, v in given.items()}}
-        batch = replace(batch, others=Lists(**given, mask=mask))
-    if "kl_pairs" in loss.needs:  # a KL that is large enough to be seen
-        _, given = random_responses((sum(sizes),), 0.0, 1.0)
-        batch = replace(batch, kl_pairs=Side(given["reference"] + 2 + scale, given["reference"], name="mismatched"))
-    if "history" in loss.needs:
-        batch = replace(batch, history=History(scale, 10))
+        made = {k: v.masked_fill(~mask, 0.0) for k, v in made.items()}
+        batch = replace(batch, others=Lists(made["policy"], made.get("reference"), made["scores"], mask))
+    batch = replace(batch, given={need.name: need.random(batch, g) for need in needs if need.of == "batch"})
     return batch.with_stopped() if "stopped" in loss.needs else batch
 
 
@@ -105,11 +95,8 @@ def at_start(batch: PreferenceBatch) -> PreferenceBatch:
         return part if reference is None else with_log_probs(part, reference, reference)
 
     batch = batch.changed(lambda parts: map(started, parts))
-    return replace(
-        batch,
-        kl_pairs=batch.kl_pairs and started(batch.kl_pairs),
-        history=batch.history and History(),
-    )
+    given = {need: History() if isinstance(v, History) else started(v) for need, v in batch.given.items()}
+    return replace(batch, given=given)
 
 
 def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) -> tuple[Tensor, ...]:
@@ -123,7 +110,10 @@ def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) ->
 def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
     """Return some rows of a part of a batch, in another order."""
     order = torch.as_tensor(order, dtype=torch.long)
-    return replace(part, **{name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)})
+    rows = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
+    if isinstance(part, Side):
+        rows["given"] = {name: value[order] for name, value in part.given.items()}
+    return replace(part, **rows)
 
 
 def one_by_one(loss: Loss, batch: PreferenceBatch) -> list[PreferenceBatch]:

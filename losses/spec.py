@@ -12,22 +12,10 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.needs import NEEDS
 from losses.registry import Registry, RegistryError, nearest, origin_of
 
 DATA_KINDS = ("paired", "unpaired", "listwise")
-NEEDS = (
-    "reference",
-    "second_reference",
-    "prompt_embeddings",
-    "density_ratios",
-    "scores",
-    "confidence",
-    "augmented",
-    "token_values",
-    "kl_pairs",
-    "history",
-    "stopped",
-)
 REDUCTIONS = {"sum": "sum over tokens", "mean": "mean over tokens", "token": "tokens one by one"}
 HYPERPARAMETER_TYPES = (bool, int, float, str)
 
@@ -140,8 +128,8 @@ def register_loss(
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
     - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
-    - `data`: "paired", "unpaired" or "listwise" (it reads `batch.lists`); `needs`: of `NEEDS`, what the
-      backbone is to supply.
+    - `data`: "paired", "unpaired" or "listwise" (it reads `batch.lists`); `needs`: names
+      in `losses.needs.NEEDS`, what the backbone is to supply.
     - `reduction`: "sum", "mean" or "token" (each by itself), how the log-probs of a completion enter the loss.
     - `couples_examples`: true when the value of one row depends on other rows of the effective batch.
     - `start_value`: the loss at policy = reference as a function of the hyper-parameters (None where it depends on

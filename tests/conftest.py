@@ -46,10 +46,11 @@ def _undone():
     from harness.tasks import TASKS
     from harness.tasks.rewards.base import REWARDS
     from losses.modifiers import MODIFIERS
+    from losses.needs import NEEDS
     from losses.rpo import WEIGHTINGS
     from losses.spec import LOSSES
 
-    registries = (JUDGES, LOSSES, MODIFIERS, REWARDS, TASKS, WEIGHTINGS)
+    registries = (JUDGES, LOSSES, MODIFIERS, NEEDS, REWARDS, TASKS, WEIGHTINGS)
     before = [(dict(registry._entries), dict(registry._origins)) for registry in registries]
     yield
     for registry, (entries, origins) in zip(registries, before, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,8 @@ from torch.nn.functional import pad
 from harness.training.base import LogProbs, Progress
 from harness.training.batch import EffectiveBatch
 from harness.training.forward import Training
-from harness.training.needs.history import history
-from harness.training.needs.kl_pairs import kl_pairs
-from harness.training.needs.prompts import density_ratios, prompt_embeddings
-from harness.training.needs.scores import scores
-from harness.training.supply import Column, Computed, EachStep, Split
+from harness.training.needs.suppliers import SUPPLIERS as SUPPLIED_BY_ALL
+from harness.training.supply import Column, EachStep, Split, Supplier
 
 VOCABULARY = 16
 AUGMENTED = (1, 2)  # the prompt that asks for the best response
@@ -143,38 +140,39 @@ class Texts:
         return torch.stack(before), torch.stack(after), torch.arange(width) < lengths[:, None]
 
 
+@dataclass(frozen=True)
+class BigramSplit(Split):
+    """A split of texts, with a second reference."""
+
+    second: Bigram
+
+
 class _Confidence(EachStep):
-    def __init__(self, source: Texts):
-        self.source = source
+    def __init__(self, split: BigramSplit, plan: Iterable[EffectiveBatch]):
+        self.source = split.source
 
     def before(self, training: Training, batch: EffectiveBatch) -> Tensor:
         return training.of_rows(self.source, batch.rows, partial(self.source.confidences, training.policy))
 
 
 class _Augmented(EachStep):
-    def __init__(self, source: Texts):
-        self.source = replace(source, texts=[replace(text, prompt=AUGMENTED) for text in source.texts])
+    def __init__(self, split: BigramSplit, plan: Iterable[EffectiveBatch]):
+        self.source = replace(split.source, texts=[replace(text, prompt=AUGMENTED) for text in split.source.texts])
 
     def before(self, training: Training, batch: EffectiveBatch) -> Tensor:
         rows = batch.chosen + batch.rejected
         return training.of_rows(self.source, rows, partial(self.source.outputs, training.policy))
 
 
-def supplies(second: Bigram) -> Mapping[str, Computed]:
-    """Return how each need is computed; `second` is the second reference."""
+def _second_reference(split: BigramSplit, plan: Iterable[EffectiveBatch]) -> Column:
+    (scored,) = split.source.score([split.second])
+    return Column(*(scored.sums([getattr(e, side) for e in split.examples]).numpy() for side in ("chosen", "rejected")))
 
-    def under_second(split: Split, plan: Iterable[EffectiveBatch]) -> Column:
-        (scored,) = split.source.score([second])
-        chosen, rejected = ([getattr(e, side) for e in split.examples] for side in ("chosen", "rejected"))
-        return Column(scored.sums(chosen).numpy(), scored.sums(rejected).numpy())
 
-    own: Mapping[str, Callable[[Texts], EachStep]] = {"confidence": _Confidence, "augmented": _Augmented}
-    return {
-        "scores": scores,
-        "prompt_embeddings": prompt_embeddings,
-        "density_ratios": density_ratios,
-        "second_reference": under_second,
-        "kl_pairs": kl_pairs,
-        "history": history,
-        **{need: lambda split, plan, make=make: make(split.source) for need, make in own.items()},
-    }
+SUPPLIERS = {
+    **SUPPLIED_BY_ALL,
+    "second_reference": Supplier(_second_reference),
+    "confidence": Supplier(_Confidence),
+    "augmented": Supplier(_Augmented),
+    "token_values": Supplier(),
+}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness.conformance.bigram import VOCABULARY, Bigram, Text, Texts, supplies
+from harness.conformance.bigram import SUPPLIERS, VOCABULARY, Bigram, BigramSplit, Text, Texts
 from harness.core.prompt import Message
-from harness.training.batch import Example, effective_batches
+from harness.training.batch import EffectiveBatch, Example, effective_batches
 from harness.training.forward import Training
 from harness.training.objective import PreferenceObjective
-from harness.training.supply import Column, Split
-from losses import Loss
-from losses.probe import OTHERS, WIDTH
+from harness.training.supply import Column, Split, Supply
+from losses import Loss, Side
+from losses.needs import NEEDS, Need
+from losses.probe import OTHERS
 
 PAIRS = 6
 
@@ -41,9 +43,6 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
         )
         for i in range(PAIRS)
     ]
-    embeddings = rng.normal(size=(PAIRS, WIDTH)).astype(np.float32)
-    ratios = rng.uniform(0.5, 5.0, size=PAIRS).astype(np.float32)
-    made_up = {"prompt_embeddings": Column.of_prompts(embeddings), "density_ratios": Column.of_prompts(ratios)}
     (batch,) = effective_batches(examples, batch_size=PAIRS, data=loss.data, seed=0, epoch=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -55,19 +54,40 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
     for budget in budgets:
         policy.zero_grad()
         source = Texts(texts, budget)
-        split = Split(
+        split = BigramSplit(
             examples,
             True,
             examples,
             source,
             *source.score([start]),
             lambda other: other.score([start])[0],
-            lambda _: embeddings,
-            supplies(second) | {need: lambda split, plan, c=column: c for need, column in made_up.items()},
+            lambda given: np.empty((len(given), 0), dtype=np.float32),  # what is of prompts is made up
+            SUPPLIERS,
+            second,
         )
         training = Training(policy, Accelerator(cpu=True))
-        objective = PreferenceObjective(training, loss, loss.settings(), split.supply(loss, [batch]))
+        objective = PreferenceObjective(training, loss, loss.settings(), _supply(split, loss, batch))
         value = objective.backward(batch)["loss"]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
         found.append((value, torch.cat([gradient.flatten() for gradient in gradients])))
     return found
+
+
+def _supply(split: Split, loss: Loss, batch: EffectiveBatch) -> Supply:
+    """Return what the loss needs; what comes from data alone has random values, as in `losses.probe`."""
+    needs = [NEEDS.get(name) for name in sorted(loss.needs)]
+    made_up = [need for need in needs if need.of == "prompt" or need.compute is not None]
+    supply = split.supply(replace(loss, needs=loss.needs - {need.name for need in made_up}), [batch])
+    generator = torch.Generator().manual_seed(0)
+    columns = dict(supply.columns)
+    for need in made_up:
+        chosen, rejected = (_random(need, split, side, generator) for side in ("chosen", "rejected"))
+        columns[need.name] = Column(chosen, chosen if need.of == "prompt" else rejected)
+    return replace(supply, columns=columns)
+
+
+def _random(need: Need, split: Split, side: str, generator: torch.Generator) -> np.ndarray:
+    rows = [getattr(example, side) for example in split.examples]
+    logps = split.reference.sums(rows)
+    responses = Side(logps, logps, split.source.lengths(rows), name=side)
+    return need.random(responses, generator).float().numpy()

@@ -95,10 +95,14 @@ def rows(loss: Loss) -> str:
     if not found.isfinite().all():
         raise Failure(f"returns {found.tolist()} for ordinary log-probs")
     if loss.data == "listwise" and "scores" not in loss.needs:
-        pairs = replace(batch.changed(lambda parts: [replace(s, scores=None) for s in parts[:2]]), others=None)
+        pairs = replace(batch.changed(lambda parts: map(_without_scores, parts[:2])), others=None)
         if not loss(pairs, **loss.settings()).isfinite().all():
             raise Failure("is not finite for plain pairs, whose scores are the ranks 1 and 0")
     return f"{len(found)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
+
+
+def _without_scores(side: Side) -> Side:
+    return replace(side, given={need: values for need, values in side.given.items() if need != "scores"})
 
 
 @_check("start value")
@@ -284,25 +288,28 @@ def needs(loss: Loss) -> str:
     return ", ".join(sorted(loss.needs)) or "nothing but log-probs and token counts"
 
 
-def _changed(batch: PreferenceBatch, field: str) -> PreferenceBatch:
+def _changed(batch: PreferenceBatch, need: str) -> PreferenceBatch:
     """Return the batch with other values of what a loss declared that it needs."""
-    if field == "history":
-        return replace(batch, history=History(batch.history.mean + 1, batch.history.count))
-    if field == "kl_pairs":
-        return replace(batch, kl_pairs=replace(batch.kl_pairs, policy=batch.kl_pairs.policy + 1))
-    if field == "stopped":
+    if need == "stopped":
         return replace(batch, stopped=batch.with_policy(*(part.outputs + 1 for part in batch.parts)))
+    if need in batch.given:
+        value = batch.given[need]
+        field = "mean" if isinstance(value, History) else "policy"
+        moved_on = replace(value, **{field: getattr(value, field) + 1})
+        return replace(batch, given={**batch.given, need: moved_on})
+    generator = torch.Generator().manual_seed(1)
 
-    def other(parts: tuple[Part, ...]) -> list[Part]:
-        generator, found = torch.Generator().manual_seed(1), []
-        for part in parts:
-            # others have no prompt embeddings of their own, and a reference can be there for each token too
-            old = {name: getattr(part, name, None) for name in (field, f"token_{field}")}
-            new = {k: v + torch.rand(v.shape, generator=generator) for k, v in old.items() if v is not None}
-            found.append(replace(part, **new))
-        return found
+    def moved(values: Tensor) -> Tensor:
+        return values + torch.rand(values.shape, generator=generator)
 
-    return batch.changed(other)
+    def other(part: Part) -> Part:
+        if isinstance(part, Side) and need in part.given:
+            return replace(part, given={**part.given, need: moved(part.given[need])})
+        # a reference can be there for each token too
+        old = {name: getattr(part, name, None) for name in (need, f"token_{need}")}
+        return replace(part, **{name: moved(values) for name, values in old.items() if values is not None})
+
+    return batch.changed(lambda parts: map(other, parts))
 
 
 @_check("reduction")

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.backbones.language_model.needs import SUPPLIERS
 from harness.backbones.language_model.preferences import Generation, prompt_ids
 from harness.backbones.language_model.tokens import PreparedTask
 from harness.core.config import ExperimentConfig
 from harness.core.dials import numeric
-from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source, hash_value
-from harness.core.prompt import prompt_text
 from harness.core.records import SFT
 from harness.core.store import key_of
 from harness.tasks import Task
+from harness.training.supply import KeyInputs, supplier_of
 from losses import Loss, PreferenceBatch
+from losses.needs import NEEDS
 from losses.registry import Registry, origin_of
 
-EMBEDDED = {"prompt_embeddings", "density_ratios"}  # what is made of the encoder's embeddings of prompts
 FORMAT = 1  # raised when training changes what the same experiment computes
 
 
@@ -71,13 +71,12 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class CellMaker:
-    """Makes the cells of one task: `start` determines its SFT policy, `weights` are hashes of other models by need."""
+    """Makes the cells of one task: `start` determines its SFT policy, `needed` what the needs' parts of a key are."""
 
     experiment: ExperimentConfig
     planned: PlannedTask
     start: Mapping[str, object]
-    encoder_hash: str
-    weights: Mapping[str, str | None]
+    needed: KeyInputs
     evaluated_on: tuple[str, ...]
 
     def cell(self, loss: Loss | None, settings: Mapping[str, object], seed: int) -> Cell:
@@ -95,11 +94,8 @@ class CellMaker:
                 "train": numeric(self.experiment.train),
                 "dev": splits["dev"].hash,
             }
-            if loss.needs & EMBEDDED:
-                prompts = [prompt_text(e.prompt) for split in splits.values() for e in split.examples]
-                encoded = {"encoder": self.encoder_hash, "pieces": MAX_PIECES, "prompts": hash_value(prompts)}
-                inputs["embeddings"] = encoded
-            inputs |= {need: weights for need, weights in self.weights.items() if need in loss.needs}
+            parts = {need: supplier_of(need, SUPPLIERS).key(self.needed) for need in sorted(loss.needs)}
+            inputs["needs"] = {need: part for need, part in parts.items() if part is not None}
         name = loss.name if loss else SFT
         return Cell(key_of(inputs), self.planned.name, name, dict(settings), seed, self.evaluated_on, inputs)
 
@@ -127,7 +123,8 @@ def drawing_inputs(planned: PlannedTask, start: Mapping[str, object]) -> dict:
 
 def loss_sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
     """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
-    origins = [origin_of(function) for function in (*loss.functions, PreferenceBatch.from_logps)]
+    own = [need.compute for need in map(NEEDS.get, sorted(loss.needs)) if need.compute is not None]
+    origins = [origin_of(function) for function in (*loss.functions, *own, PreferenceBatch.from_logps)]
     for name, parameter in loss.hyperparameters.items():
         if isinstance(parameter.choices, Registry):
             origins.append(parameter.choices.origin(settings[name]))

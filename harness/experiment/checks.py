@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.core.config import ExperimentConfig, ModelConfig
 from harness.core.errors import UserError
 from harness.experiment.cells import PlannedTask
+from harness.training.supply import Supplier, supplier_of
 from losses import Loss
 
 
@@ -38,6 +39,16 @@ def check_lengths(experiment: ExperimentConfig, context: int | None) -> None:
                     f"tasks.{name}: max_prompt_tokens={task.max_prompt_tokens} and {what}={length} exceed "
                     f"the {context} tokens of context of the model; lower one of them"
                 )
+
+
+def check_needs(losses: Iterable[Loss], suppliers: Mapping[str, Supplier]) -> None:
+    """Reject losses that need what the backbone, whose suppliers these are, cannot give."""
+    for loss in losses:
+        for need in sorted(loss.needs):
+            try:
+                supplier_of(need, suppliers)
+            except UserError as error:
+                raise UserError(f"loss {loss.name!r}: {error}") from None
 
 
 def check_data(name: str, losses: Mapping[str, Loss], planned: PlannedTask) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backbones.language_model.from_scratch import find_pretrained
+from harness.backbones.language_model.needs import SUPPLIERS
 from harness.backbones.language_model.policy import model_settings
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
 from harness.core.store import Store
-from harness.experiment.checks import check_lengths, check_writable
+from harness.experiment.checks import check_lengths, check_needs, check_writable
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import Resolved, resolve
 from harness.tasks import TaskData
@@ -54,6 +55,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
         judge.kind.check(judge.options)
         if to_run:
             judge.kind.ready(judge.options)
+    check_needs(resolved.losses.values(), SUPPLIERS)
     check_writable(experiment.folder)
     store = Store(experiment.store)
     encoder = Encoder(experiment.encoder, store)

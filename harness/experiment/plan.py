@@ -18,6 +18,7 @@ from harness.core.dials import numeric
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.prompt import prompt_text
 from harness.core.records import SFT, CellRecord, PlanRecord, cell_folder
 from harness.core.render import Renderer
 from harness.core.store import Store
@@ -25,6 +26,7 @@ from harness.experiment.cells import Cell, CellMaker, PlannedTask, start_inputs
 from harness.experiment.checks import check_data, check_trunk
 from harness.experiment.draft import Draft
 from harness.experiment.resolve import Resolved
+from harness.training.supply import KeyInputs
 from losses import Loss
 
 
@@ -118,10 +120,12 @@ def make_plan(draft: Draft, model: Path) -> Plan:
         check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, tasks[name])
     starts = {name: start_inputs(experiment, model_hash, tasks[name]) for name in resolved.evaluated_on}
     second = _second_reference(experiment, resolved.losses, renderer)
-    weights = {"second_reference": weights_hash(second) if second else None}
+    second_hash = weights_hash(second) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():
-        maker = CellMaker(experiment, tasks[name], starts[name], draft.encoder.hash, weights, evaluated_on)
+        prompts = [e.prompt for split in tasks[name].prepared.splits.values() for e in split.examples]
+        needed = KeyInputs(hash_value([prompt_text(p) for p in prompts]), lambda: draft.encoder.hash, second_hash)
+        maker = CellMaker(experiment, tasks[name], starts[name], needed, evaluated_on)
         cells += [
             maker.cell(resolved.losses.get(loss), settings, seed)
             for seed in experiment.seeds

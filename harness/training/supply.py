@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.errors import UserError
 from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example
 from harness.training.forward import Training
 from losses import History, Lists, Loss, PreferenceBatch, Side
+from losses.needs import NEEDS
 
 Value = Tensor | Side | History  # a tensor is `(rows, ...)`, of the chosen and rejected rows of a batch
 
@@ -57,16 +60,19 @@ class Supply:
         logps = log_probs(outputs)
         device, wins, losses = logps.device, len(batch.chosen), len(batch.rejected)
         reference, lengths = self.reference.sums(batch.rows).to(device), self.source.lengths(batch.rows).to(device)
-        sides: dict[str, Tensor] = {}
-        for need, column in self.columns.items():
-            sides[f"chosen_{need}"] = _taken(column.chosen, batch.chosen_examples).to(device)
-            sides[f"rejected_{need}"] = _taken(column.rejected, batch.rejected_examples).to(device)
-        rest = {}
+        sides = {
+            need: (
+                _taken(column.chosen, batch.chosen_examples).to(device),
+                _taken(column.rejected, batch.rejected_examples).to(device),
+            )
+            for need, column in self.columns.items()
+        }
+        of_batch = {}
         for need, value in (given or {}).items():
             if isinstance(value, Tensor):
-                sides[f"chosen_{need}"], sides[f"rejected_{need}"] = value[:wins], value[wins : wins + losses]
+                sides[need] = (value[:wins], value[wins : wins + losses])
             else:
-                rest[need] = value
+                of_batch[need] = value
         view = PreferenceBatch.from_logps(
             logps[:wins],
             logps[wins : wins + losses],
@@ -75,8 +81,8 @@ class Supply:
             chosen_tokens=lengths[:wins],
             rejected_tokens=lengths[wins : wins + losses],
             others=self._others(batch, logps[wins + losses :], reference[wins + losses :]),
-            **sides,
-            **rest,
+            given=sides,
+            **of_batch,
         )
         if outputs.ndim > 1:
             view = self._by_token(view, batch, outputs)
@@ -121,7 +127,7 @@ class Split:
 
     `train` are the examples of the training split, on which is fitted what is fitted. `score` gives the reference's
     log-probs of another source, computed once and kept by content; `embed` gives `(examples, d)` fp32 embeddings of
-    prompts. `supplies` are what this backbone can compute for a loss, by need.
+    prompts. `suppliers` are the backbone's, by need.
     """
 
     examples: Sequence[Example]
@@ -131,7 +137,7 @@ class Split:
     reference: LogProbs
     score: Callable[[Source], LogProbs]
     embed: Callable[[Sequence[Example]], np.ndarray]
-    supplies: Mapping[str, Computed]
+    suppliers: Mapping[str, Supplier]
 
     def everything(self) -> EffectiveBatch:
         """Return all examples as one batch, in order."""
@@ -144,14 +150,63 @@ class Split:
         needs = set(loss.needs)
         if loss.data == "listwise" and all(example.scores for example in self.examples):
             needs.add("scores")  # without them ranks stand in
-        made = {need: self.supplies[need](self, plan) for need in sorted(needs & self.supplies.keys())}
-        return Supply(
-            self.source,
-            self.reference,
-            {need: value for need, value in made.items() if isinstance(value, Column)},
-            {need: value for need, value in made.items() if isinstance(value, EachStep)},
-        )
+        columns, steps = {}, {}
+        for need in sorted(needs):
+            made = supplier_of(need, self.suppliers).compute(self, plan)
+            if isinstance(made, Column):
+                columns[need] = made
+            elif made is not None:
+                steps[need] = made
+        return Supply(self.source, self.reference, columns, steps)
 
 
-# How a need is computed: once for the split, or by an object that is asked at each step of a plan's batches.
-Computed = Callable[[Split, Iterable[EffectiveBatch]], Column | EachStep]
+@dataclass(frozen=True)
+class KeyInputs:
+    """What the part of a need in a cell's key is made of: the hashes of prompts, of encoder and second reference."""
+
+    prompts: str
+    encoder: Callable[[], str]
+    second_reference: str | None
+
+
+@dataclass(frozen=True)
+class Supplier:
+    """How a backbone supplies a need.
+
+    `compute(split, plan)` returns it for a split and the batches of a plan: once and for all, as an object that is
+    asked at each step, or None where it comes with the log-probs. `key` is what it depends on besides all that stands
+    in the key of every cell (weights, token data, settings, code).
+    """
+
+    compute: Callable[[Any, Iterable[EffectiveBatch]], Column | EachStep | None] = lambda split, plan: None
+    key: Callable[[KeyInputs], object] = lambda inputs: None
+
+
+def supplier_of(need: str, suppliers: Mapping[str, Supplier]) -> Supplier:
+    """Return who supplies a need: the need itself, where a user registered a function, or a backbone.
+
+    Raises `UserError` if neither does.
+    """
+    own = NEEDS.get(need).compute
+    if own is not None:
+        return Supplier(lambda split, plan: _own_column(need, own(split), split), lambda inputs: inputs.prompts)
+    if need not in suppliers:
+        raise UserError(f"this backbone does not supply {need!r}; it supplies {', '.join(suppliers)}")
+    return suppliers[need]
+
+
+def _own_column(need: str, found: Any, split: Split) -> Column:
+    """Return what a user's function gave as a column; raise `UserError` where it does not fit the split."""
+    sides = (found, found) if NEEDS.get(need).of == "prompt" else found
+    try:
+        chosen, rejected = (np.asarray(values, dtype=np.float32) for values in sides)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"need {need!r}: its function must return two arrays, of chosen and rejected ({error})"
+        ) from None
+    for values in (chosen, rejected):
+        if values.shape[:1] != (len(split.examples),):
+            raise UserError(
+                f"need {need!r}: {len(split.examples)} examples, and its function returned shape {values.shape}"
+            )
+    return Column(chosen, rejected)

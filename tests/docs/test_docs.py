@@ -74,6 +74,19 @@ def test_the_loss_of_the_docs_passes_the_checks(tmp_path):
     assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
 
 
+def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, tiny_encoder):
+    (tmp_path / "my_need.py").write_text(block("python", "# my_need.py"))
+    result = harness("check", "my_need.py", cwd=tmp_path)
+    assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
+    given = yaml.safe_load(block("yaml", "my_need.py"))
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, **given)
+    assert "2 cells, 0 of them trained" in harness("plan", str(path), cwd=tmp_path).stdout
+    result = harness("run", str(path), cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
+    assert (frame.status == "ok").all() and set(frame.query("task == 'hh'").loss) == {"sft", "even_length_dpo"}
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """The docs' package, installed by pip into a folder of its own."""

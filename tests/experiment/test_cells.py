@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import losses
+from harness.backbones.language_model.needs import SUPPLIERS
+from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source
 from harness.experiment.cells import loss_sources
-from losses import get_loss, register_weighting
+from harness.training.supply import KeyInputs, supplier_of
+from losses import get_loss, register_loss, register_need, register_weighting
+from losses.needs import NEEDS
 
 FOLDER = Path(losses.__file__).parent
 
@@ -27,3 +31,26 @@ def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
         hash_source(FOLDER / "batch.py"),
         hash_source(Path(__file__)),
     ]
+
+
+def test_a_need_of_the_user_s_own_is_part_of_the_key():
+    @register_need("test_only")
+    def test_only(split):
+        """Never called."""
+
+    @register_loss("reads_it", needs=["reference", "test_only"])
+    def reads_it(batch):
+        """Never called."""
+
+    own, batch = hash_source(Path(__file__)), hash_source(FOLDER / "batch.py")
+    assert loss_sources(get_loss("reads_it"), {}) == [own, own, batch]
+    inputs = KeyInputs("of prompts", lambda: "of encoder", "of second")
+    assert supplier_of("test_only", SUPPLIERS).key(inputs) == "of prompts"
+
+
+def test_a_need_brings_its_part_of_the_key():
+    inputs = KeyInputs("of prompts", lambda: "of encoder", "of second")
+    embedded = {"encoder": "of encoder", "pieces": MAX_PIECES, "prompts": "of prompts"}
+    parts = {need: supplier_of(need, SUPPLIERS).key(inputs) for need in NEEDS}
+    expected = {"prompt_embeddings": embedded, "density_ratios": embedded, "second_reference": "of second"}
+    assert parts == dict.fromkeys(NEEDS) | expected

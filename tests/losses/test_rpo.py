@@ -41,9 +41,9 @@ def log_ratios(batch) -> tuple[list[float], list[float]]:
 def brute_weights(batch, temperature) -> list[list[float]]:
     """softmax over j of -(1 - cos(i, j)) / temperature, one number at a time."""
     rows = []
-    for e in batch.chosen.prompt_embeddings.double().tolist():
+    for e in batch.chosen.require("prompt_embeddings").double().tolist():
         distances = []
-        for f in batch.rejected.prompt_embeddings.double().tolist():
+        for f in batch.rejected.require("prompt_embeddings").double().tolist():
             dot = sum(a * b for a, b in zip(e, f, strict=True))
             norms = math.sqrt(sum(a * a for a in e)) * math.sqrt(sum(b * b for b in f))
             distances.append(1 - dot / norms)
@@ -135,7 +135,7 @@ def test_the_weights_do_not_depend_on_the_norm_of_the_embeddings():
         batch.rejected.policy,
         batch.chosen.reference,
         batch.rejected.reference,
-        prompt_embeddings=batch.chosen.prompt_embeddings * 100,
+        prompt_embeddings=batch.chosen.require("prompt_embeddings") * 100,
     )
     torch.testing.assert_close(get_loss("rpo_paired")(batch), get_loss("rpo_paired")(longer))
 
@@ -147,7 +147,7 @@ def test_an_absent_class_is_an_error_and_not_a_silent_constant():
         torch.zeros(0),
         batch.chosen.reference,
         torch.zeros(0),
-        chosen_prompt_embeddings=batch.chosen.prompt_embeddings,
+        chosen_prompt_embeddings=batch.chosen.require("prompt_embeddings"),
         rejected_prompt_embeddings=torch.zeros(0, D),
     )
     with pytest.raises(ValueError, match="one of the two classes is absent"):

@@ -43,14 +43,14 @@ def test_blocks_do_not_see_each_other(controls, batch):
             batch.rejected.policy[rows],
             batch.chosen.reference[rows],
             batch.rejected.reference[rows],
-            prompt_embeddings=batch.chosen.prompt_embeddings[rows],
+            prompt_embeddings=batch.chosen.require("prompt_embeddings")[rows],
         )
         torch.testing.assert_close(losses[rows], get_loss("rpo_paired")(part, beta=0.3, temperature=0.5))
 
 
 def test_without_the_diagonal_a_pair_is_weighed_against_the_others_alone(controls, batch):
     beta, temperature = 0.3, 0.5
-    embeddings = torch.nn.functional.normalize(batch.chosen.prompt_embeddings, dim=1)
+    embeddings = torch.nn.functional.normalize(batch.chosen.require("prompt_embeddings"), dim=1)
     s_w, s_l = batch.chosen.logratio, batch.rejected.logratio
     expected = []
     for i in range(6):
@@ -69,6 +69,6 @@ def test_in_a_batch_of_one_pair_there_is_no_other_contrast(controls, batch):
             side[:1]
             for side in (batch.chosen.policy, batch.rejected.policy, batch.chosen.reference, batch.rejected.reference)
         ),
-        prompt_embeddings=batch.chosen.prompt_embeddings[:1],
+        prompt_embeddings=batch.chosen.require("prompt_embeddings")[:1],
     )
     assert controls.rpo_off_diagonal(one, beta=0.3, temperature=0.5).tolist() == [0.0]

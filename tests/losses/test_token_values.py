@@ -9,7 +9,7 @@ from losses import PreferenceBatch, Side, get_loss
 from tests.losses.by_hand import nll
 
 
-def side(name: str, logratios: list[list[float]], values: list[list[float]], **fields) -> Side:
+def side(name: str, logratios: list[list[float]], values: list[list[float]], **fields: torch.Tensor) -> Side:
     """Responses with these log-ratios and values of their tokens, each token at log-prob -1 under the reference."""
     width = max(map(len, logratios)) + 1  # one column of padding at least, and what stands there must not matter
     ratio, value, mask = (torch.full((len(logratios), width), x, dtype=torch.float64) for x in (9.0, 9.0, 0.0))
@@ -18,7 +18,7 @@ def side(name: str, logratios: list[list[float]], values: list[list[float]], **f
             torch.tensor(x, dtype=torch.float64) for x in (of_row, of_values)
         )
         mask[row, : len(of_row)] = 1
-    empty = Side(torch.zeros(len(logratios), dtype=torch.float64), name=name, **fields)
+    empty = Side(torch.zeros(len(logratios), dtype=torch.float64), name=name, given=fields)
     return empty.with_tokens(ratio - 1, value, mask.bool(), torch.full_like(ratio, -1.0))
 
 

@@ -78,7 +78,7 @@ def test_a_cell_that_is_done_is_done_and_nothing_of_it_is_the_driver_s(plan, wor
 
 def test_the_dev_questions_are_sampled_and_judged_beside_the_test_questions_where_they_are_asked_for(plan, worker):
     cell = plan.cells[1]
-    assert run_cell(plan, cell.key, worker, splits=("dev",)) is None
+    assert run_cell(plan, cell.key, worker, splits=("dev", "test")) is None
     folder = plan.folder(cell)
     dev, test = (read_jsonl(folder / name / "samples.jsonl") for name in ("sample-dev-hh", "sample-hh"))
     questions = plan.tasks["hh"].prepared.questions

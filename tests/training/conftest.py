@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from harness.backbones.language_model.needs import supplies
+from harness.backbones.language_model.needs import SUPPLIERS, LanguageModelSplit
 from harness.backbones.language_model.policy import Policy, load_policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
@@ -21,7 +21,7 @@ from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example, effective_batches
 from harness.training.forward import Training
 from harness.training.objective import PreferenceObjective
-from harness.training.supply import Column, Split
+from harness.training.supply import Column, Supplier
 from losses import get_loss
 
 PAIRS = 8
@@ -74,7 +74,7 @@ class Bench:
         loss, source = get_loss(loss), self.source(budget)
         if "token_values" in loss.needs and self.policy.value_head is None:
             self.add_value_head()
-        split = Split(
+        split = LanguageModelSplit(
             self.examples,
             True,
             self.examples,
@@ -82,8 +82,9 @@ class Bench:
             self.under_start(source),
             self.under_start,
             lambda examples: self.embeddings,
-            supplies(augmented, lambda: source.score([self.second])[0])
-            | {"density_ratios": lambda split, plan: Column.of_prompts(self.density_ratios)},
+            SUPPLIERS | {"density_ratios": Supplier(lambda split, plan: Column.of_prompts(self.density_ratios))},
+            lambda: source.score([self.second])[0],
+            augmented,
         )
         training = Training(self.policy, Accelerator(cpu=True))
         return PreferenceObjective(training, loss, loss.settings(settings), split.supply(loss, plan))

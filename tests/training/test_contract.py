@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from harness.conformance.bigram import VOCABULARY, Bigram, Text, Texts, supplies
+from harness.conformance.bigram import SUPPLIERS, VOCABULARY, Bigram, BigramSplit, Text, Texts
 from harness.core.config import TrainConfig
 from harness.core.prompt import Message
 from harness.training.base import Job
@@ -21,7 +21,6 @@ from harness.training.batch import Example
 from harness.training.checkpoint import Checkpoints
 from harness.training.objective import StartError
 from harness.training.preference import kept_folder, train_preference
-from harness.training.supply import Split
 from losses import get_loss
 from tests.conftest import REPOSITORY
 
@@ -38,7 +37,7 @@ def bigram(seed: int) -> Bigram:
     return Bigram()
 
 
-def split(start: Bigram, seed: int, train: list[Example] | None = None, budget: int = WIDE) -> Split:
+def split(start: Bigram, seed: int, train: list[Example] | None = None, budget: int = WIDE) -> BigramSplit:
     """Twenty pairs whose chosen response has even tokens and whose rejected one has odd ones."""
     rng = np.random.default_rng(seed)
     texts, examples = [], []
@@ -48,7 +47,7 @@ def split(start: Bigram, seed: int, train: list[Example] | None = None, budget: 
             texts.append(Text(prompt, tuple((2 * rng.integers(0, VOCABULARY // 2, rng.integers(2, 9)) + odd).tolist())))
         examples.append(Example((Message("user", str(i)),), 2 * i, 2 * i + 1, (2.0, 1.0)))
     source = Texts(texts, budget)
-    return Split(
+    return BigramSplit(
         examples,
         True,
         train or examples,
@@ -56,7 +55,8 @@ def split(start: Bigram, seed: int, train: list[Example] | None = None, budget: 
         *source.score([start]),
         lambda other: other.score([start])[0],
         lambda given: np.random.default_rng(2).normal(size=(len(given), 4)).astype(np.float32),
-        supplies(bigram(9)),
+        SUPPLIERS,
+        bigram(9),
     )
 
 

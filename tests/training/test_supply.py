@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
+from harness.core.errors import UserError
 from harness.core.prompt import Message
 from harness.training.batch import Example, effective_batches
 from harness.training.needs.density import density_ratios
-from losses import get_loss
+from losses import get_loss, register_loss, register_need
 
 
 def prompt(name) -> tuple[Message, ...]:
@@ -100,3 +101,53 @@ def test_on_pairs_every_density_ratio_is_one():
     embeddings = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     examples = [Example(prompt(i), 2 * i, 2 * i + 1) for i in range(30)]
     assert density_ratios(embeddings, examples, embeddings) == pytest.approx(np.ones(30), abs=1e-5)
+
+
+def weighted(bench, function, of="response"):
+    """The objective of a loss that reads a need which this function computes."""
+    register_need("weight", of=of)(function)
+
+    @register_loss("weighted", needs=["reference", "weight"])
+    def reads_weight(batch):
+        """Weighted."""
+        return -batch.chosen.require("weight") * batch.logratio_margin - batch.rejected.require("weight")
+
+    return bench.objective("weighted")
+
+
+def test_a_need_of_the_user_s_own_is_given_by_example(bench):
+    def of_scores(split):
+        return [e.scores[0] for e in split.examples], [e.scores[1] for e in split.examples]
+
+    objective, batch = weighted(bench, of_scores), bench.batch("dpo")
+    view = objective.supply.preference_batch(batch, torch.zeros(len(batch.rows)))
+    assert view.chosen.require("weight").tolist() == [bench.examples[i].scores[0] for i in batch.chosen_examples]
+    assert view.rejected.require("weight").tolist() == [bench.examples[i].scores[1] for i in batch.rejected_examples]
+    assert objective.backward(batch)["loss"] == pytest.approx(
+        (-view.chosen.require("weight") * margin(objective, batch)).mean().item() - 1.0, rel=1e-4
+    )
+
+
+def margin(objective, batch):
+    with torch.no_grad():
+        ratios = objective._all_outputs(batch) - objective.supply.reference.sums(batch.rows)
+    return ratios[: len(batch.chosen)] - ratios[len(batch.chosen) :]
+
+
+def test_a_need_of_prompts_is_one_array_for_both_sides(bench):
+    objective, batch = weighted(bench, lambda split: np.arange(8), of="prompt"), bench.batch("dpo")
+    view = objective.supply.preference_batch(batch, torch.zeros(len(batch.rows)))
+    assert view.chosen.require("weight").tolist() == view.rejected.require("weight").tolist() == batch.chosen_examples
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (([1.0] * 3, [1.0] * 3), r"need 'weight': 8 examples, and its function returned shape \(3,\)"),
+        (3.0, "need 'weight': its function must return two arrays"),
+        (([["a"]], [["b"]]), "need 'weight': its function must return two arrays"),
+    ],
+)
+def test_a_need_that_does_not_fit_the_data_is_refused(bench, returned, message):
+    with pytest.raises(UserError, match=message):
+        weighted(bench, lambda split: returned)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backbones.language_model.needs import supplies
+from harness.backbones.language_model.needs import SUPPLIERS, LanguageModelSplit
 from harness.backbones.language_model.policy import TENSORS, load_policy
 from harness.backbones.language_model.self_refinement import augmented_prompt
 from harness.core.environment import environment
@@ -27,7 +27,6 @@ from harness.training.batch import Example
 from harness.training.checkpoint import Checkpoints
 from harness.training.preference import train_preference
 from harness.training.processes import build_together
-from harness.training.supply import Split
 
 
 def is_trained(worker: Worker, cell: Cell) -> bool:
@@ -68,7 +67,7 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
     return build_together(worker.accelerator, path, TRAIN, cell.inputs, build)
 
 
-def training_split(worker: Worker, task: str, split: str, progress: Progress) -> Split:
+def training_split(worker: Worker, task: str, split: str, progress: Progress) -> LanguageModelSplit:
     """Return a split of a task's preferences with all that a loss may need of it."""
     plan, splits = worker.plan, preferences(worker, task, progress)
 
@@ -78,7 +77,7 @@ def training_split(worker: Worker, task: str, split: str, progress: Progress) ->
     def augment(prompt: Prompt) -> tuple[int, ...]:
         return augmented_prompt(prompt, plan.tasks[task].task, worker.experiment.tasks[task], plan.renderer)
 
-    return Split(
+    return LanguageModelSplit(
         splits[split].examples,
         splits[split].paired,
         splits["train"].examples,
@@ -86,7 +85,9 @@ def training_split(worker: Worker, task: str, split: str, progress: Progress) ->
         reference(worker, task, split, progress),
         lambda source: reference_of(worker, task, source, progress),
         embed,
-        supplies(augment, lambda: second_reference(worker, task, split, progress)),
+        SUPPLIERS,
+        lambda: second_reference(worker, task, split, progress),
+        augment,
     )
 
 
