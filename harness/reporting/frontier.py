@@ -11,15 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.core.records import SFT
-from harness.evaluation.statistics.frontier import BUDGETS, Frontier, Policies, frontiers
+from harness.evaluation.statistics.frontier import BUDGETS, Policies, frontiers
 from harness.evaluation.statistics.intervals import Interval
+from harness.reporting.figure import add_legend, grid, new_figure, wrapped
 from harness.reporting.measures import GROUP, POLICY_IN_GROUP
 from harness.reporting.results import matrix
-from harness.reporting.style import GREY, LINES, MARKERS, PALETTE, add_legend, grid, new_figure, wrapped
+from harness.reporting.style import GREY, Style, Styles
 from harness.reporting.tables import escape, interval_texts, markdown_table
 
 KEYS = {**{f"reward_at_kl_{budget:g}": budget for budget in BUDGETS}, "frontier_area": None}
 WIDTH, HEIGHT, PER_LINE = 4.6, 3.8, 2  # of a panel in inches; panels beside each other
+START = {"color": GREY, "marker": "*", "markersize": 9}  # the SFT policy
+COMMON = {"color": GREY, "linewidth": 0.9, "linestyle": ":"}  # the budget up to which areas are compared
 
 
 def frontier_table(measures: pd.DataFrame) -> pd.DataFrame:
@@ -79,52 +82,57 @@ def frontier_page(table: pd.DataFrame, experiment: str) -> str:
     return "\n\n".join(page) + "\n"
 
 
-def frontier_figure(measures: pd.DataFrame) -> Figure | None:
-    """Draw each policy's mean reward against its mean KL, and the envelope of each method; None without numbers."""
-    panels = [(key, group, *_policies(group)) for key, group in measures.groupby(GROUP, sort=False)]
-    panels = [panel for panel in panels if panel[2]]
+def frontier_figure(measures: pd.DataFrame, look: Styles) -> Figure | None:
+    """Draw each policy's mean reward against its mean KL, and the envelope of each method; None without numbers.
+
+    A method looks as its first policy does in the other figures.
+    """
+    panels = [(key, *_policies(group)) for key, group in measures.groupby(GROUP, sort=False)]
+    panels = [panel for panel in panels if panel[1]]
     if not panels:
         return None
-    names = list(dict.fromkeys(name for *_, methods, _ in panels for name in methods))
+    names = dict.fromkeys(name for _, methods, _ in panels for name in methods)
+    firsts = measures.drop_duplicates("method").set_index("method")
+    styles = {name: look[firsts.at[name, "loss"], firsts.at[name, "settings"]] for name in names}
     columns = min(PER_LINE, len(panels))
     figure = new_figure(WIDTH * max(columns, 1.4), HEIGHT * -(-len(panels) // columns))
-    for axis, (key, _, methods, start) in zip(
-        grid(figure, -(-len(panels) // columns), columns, len(panels)), panels, strict=True
-    ):
-        _draw(axis, methods, start, names)
+    axes = grid(figure, -(-len(panels) // columns), columns, len(panels))
+    for axis, (key, methods, start) in zip(axes, panels, strict=True):
+        _draw(axis, methods, start, styles)
         axis.set_title(wrapped(_title(key), 40))
         axis.set_xlabel("KL to the reference, nats")
         axis.set_ylabel("mean reward")
-    handles = [Line2D([], [], **_look(names.index(name)), label=name) for name in names]
-    add_legend(figure, [*handles, Line2D([], [], color=GREY, marker="*", linestyle="none", markersize=9, label=SFT)])
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle=style.line, label=name)
+        for name, style in styles.items()
+    ]
+    add_legend(
+        figure,
+        [
+            *handles,
+            Line2D([], [], **START, linestyle="none", label=SFT),
+            Line2D([], [], **COMMON, label="the KL that every loss reaches"),
+        ],
+    )
     return figure
 
 
-def _draw(axis: Axes, methods: Mapping[str, Policies], start: np.ndarray, names: list[str]) -> None:
+def _draw(axis: Axes, methods: Mapping[str, Policies], start: np.ndarray, styles: Mapping[str, Style]) -> None:
     found, common = frontiers(methods, start, resamples=1)
     axis.axhline(start.mean(), color=GREY, linewidth=0.9, linestyle="--")
-    axis.axvline(common, color=GREY, linewidth=0.7, linestyle=":")
+    axis.axvline(common, **COMMON)
     for name, policies in methods.items():
-        look = _look(names.index(name))
-        frontier: Frontier = found[name]
+        frontier, style = found[name], styles[name]
         kl, reward = policies.kl.mean(axis=(1, 2)), policies.reward.mean(axis=(1, 2))
-        axis.plot(kl, reward, color=look["color"], marker=look["marker"], linestyle="none", markersize=3.5, alpha=0.55)
+        axis.plot(kl, reward, color=style.colour, marker=style.marker, linestyle="none", markersize=3.5, alpha=0.55)
         corners = np.append(frontier.kl, policies.reach), np.append(frontier.reward, frontier.reward[-1])
-        axis.plot(*corners, color=look["color"], linestyle=look["linestyle"])
-    axis.plot([0], [start.mean()], color=GREY, marker="*", markersize=9, linestyle="none")
+        axis.plot(*corners, color=style.colour, linestyle=style.line)
+    axis.plot([0], [start.mean()], **START, linestyle="none")
     reaches = sorted(policies.reach for policies in methods.values())
     axis.set_xlim(-0.03 * reaches[-1], 1.05 * reaches[-1])
     if reaches[-1] > 4 * BUDGETS[-1]:  # a policy far away would press the others together
         axis.set_xscale("symlog", linthresh=BUDGETS[-1])
         axis.xaxis.set_major_formatter("{x:g}")
-
-
-def _look(index: int) -> dict:
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": LINES[index // len(PALETTE) % len(LINES)],
-    }
 
 
 def _policies(group: pd.DataFrame) -> tuple[dict[str, Policies], np.ndarray]:

@@ -1,97 +1,42 @@
-"""The figures of an experiment: win rates, training curves, win rate against KL, and lengths. PNG and PDF."""
+"""The figures of a leaderboard: win rates, win rate against KL, and lengths."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from harness.core.records import SFT
-from harness.reporting.leaderboard import OK
-from harness.reporting.results import Results
-from harness.reporting.style import (
+from harness.reporting.figure import (
     CHARACTER,
-    GREY,
-    RC,
-    Style,
+    PANEL_WIDTH,
+    PER_LINE,
+    REFERENCE,
+    STEPS,
+    TICKS,
     add_legend,
     grid,
     new_figure,
     place_labels,
-    save,
-    styles,
     wrapped,
 )
+from harness.reporting.leaderboard import OK
+from harness.reporting.style import GREY, Style, Styles
 from harness.reporting.tables import Z, tables
 
-Styles = Mapping[tuple[str, str], Style]
-
-PANEL_WIDTH = 3.4  # inches
-DECADES = 1e4  # up to here a logarithmic axis names 1, 2 and 5 of each decade, beyond it the decades alone
-PER_LINE = 3  # panels beside each other
-TICKS = 5  # intervals between ticks at most: more would touch
-STEPS = (1, 2, 5, 10)  # what ticks count by
-BINS = 40  # a curve of single batches is averaged over so many stretches of training at most
 CROWD = 10  # more points than this in a panel of `kl_figure` need more room
-CURVES = (  # split, column, factor, label of the axis
-    ("dev", "accuracy", 100, "accuracy, %\n(dev pairs)"),
-    ("dev", "margin", 1, "margin, nats\n(dev pairs)"),
-    ("train", "accuracy", 100, "accuracy, %\n(training batch)"),
-    ("train", "margin", 1, "margin, nats\n(training batch)"),
-    ("train", "grad_norm", 1, "gradient norm\n(training batch)"),
-)
+LABELS = 16  # more points than this are told by the legend: labels would cover each other
 # What legends explain besides the losses.
-REFERENCE = {"color": "black", "linewidth": 0.9, "linestyle": ":"}
 START = {"color": GREY, "linewidth": 0.9, "linestyle": "--"}
 EVEN = Line2D([], [], **REFERENCE, label="50 %: even with the baseline")
-SEEDS = Patch(color=GREY, alpha=0.2, linewidth=0, label="lowest to highest seed")
 INTERVAL = Line2D([], [], color=GREY, marker="o", label="mean and its 95 % interval")
-
-
-def write_plots(results: Results, leaderboard: pd.DataFrame, folder: Path) -> list[str]:
-    """Write every figure that there are numbers for into `folder`, and return their names.
-
-    A figure without numbers is removed, so that none from an earlier run is taken for one of this.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    look = styles(results.cells)
-    figures: dict[str, Callable[[], Figure | None]] = {
-        "win_rate": lambda: win_rate_figure(leaderboard, look),
-        "training_curves": lambda: training_figure(results.metrics, look),
-        "win_rate_vs_kl": lambda: kl_figure(leaderboard, look),
-        "length": lambda: length_figure(leaderboard, look),
-    }
-    return [name for name, draw in figures.items() if write_figure(folder, name, draw)]
-
-
-def write_figure(folder: Path, name: str, draw: Callable[[], Figure | None]) -> bool:
-    """Write one figure, or remove it where there is none; return whether there is one."""
-    with rc_context(RC):
-        figure = draw()
-    if figure is None:
-        for kind in ("png", "pdf"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
-        return False
-    save(figure, folder, name)
-    return True
-
-
-def remove_figures(folder: Path) -> None:
-    """Remove every figure that is in `folder`."""
-    for file in (*folder.glob("*.png"), *folder.glob("*.pdf")):
-        file.unlink()
 
 
 def win_rate_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
@@ -132,7 +77,8 @@ def kl_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
     drawn = leaderboard.dropna(subset=["win_rate", "kl"])
     if drawn.empty:
         return None
-    crowded = max(len(rows) for _, rows in tables(drawn)) > CROWD
+    most = max(len(rows) for _, rows in tables(drawn))
+    crowded, labelled = most > CROWD, most <= LABELS
     figure, panels = _panels(drawn, PANEL_WIDTH * (1.3 if crowded else 1), 4.2 if crowded else 3.1)
     for axis, rows in panels:
         axis.axhline(50, **REFERENCE)
@@ -152,50 +98,13 @@ def kl_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
             axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("KL to the reference, nats")
         axis.set_ylabel(wrapped(f"win rate (%) against {rows.iloc[0]['baseline']}", 32))
-    add_legend(figure, [INTERVAL, EVEN, *_open_marker(drawn), *_families(drawn, look)])
+    add_legend(figure, [INTERVAL, EVEN, *_open_marker(drawn), *(_families if labelled else _points)(drawn, look)])
+    if not labelled:
+        return figure
     figure.draw_without_rendering()  # the layout must stand before labels are placed
     figure.set_layout_engine("none")
     for axis, rows in panels:
         _label_points(axis, rows, look)
-    return figure
-
-
-def training_figure(metrics: pd.DataFrame, look: Styles) -> Figure | None:
-    """Draw what compares across losses while they train: accuracy, margin and gradient norm, never the loss itself.
-
-    One column of panels per task, or one task's panels side by side. Lines are means over seeds, bands reach from the
-    lowest seed to the highest.
-    """
-    curves = [curve for curve in CURVES if metrics.loc[metrics["split"] == curve[0], curve[1]].notna().any()]
-    if not curves:
-        return None
-    tasks = list(metrics["trained_on"].unique())
-    columns = len(tasks) if len(tasks) > 1 else min(PER_LINE, len(curves))
-    lines = math.ceil(len(curves) * len(tasks) / columns)
-    figure = new_figure(PANEL_WIDTH * columns, 1.7 * lines + 0.5)
-    axes = grid(figure, lines, columns, len(curves) * len(tasks))
-    for axis, ((split, column, factor, label), task) in zip(axes, product(curves, tasks), strict=True):
-        rows = metrics[(metrics["split"] == split) & (metrics["trained_on"] == task)]
-        _curves(axis, rows, column, factor, look)
-        last = max(1, metrics["step"].max())
-        axis.set_xlim(-0.03 * last, 1.03 * last)
-        axis.xaxis.set_major_locator(MaxNLocator(TICKS, steps=STEPS, integer=True))
-        axis.set_ylabel(label)
-        if column == "grad_norm":
-            axis.set_yscale("log")
-            low, high = axis.get_ylim()  # over many decades the locator has no room for 2 and 5, and would give none
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < DECADES * low else (1,)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axis.axhline(50 if column == "accuracy" else 0, **REFERENCE)
-        if label == curves[-1][3] or len(tasks) == 1:
-            axis.set_xlabel("optimiser step")
-        if label == curves[0][3] and len(tasks) > 1:
-            axis.set_title(wrapped(task, 30))
-    shown = set(metrics[["loss", "settings"]].itertuples(index=False, name=None))
-    handles = [_line_handle(style) for key, style in look.items() if key in shown]
-    add_legend(figure, [*handles, *([SEEDS] if metrics["seed"].nunique() > 1 else [])])
     return figure
 
 
@@ -278,10 +187,14 @@ def _families(leaderboard: pd.DataFrame, look: Styles) -> list[Line2D]:
     ]
 
 
-def _line_handle(style: Style) -> Line2D:
-    return Line2D(
-        [], [], color=style.colour, linestyle=style.line, marker=style.marker, markersize=4, label=style.label
-    )
+def _points(leaderboard: pd.DataFrame, look: Styles) -> list[Line2D]:
+    """Return a legend entry for each point."""
+    drawn = set(leaderboard[["loss", "settings"]].itertuples(index=False, name=None))
+    return [
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle="none", label=style.label)
+        for key, style in look.items()
+        if key in drawn
+    ]
 
 
 def _crushed(kl: pd.Series) -> bool:
@@ -304,20 +217,3 @@ def _label_points(axis: Axes, rows: pd.DataFrame, look: Styles) -> None:
         ]
     drawn = [look[row.loss, row.settings] for row in rows.itertuples()]
     place_labels(axis, points, [(style.values or style.label, style.ink) for style in drawn], clear)
-
-
-def _curves(axis: Axes, metrics: pd.DataFrame, column: str, factor: float, look: Styles) -> None:
-    for key, rows in metrics.dropna(subset=[column]).groupby(["loss", "settings"], sort=False):
-        steps = rows["step"]
-        if steps.nunique() > BINS:
-            width = math.ceil((steps.max() + 1) / BINS)
-            steps = (steps // width) * width + (width - 1) / 2
-        by_seed = factor * rows.groupby([steps, "seed"])[column].mean().unstack("seed")
-        style = look[key]
-        mean = by_seed.mean(axis=1)
-        few = {"marker": style.marker, "markersize": 4} if len(mean) <= 12 else {}
-        axis.plot(mean.index, mean, color=style.colour, linestyle=style.line, **few)
-        if by_seed.shape[1] > 1:
-            axis.fill_between(
-                mean.index, by_seed.min(axis=1), by_seed.max(axis=1), color=style.colour, alpha=0.13, linewidth=0
-            )

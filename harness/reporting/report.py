@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.core.errors import UserError
 from harness.core.store import write_text
+from harness.reporting.curves import training_figure
+from harness.reporting.figure import FORMATS, save
 from harness.reporting.frontier import frontier_figure, frontier_page, frontier_table
 from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.measures import controlled_columns, load_measures, with_measures
-from harness.reporting.plots import remove_figures, write_figure, write_plots
-from harness.reporting.results import load_results
+from harness.reporting.plots import kl_figure, length_figure, win_rate_figure
+from harness.reporting.results import Results, load_results
+from harness.reporting.style import RC, Styles, styles
 from harness.reporting.tables import markdown, terminal_tables
 
 PIPED_WIDTH = 100  # characters
 
 
+@dataclass(frozen=True)
+class Report:
+    """What all outputs are made of: the results, the leaderboard, and, where a reward is known, what was measured."""
+
+    results: Results
+    leaderboard: pd.DataFrame
+    measures: pd.DataFrame
+    frontiers: pd.DataFrame
+
+    @cached_property
+    def look(self) -> Styles:
+        """How each loss and setting is drawn, in every figure."""
+        return styles(self.results.cells)
+
+
+# Each file of a report below the results folder, and what makes it; None where there is nothing to show.
+TEXTS: dict[str, Callable[[Report], str | None]] = {
+    "leaderboard.csv": lambda report: _csv(report.leaderboard),
+    "prompts.csv": lambda report: _csv(report.results.prompts),
+    "leaderboard.md": lambda report: markdown(report.leaderboard, report.results.experiment, report.results.decoding),
+    "frontier.csv": lambda report: _csv(report.frontiers) if len(report.frontiers) else None,
+    "frontier.md": lambda report: (
+        frontier_page(report.frontiers, report.results.experiment) if len(report.frontiers) else None
+    ),
+}
+# Each figure, as NAME.png and NAME.pdf.
+FIGURES: dict[str, Callable[[Report], Figure | None]] = {
+    "plots/win_rate": lambda report: win_rate_figure(report.leaderboard, report.look),
+    "plots/training_curves": lambda report: training_figure(report.results.metrics, report.look),
+    "plots/win_rate_vs_kl": lambda report: kl_figure(report.leaderboard, report.look),
+    "plots/length": lambda report: length_figure(report.leaderboard, report.look),
+    "plots/frontier": lambda report: frontier_figure(report.measures, report.look),
+}
+
+
 def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
-    """Rebuild leaderboard.csv, leaderboard.md, prompts.csv and plots/ of a results folder; return the leaderboard.
+    """Rebuild all `TEXTS` and `FIGURES` of a results folder; return the leaderboard. Without `figures` none is drawn.
 
-    Where a reward is known there are frontier.csv, frontier.md and a figure of it too. Without `figures` nothing is
-    drawn, and plots/ is emptied: what an earlier report drew shows other numbers.
-
-    Everything is made from what the folder holds, and comes out the same twice. Raises `UserError` where the folder
+    Everything is made from what the folder holds, and comes out the same twice. An output for which there are no
+    numbers is removed, so that none from an earlier run is taken for one of this. Raises `UserError` where the folder
     holds no run, a damaged file or results of several judges, or cannot be written.
     """
     folder = Path(folder)
-    results = load_results(folder)
-    leaderboard = build_leaderboard(results)
-    measured = load_measures(folder)
-    frontiers = frontier_table(measured)
-    if len(measured):
-        leaderboard = with_measures(leaderboard, controlled_columns(measured, frontiers))
-    page = markdown(leaderboard, results.experiment, results.decoding)
+    report = _load(folder)
     try:
-        write_text(folder / "leaderboard.csv", _csv(leaderboard))
-        write_text(folder / "prompts.csv", _csv(results.prompts))
-        write_text(folder / "leaderboard.md", page)
-        if len(frontiers):
-            write_text(folder / "frontier.csv", _csv(frontiers))
-            write_text(folder / "frontier.md", frontier_page(frontiers, results.experiment))
-        if not figures:
-            remove_figures(folder / "plots")
-        else:
-            write_plots(results, leaderboard, folder / "plots")
-            if len(frontiers):
-                write_figure(folder / "plots", "frontier", lambda: frontier_figure(measured))
+        for name, make in TEXTS.items():
+            _write_text(folder / name, make(report))
+        for name, draw in FIGURES.items():
+            with rc_context(RC):
+                figure = draw(report) if figures else None
+            _write_figure(folder / name, figure)
     except OSError as error:
         raise UserError(f"cannot write the report into {folder}: {error}") from None
-    return leaderboard
+    return report.leaderboard
 
 
 def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
@@ -61,6 +90,31 @@ def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
     for table in terminal_tables(leaderboard):
         console.print(table)
         console.print()
+
+
+def _load(folder: Path) -> Report:
+    results = load_results(folder)
+    leaderboard, measures = build_leaderboard(results), load_measures(folder)
+    frontiers = frontier_table(measures)
+    if len(measures):
+        leaderboard = with_measures(leaderboard, controlled_columns(measures, frontiers))
+    return Report(results, leaderboard, measures, frontiers)
+
+
+def _write_text(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, text)
+
+
+def _write_figure(path: Path, figure: Figure | None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if figure is None:
+        for kind in FORMATS:
+            path.with_suffix(f".{kind}").unlink(missing_ok=True)
+    else:
+        save(figure, path.parent, path.name)
 
 
 def _csv(frame: pd.DataFrame) -> str:

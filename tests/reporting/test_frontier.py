@@ -10,6 +10,8 @@ from harness.reporting.frontier import frontier_figure, frontier_page, frontier_
 from harness.reporting.leaderboard import COLUMNS
 from harness.reporting.measures import distinct, load_measures
 from harness.reporting.report import write_report
+from harness.reporting.results import load_results
+from harness.reporting.style import styles
 from tests.reporting.results_folder import (
     plan_cell,
     write_cell,
@@ -138,8 +140,26 @@ def test_the_page_shows_the_largest_area_first_and_what_is_not_known_as_a_dash(f
     assert "KL from 0 to 1.00" in page and "5 prompts and 2 seeds" in page
 
 
+def test_a_method_looks_as_its_loss_does_in_the_other_figures(folder):
+    """That of dpo is left out, so that ipo is the first to be drawn here, and the second of the plan."""
+    measures, look = load_measures(folder), styles(load_results(folder).cells)
+    (legend,) = frontier_figure(measures[measures["loss"] != "dpo"], look).legends
+    (ipo,) = (
+        line for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True) if text.get_text() == "ipo"
+    )
+    style = look["ipo", "tau=0.3"]
+    assert (ipo.get_color(), ipo.get_marker(), ipo.get_linestyle()) == (style.colour, style.marker, style.line)
+
+
+def test_a_frontier_of_an_earlier_run_does_not_stay(tmp_path):
+    folder = write_plan(tmp_path / "run", [plan_cell("dpo", {"beta": 0.1}, 0)])
+    (folder / "frontier.md").write_text("of an earlier run")
+    write_report(folder)
+    assert not (folder / "frontier.md").exists()
+
+
 def test_without_measurements_there_is_no_frontier(example):
-    assert load_measures(example).empty and frontier_figure(load_measures(example)) is None
+    assert load_measures(example).empty and frontier_figure(load_measures(example), {}) is None
     assert not (example / "frontier.md").exists()
 
 
@@ -147,7 +167,7 @@ def test_without_measurements_there_is_no_frontier(example):
 def test_without_the_sft_policys_measurements_there_is_no_frontier_and_the_report_is_written(folder):
     measures = load_measures(folder)
     assert frontier_table(measures[measures["loss"] != "sft"]).empty
-    assert frontier_figure(measures[measures["loss"] != "sft"]) is None
+    assert frontier_figure(measures[measures["loss"] != "sft"], {}) is None
     for path in (folder / "cells").glob("*sft*/measure-sentiment/artifact.json"):
         path.unlink()
     assert write_report(folder)["frontier_area"].isna().all()

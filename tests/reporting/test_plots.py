@@ -3,8 +3,10 @@
 import pytest
 from matplotlib import rc_context
 
+from harness.reporting.curves import training_figure
 from harness.reporting.leaderboard import build_leaderboard
-from harness.reporting.plots import kl_figure, length_figure, training_figure, win_rate_figure, write_plots
+from harness.reporting.plots import LABELS, kl_figure, length_figure, win_rate_figure
+from harness.reporting.report import write_report
 from harness.reporting.results import load_results
 from harness.reporting.style import GREY, RC, styles
 from tests.reporting.results_folder import plan_cell, write_cell, write_example, write_plan, write_training
@@ -154,21 +156,34 @@ def test_plots_without_numbers_are_removed(tmp_path):
     folder = write_plan(tmp_path / "run", [plan_cell("dpo", {"beta": 0.1}, 0)])
     (folder / "plots").mkdir()
     (folder / "plots/win_rate.png").write_bytes(b"of an earlier run")
-    results = load_results(folder)
-    assert write_plots(results, build_leaderboard(results), folder / "plots") == []
+    write_report(folder)
     assert list((folder / "plots").iterdir()) == []
 
 
+def test_more_points_than_there_is_room_for_labels_are_told_by_the_legend(tmp_path):
+    losses = [f"loss_{i}" for i in range(LABELS)]  # and the SFT policy
+    figure = figures_of(write_run(tmp_path / "run", [(loss, {"beta": 0.1}) for loss in losses], seeds=(0,)))
+    assert list(figure["win_rate_vs_kl"].axes[0].texts) == []
+    (legend,) = figure["win_rate_vs_kl"].legends
+    assert {"sft", *losses} <= {text.get_text() for text in legend.get_texts()}
+
+
 def test_losses_look_different_and_settings_of_one_are_related(tmp_path):
-    configurations = [(f"loss_{i}", {"beta": 0.1}) for i in range(18)] + GRID
+    configurations = [(f"loss_{i}", {"beta": 0.1}) for i in range(45)] + GRID
     look = styles(load_results(write_run(tmp_path / "run", configurations, seeds=(0,))).cells)
     single = [(style.colour, style.marker) for (loss, _), style in look.items() if loss.startswith("loss_")]
-    assert len(set(single)) == 18
+    assert len(set(single)) == 45
     assert look["sft", ""].colour == GREY.lower() and GREY.lower() not in {colour for colour, _ in single}
     grid = [style for (loss, _), style in look.items() if loss == "rpo_paired"]
     assert len({style.marker for style in grid}) == 1
     assert len({(style.colour, style.line) for style in grid}) == len(GRID)
     assert [style.values for style in grid] == ["0.01, 0.25", "0.01, 0.5", "0.1, 0.25", "0.1, 0.5"]
+
+
+def test_a_loss_that_is_added_at_the_end_changes_no_other_s_look(tmp_path):
+    losses = [(loss, {"beta": 0.1}) for loss in ("dpo", "ipo", "simpo")]
+    before, after = (styles(load_results(write_run(tmp_path / f"{n}", losses[:n], seeds=(0,))).cells) for n in (2, 3))
+    assert {key: after[key] for key in before} == before
 
 
 def test_a_label_names_only_the_hyperparameters_that_vary(tmp_path):
