@@ -26,7 +26,7 @@ DISTANCES = (6, 10, 15, 22, 30, 40)  # of a label from its point, in points
 NEAR = 10  # a label farther off than this gets a line to its point
 DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # right and up
 CHARACTER = 0.075  # about the width of a character, in inches
-HANDLE = 0.8  # of a legend's entry beside its text, in inches
+HANDLE = 0.75  # of a legend's entry beside its text, in inches
 PANEL_WIDTH = 3.4  # inches
 PER_LINE = 3  # panels beside each other
 TICKS = 5  # intervals between ticks at most: more would touch
@@ -55,10 +55,15 @@ def grid(figure: Figure, lines: int, columns: int, count: int) -> list[Axes]:
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend below the panels, in even columns as wide as fit, and make the figure higher by it."""
-    widest = max(len(handle.get_label()) for handle in handles) * CHARACTER + HANDLE
-    lines = math.ceil(len(handles) / max(1, int(figure.get_figwidth() / widest)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / lines))
+    """Put a legend below the panels, in as many columns as fit, and make the figure higher by it."""
+    widths = [len(str(handle.get_label())) * CHARACTER + HANDLE for handle in handles]
+
+    def width(columns: int) -> float:
+        return sum(column.max() for column in np.array_split(widths, columns))  # as matplotlib fills them
+
+    columns = next((k for k in range(len(handles), 1, -1) if width(k) <= figure.get_figwidth()), 1)
+    lines = math.ceil(len(handles) / columns)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     figure.set_figheight(figure.get_figheight() + 0.2 + 0.19 * lines)
 
 

@@ -110,7 +110,7 @@ def frontier_figure(measures: pd.DataFrame, look: Styles) -> Figure | None:
         figure,
         [
             *handles,
-            Line2D([], [], **START, linestyle="none", label=SFT),
+            Line2D([], [], **START, linestyle="--", linewidth=0.9, label=SFT),
             Line2D([], [], **COMMON, label="the KL that every loss reaches"),
         ],
     )
