@@ -44,9 +44,10 @@ class Record:
 class CellRecord(Record):
     """One policy, by its training task, loss, hyper-parameters and seed.
 
-    `key` names its folder, and cells that differ in their seed alone have one `point`; `evaluated_on` are the tasks on whose test prompts it is sampled. Of the loss: `reduction` of
-    the log-probs of a completion's tokens, the arXiv number of its `paper`, and the `data` that it trains on ("paired",
-    "unpaired" or "listwise"). All three are "" for the SFT policy.
+    `key` names its folder, and cells that differ in their seed alone have one `point`; `evaluated_on` are the tasks on
+    whose test prompts it is sampled. Of the loss: `reduction` of the log-probs of a completion's tokens, the arXiv
+    number of its `paper`, and the `data` that it trains on ("paired", "unpaired" or "listwise"). All three are "" for
+    the SFT policy.
     """
 
     FILE: ClassVar[str] = "cell.json"
@@ -104,7 +105,8 @@ class StepMetrics(Record):
 
 @dataclass(frozen=True)
 class DevMetrics(StepMetrics):
-    """Split "dev": over all dev data, after `step` steps. `kl` estimates KL(reference || policy) of a response, in nats."""
+    """Split "dev": over all dev data, after `step` steps. `kl` estimates KL(reference || policy) of a response, in
+    nats."""
 
     kl: float
 

@@ -69,7 +69,8 @@ class Results:
       difficulty: the file of the table of difficulties that the judge brought ("" for most). Samples of another
       decoding count as not run yet.
     - `prompts`: one row per response and judge: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie";
-      `first` is the share of verdicts for the response shown first, NaN where the order is none; `kl` is the response's log-prob under the policy minus that under the reference, in nats.
+      `first` is the share of verdicts for the response shown first, NaN where the order is none; `kl` is the response's
+      log-prob under the policy minus that under the reference, in nats.
     - `metrics`: one row per logged step: `METRIC_COLUMNS`; `split` is "train" (a batch) or "dev", log-ratios and
       their margin are in nats. The value of the loss is left out: it does not compare across losses.
     """
