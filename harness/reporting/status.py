@@ -132,9 +132,8 @@ def _stage(cell: CellFiles, name: str, decoding: dict, failure: Failure | None) 
     build = find_build(cell.folder / name)
     if build and build.running:
         return StageStatus(name, UNDER_WAY, build=build)
-    if artifact := cell.artifact(name):
-        if _is_current(cell, name, artifact, decoding):
-            return StageStatus(name, DONE, artifact["seconds"])
+    if (artifact := cell.artifact(name)) and _is_current(cell, name, artifact, decoding):
+        return StageStatus(name, DONE, artifact["seconds"])
     if failure and name == _stage_name(failure):
         return StageStatus(name, FAILED, build=build)
     return StageStatus(name, TO_DO, build=build)
