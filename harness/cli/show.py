@@ -35,6 +35,7 @@ EPILOG = """examples:
 CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without --batch
 it needs no torch, model or data. Of the batch, the tokens that the loss is taken of are bold and underlined, in a file or
 a pipe between ⟦ and ⟧; the others are what they are conditioned on."""
+LONGEST = 800  # characters of a text; --json has all of it
 STEPS = 10  # rows of each kind in the table of training
 PIPED_WIDTH = 120  # characters
 COLUMNS = {  # of the table of training: the field and its format
@@ -233,7 +234,8 @@ def _verdict(name: str, verdict: Mapping) -> Text:
 
 def _block(title: str, text: str, style: str) -> Iterable[RenderableType]:
     yield Text(f"    {title}", style="italic")
-    yield Padding(Text(visible(text), style=style), (0, 0, 0, 6), expand=False)
+    cut = f" (... {len(text):,} characters in all)" if len(text) > LONGEST else ""
+    yield Padding(Text(visible(text[:LONGEST]) + cut, style=style), (0, 0, 0, 6), expand=False)
 
 
 def _section(title: str, lines: Mapping[str, str]) -> Iterable[RenderableType]:
