@@ -28,10 +28,7 @@ def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
     if len(matching) == 1:
         return matching[0]
     if not matching:
-        known = [cell.label for cell in cells] if "/" in text else [cell.key for cell in cells]
-        close = nearest(text, dict.fromkeys(known))
-        hint = close if "did you mean" in close else f"; there are {len(known)}, such as {', '.join(known[:3])}"
-        raise UserError(f"no cell {one_line(text)!r} in {results}{one_line(hint)}")
+        raise UserError(f"no cell {one_line(text)!r} in {results}{_hint(text, cells)}")
     if len({cell.key for cell in matching}) == 1:
         names = ", ".join(cell.experiment.name for cell in matching)
         raise UserError(f"cell {text!r} is in several experiments ({names}); say which with --experiment NAME")
@@ -49,6 +46,16 @@ def _experiments(results: Path, name: str) -> list[ExperimentFiles]:
     if name not in found:
         raise UserError(f"no experiment {name!r} in {results}{nearest(name, found)}")
     return [found[name]]
+
+
+def _hint(text: str, cells: list[CellFiles]) -> str:
+    """Return the nearest key or label, as much of it as was given; without one near, what there is."""
+    parts = text.count("/") + 1
+    shown = {"/".join(c.label.split("/")[:parts]) for c in cells} if parts > 1 else {c.key[: len(text)] for c in cells}
+    close = nearest(text, sorted(shown)) if text else ""
+    if "did you mean" in close:
+        return one_line(close)
+    return f"; there are {len(cells)}, such as {cells[0].key} = {one_line(cells[0].label)}"
 
 
 def _fits(text: str, cell: CellFiles) -> bool:
