@@ -49,6 +49,9 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
     into = Path(into)
     if into.is_file() or (into.is_dir() and any(into.iterdir())):
         raise UserError(f"--into {into}: it is not empty, and nothing is overwritten; name another folder")
+    for name, content in {"plan.json": cell.experiment.plan, "manifest.json": cell.experiment.manifest}.items():
+        if not content:
+            raise UserError(f"{cell.experiment.folder} has no {name}; run the experiment again")
     trained = trained_policy(cell, options)
     building = into.parent / f".{into.name}.tmp-{uuid.uuid4().hex[:8]}"
     decoding = SampleConfig(**cell.experiment.plan["decoding"])
@@ -84,7 +87,7 @@ def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
     if sft is None:
         raise UserError(f"the SFT policy of cell {cell.key} is no longer in {cell.experiment.store}; run it again")
     tensors = [_undamaged(sft, Path(), "")]
-    if sft.manifest["files"][TENSORS] != cell.start[TENSORS]:
+    if sft.manifest["files"][TENSORS] != cell.start.get(TENSORS):
         raise UserError(
             f"{sft.path}: this SFT policy was trained after cell {cell.key}, which started from another one"
         )
@@ -108,8 +111,6 @@ def _undamaged(artifact: Artifact, within: Path, key: str) -> Path:
 
 def _model_config(cell: CellFiles, start: Mapping) -> ModelConfig:
     """Return how the cell's model was loaded and trained: its name as in the last run, all else as in the cell's key."""
-    if "config" not in cell.experiment.manifest:
-        raise UserError(f"{cell.experiment.folder} has no manifest.json, which names the model; run it again")
     model = cell.experiment.manifest["config"]["model"]
     tune, tuning = start["tune"]
     lora = {"lora": LoraConfig(**tuning)} if tune == "lora" else {}

@@ -17,6 +17,7 @@ from harness.reporting.cell_files import CellFiles
 from harness.reporting.find_cell import find_cell
 from harness.run.export import ExportOptions, trained_policy
 from tests.conftest import build_tiny_model
+from tests.run.test_sentiment import write_sentiment
 from tests.tiny_experiment import run, write_experiment
 
 TUNED = {
@@ -238,3 +239,24 @@ def test_the_model_is_told_by_the_cell_s_key_and_not_by_the_last_run(results):
     parts = trained_policy(cell_of(results, "lora"), ExportOptions())
     assert isinstance(parts.config, ModelConfig) and parts.config.lora == LoraConfig(rank=4, alpha=8.0)
     assert len(parts.tensors) == 2 and len(read_jsonl(parts.tensors[1] / "metrics.jsonl")) > 0
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_is_taken_from_the_store_and_its_sampled_preferences_are_shown(
+    tmp_path, tiny_encoder, capsys, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run(write_sentiment(tmp_path, tiny_encoder)) == 0
+    results = tmp_path / "results"
+    cell = find_cell("sentiment/dpo", results)
+    assert export(results, "sentiment/dpo", tmp_path / "out", "--dtype", "float32") == 0
+    model, tokenizer = plain(tmp_path / "out")
+    for row in cell.samples("sentiment")[:4]:
+        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row["logp"], abs=1e-3)
+    capsys.readouterr()
+    assert main(["show", "sentiment/dpo", "--results", str(results), "--batch"]) == 0
+    first = next(row for row in cell.metrics if row["split"] == "train")
+    assert f"32 sequences, {first['tokens']:,} tokens" in capsys.readouterr().out
+    shutil.rmtree(results / "store/pretrain")
+    assert export(results, "sentiment/dpo", tmp_path / "again") == 2
+    assert "give it with --model FOLDER" in capsys.readouterr().err

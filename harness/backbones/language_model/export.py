@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.backbones.language_model.policy import TENSORS, load_policy, load_tokenizer
+from harness.backbones.language_model.policy import TENSORS, load_policy, load_tokenizer, lora_targets
 from harness.core.assets import quiet
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.errors import UserError
@@ -72,18 +72,13 @@ def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig,
         raise UserError(
             f"no adapter to export: the policy was trained with model.tune={config.tune}; leave --adapter out"
         )
-    policy = load_policy(trained.model, config, trained.tensors)
-    expected = _probe(policy.model)
-    of_policy = {name for name, _ in policy.model.named_modules() if name.endswith(".lora_A")}
-    del policy
-
+    expected = _probe(load_policy(trained.model, config, trained.tensors).model)
     count = len(trained.tensors)
-    settings = LoraConfig(
-        # alpha / rank, by which an adapter is scaled, stays
+    settings = LoraConfig(  # alpha / rank, by which an adapter is scaled, stays
         r=config.lora.rank * count,
         lora_alpha=config.lora.alpha * count,
         lora_dropout=config.lora.dropout,
-        target_modules=sorted(name.removesuffix(".lora_A") for name in of_policy),
+        target_modules=lora_targets(config),
         task_type="CAUSAL_LM",
     )
     model = _plain(trained.model, config, "float32")
