@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from harness.core.config import ExperimentConfig
+from harness.core.errors import UserError
+from harness.experiment.file import load_experiment
+
 Handler = Callable[[argparse.Namespace], int]  # returns the exit status
+OF_RESULTS = ("name", "results")  # the keys that say which results are meant
 
 
 def add_command(
@@ -33,3 +38,30 @@ def add_experiment_command(
         "overrides", nargs="*", metavar="key.path=value", help="overrides of the file, in OmegaConf's dotted form"
     )
     return command
+
+
+def add_cell_command(
+    commands: argparse._SubParsersAction, name: str, handler: Handler, help: str, epilog: str
+) -> argparse.ArgumentParser:
+    """Add a command that takes a cell, by what `harness.reporting.find_cell` understands."""
+    command = add_command(commands, name, handler, help, help, epilog)
+    command.add_argument(
+        "cell",
+        metavar="CELL",
+        help="a key, the beginning of one, or task/loss/settings/seed (the last parts may be left out)",
+    )
+    command.add_argument(
+        "--results", default="results", metavar="FOLDER", help="the folder of all results (default: results)"
+    )
+    command.add_argument(
+        "--experiment", default="", metavar="NAME", help="look in the results of this experiment alone"
+    )
+    return command
+
+
+def experiment_of_results(options: argparse.Namespace) -> ExperimentConfig:
+    """Return the experiment whose results a command reads; raises `UserError` for overrides that have no say in that."""
+    for override in options.overrides:
+        if override.partition("=")[0] not in OF_RESULTS:
+            raise UserError(f"override {override!r}: what the last run left is shown; only name= and results= count")
+    return load_experiment(options.experiment, options.overrides)

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.cli import alpaca_lc, check, judge, judge_check, losses, plan, pretrain, report, run
+from harness.cli import alpaca_lc, check, export, judge, judge_check, losses, plan, pretrain, report, run, show, status
 from harness.core.errors import UserError
 from losses import RegistryError
 
-COMMANDS = (run, report, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
+COMMANDS = (run, status, report, show, export, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 

@@ -6,13 +6,10 @@ import argparse
 
 from rich.console import Console
 
-from harness.cli.arguments import add_experiment_command
-from harness.core.errors import UserError
-from harness.experiment.file import load_experiment
+from harness.cli.arguments import add_experiment_command, experiment_of_results
 
 HELP = "Rebuild leaderboard, tables and plots from what the runs left. Needs no torch, GPU or key."
 EPILOG = "example:\n  python -m harness report experiments/rpo_vs_dpo.yaml"
-RELEVANT = ("name", "results")  # the keys that say which results are meant
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -22,12 +19,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write and print the report of an experiment."""
-    for override in options.overrides:
-        if override.partition("=")[0] not in RELEVANT:
-            raise UserError(
-                f"override {override!r}: a report shows what the last run left; only name= and results= count"
-            )
-    experiment = load_experiment(options.experiment, options.overrides)
+    experiment = experiment_of_results(options)
     from harness.reporting.report import print_leaderboard, write_report
 
     console = Console()

@@ -228,7 +228,7 @@ def _add_adapters(model, config: ModelConfig, count: int) -> None:
     from peft import LoraConfig, get_peft_model
 
     lora = config.lora
-    targets = lora.targets if lora.targets == "all-linear" else [t.strip() for t in lora.targets.split(",")]
+    targets = lora_targets(config)
     settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
     )
@@ -243,6 +243,12 @@ def _add_adapters(model, config: ModelConfig, count: int) -> None:
         parameter.requires_grad_(is_adapter and f".{names[-1]}." in name)
         if is_adapter:
             parameter.data = parameter.data.float()
+
+
+def lora_targets(config: ModelConfig) -> str | list[str]:
+    """Return the modules that get adapters, as peft takes them."""
+    targets = config.lora.targets
+    return targets if targets == "all-linear" else [target.strip() for target in targets.split(",")]
 
 
 def _apply(model, tensors: dict[str, Tensor]) -> None:

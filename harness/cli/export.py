@@ -1,0 +1,69 @@
+"""The command `export`: a trained policy as a folder that plain transformers code loads."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.cli.arguments import add_cell_command
+
+HELP = "Write a trained policy as a Hugging Face model folder (or a peft adapter), with a model card."
+EPILOG = """examples:
+  python -m harness export 28e582fc --into my-policy
+  python -m harness export hh/rpo_paired --experiment rpo_vs_dpo --into my-policy
+  python -m harness export "sentiment/dpo/beta=1.0/0" --at 0.5 --into my-policy
+  python -m harness export hh/sft --adapter --into my-adapter
+
+CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. The folder
+holds safetensors weights, tokenizer, generation settings, the experiment's file, and a card with data, loss, settings,
+budget and results. LoRA adapters are merged in fp32, and all weights written in the dtype of the base model's files: how
+much log-probs differ for it from the trained policy's is measured and said (--dtype float32 keeps every digit).
+exit status: 0 done, 2 something must be changed first"""
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the command line."""
+    command = add_cell_command(commands, "export", run, HELP, EPILOG)
+    command.add_argument(
+        "--into", required=True, type=Path, metavar="FOLDER", help="a folder that is not there or empty"
+    )
+    command.add_argument("--at", type=float, metavar="SHARE", help="the policy kept after this share (train.keep_at)")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--adapter", action="store_true", help="with LoRA: a peft adapter in place of merged weights")
+    form.add_argument("--dtype", default="", choices=("float32", "bfloat16", "float16"), help="of the weights")
+    command.add_argument("--model", default="", metavar="FOLDER", help="where the base model is, if it was moved")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export a policy; say where it is and how close to the trained one."""
+    from harness.reporting.find_cell import find_cell
+
+    cell = find_cell(options.cell, options.results, options.experiment)
+    from harness.run.export import ExportOptions, export_cell  # torch and transformers, only now
+
+    wanted = ExportOptions(options.at, options.adapter, options.dtype, options.model)
+    exported = export_cell(cell, options.into, wanted, _command(cell.key, options))
+    console = Console()
+    console.print(
+        f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _command(key: str, options: argparse.Namespace) -> str:
+    """Return the command that does the same, whatever else there will be in the results."""
+    words = ["python", "-m", "harness", "export", key, "--into", str(options.into)]
+    words += ["--adapter"] * options.adapter
+    given = {"--results": options.results if options.results != "results" else "", "--experiment": options.experiment}
+    given |= {
+        "--at": "" if options.at is None else f"{options.at:g}",
+        "--dtype": options.dtype,
+        "--model": options.model,
+    }
+    return shlex.join(words + [word for name, value in given.items() if value for word in (name, value)])

@@ -1,0 +1,105 @@
+"""All that a results folder says of one cell, as JSON values: what `show` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
+from harness.evaluation.base import COUNTED
+from harness.reporting.cell_files import CellFiles
+
+
+def cell_facts(cell: CellFiles, samples: int) -> dict:
+    """Return what is known of a cell, with the first `samples` responses to each task it is evaluated on.
+
+    `config` is that of the experiment's last run that computed something; `inputs` is all that determines the cell's
+    policy, with `differing` naming what the two say differently. What is not there is empty or None.
+    """
+    manifest, train = cell.experiment.manifest, cell.artifact("train") or {}
+    inputs, config = train.get("inputs", {}), manifest.get("config", {})
+    failure = cell.failure
+    return {
+        "key": cell.key,
+        "label": cell.label,
+        "experiment": cell.experiment.name,
+        "folder": str(cell.folder),
+        **{name: cell.record[name] for name in ("trained_on", "loss", "settings", "seed", "evaluated_on")},
+        **{name: cell.record[name] for name in ("reduction", "paper", "data")},
+        "trained": train.get("created"),
+        "failure": failure and {"where": failure.where, "reason": failure.reason},
+        "config": config,
+        "inputs": inputs,
+        "differing": _differing(config, inputs),
+        "hashes": manifest.get("hashes", {}),
+        "files": train.get("files", {}),
+        "counts": manifest.get("counts", {}),
+        "environment": cell.environment,
+        "summary": cell.summary,
+        "trajectory": cell.metrics,
+        "evaluations": [_evaluation(cell, task, samples) for task in cell.record["evaluated_on"]],
+    }
+
+
+def changed_settings(config: Mapping) -> dict[str, object]:
+    """Return what a configuration sets otherwise than by default, by dotted names."""
+    tasks = {}
+    for name, task in config.get("tasks", {}).items():
+        generate = asdict(GenerateConfig()) if task.get("generate") else None
+        tasks[name] = {**asdict(TaskConfig()), "generate": generate}
+    defaults = _dotted({**asdict(ExperimentConfig()), "tasks": tasks})
+    return {name: value for name, value in _dotted(config).items() if name not in defaults or value != defaults[name]}
+
+
+def shown_steps(metrics: Sequence[Mapping], limit: int) -> list[Mapping]:
+    """Return about `limit` rows of each split, evenly spaced, the first and the last among them, in their order."""
+    keep = set()
+    for split in {row["split"] for row in metrics}:
+        places = [place for place, row in enumerate(metrics) if row["split"] == split]
+        count = min(limit, len(places))
+        keep |= {places[round(i * (len(places) - 1) / max(1, count - 1))] for i in range(count)}
+    return [metrics[place] for place in sorted(keep)]
+
+
+def _differing(config: Mapping, inputs: Mapping) -> list[str]:
+    """Return the dials of training that the last run's configuration has otherwise than the cell."""
+    own = {"train": inputs.get("train", {}), "sft": inputs.get("start", {}).get("sft", {})}
+    return [
+        f"{section}.{name}"
+        for section, values in own.items()
+        for name, value in values.items()
+        if name in config.get(section, {}) and config[section][name] != value
+    ]
+
+
+def _evaluation(cell: CellFiles, task: str, count: int) -> dict:
+    judges = {name: cell.judge(task, name) for name in cell.experiment.judges(task)}
+    verdicts = {name: cell.judgements(task, name) for name in judges}
+    rows = cell.samples(task)
+    return {
+        "task": task,
+        "baseline": cell.experiment.plan.get("baselines", {}).get(task, ""),
+        "judges": {name: judge.get("id") for name, judge in judges.items()},
+        "responses": len(rows),
+        "win_rates": {name: rate for name, found in verdicts.items() if (rate := _win_rate(found))},
+        "samples": [
+            {**row, "verdicts": {name: found[row["id"]] for name, found in verdicts.items() if row["id"] in found}}
+            for row in rows[:count]
+        ],
+    }
+
+
+def _win_rate(verdicts: Mapping[str, Mapping]) -> dict | None:
+    """Return the mean preference of a judge's verdicts and their number; None where none carries a preference."""
+    found = [row["preference"] for row in verdicts.values() if row["status"] in COUNTED]
+    return {"win_rate": sum(found) / len(found), "n": len(found)} if found else None
+
+
+def _dotted(values: Mapping, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _dotted(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

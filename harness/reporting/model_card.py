@@ -1,0 +1,197 @@
+"""The card of an exported policy: what it is, what it was trained on, and what came out, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import yaml
+
+from harness.core.errors import UserError
+from harness.core.records import SFT
+from harness.reporting.cell_files import CellFiles
+from harness.reporting.leaderboard import build_leaderboard
+from harness.reporting.results import load_results, one_line
+from harness.reporting.tables import NOTHING, escape, interval_texts, markdown_table, notes, tables
+
+CARD, EXPERIMENT = "README.md", "experiment.yaml"
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `kind` is "adapter" or the dtype of a model's weights, `base` names the base model.
+
+    `at` is the share of its training after which the policy was kept, None at the end; `difference` the largest of a
+    token's log-prob from the trained policy, in nats; `size` the weights' bytes; `command` what wrote it.
+    """
+
+    kind: str
+    base: str
+    at: float | None
+    difference: float
+    size: int
+    command: str
+
+    @property
+    def described(self) -> str:
+        """What was written, in words."""
+        what = "one peft adapter" if self.kind == ADAPTER else f"a model in {self.kind}"
+        return (
+            f"{what}, {self.size / 1e6:,.1f} MB; log-probs of tokens differ from the trained policy's by at most "
+            f"{self.difference:.1e} nats"
+        )
+
+
+def model_card(cell: CellFiles, exported: Exported) -> str:
+    """Return the card as Markdown, with the hub's metadata before it. Names and settings come out as plain text."""
+    sections = [
+        _metadata(cell, exported),
+        f"# {escape(cell.loss)} on {escape(cell.task)}",
+        _summary(cell, exported),
+        "## Loading it",
+        _loading(cell, exported),
+        "## Training",
+        _bullets(_training(cell)),
+        "## Results",
+        *_results(cell, exported.at),
+        "## Making it again",
+        _again(cell, exported),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(cell: CellFiles, exported: Exported) -> str:
+    fields = {
+        "base_model": exported.base,
+        "library_name": "peft" if exported.kind == ADAPTER else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["preference-optimization", cell.loss, cell.task],
+    }
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
+def _summary(cell: CellFiles, exported: Exported) -> str:
+    paper = f" (arXiv {escape(cell.record['paper'])})" if cell.record["paper"] else ""
+    what = (
+        "The policy after supervised fine-tuning on the chosen completions, from which every loss of the experiment starts"
+        if cell.loss == SFT
+        else f"A language model trained with the preference loss `{_code(cell.loss)}`{paper}"
+    )
+    when = "" if exported.at is None else f", as it was after {exported.at:g} of its training"
+    return (
+        f"{what}{when}: one policy of the experiment {escape(cell.experiment.name)}, cell `{cell.key}`. "
+        f"Its base model is `{_code(exported.base)}`. This folder holds {exported.described}."
+    )
+
+
+def _loading(cell: CellFiles, exported: Exported) -> str:
+    base = repr(one_line(exported.base))
+    lines = (
+        [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), "this/folder")',
+        ]
+        if exported.kind == ADAPTER
+        else [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("this/folder")',
+        ]
+    )
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("this/folder")')
+    decoding = ", ".join(f"{name}={value}" for name, value in cell.experiment.plan["decoding"].items())
+    return (
+        "```python\n" + "\n".join(lines) + "\n```\n\n"
+        f"`generation_config.json` samples as the experiment did ({escape(decoding)}). Prompts are rendered by the "
+        "tokenizer's chat template or, where it has none, with a line `<|user|>` before each of the user's turns and "
+        "`<|assistant|>` before the model's."
+    )
+
+
+def _training(cell: CellFiles) -> dict[str, str]:
+    manifest, inputs = cell.experiment.manifest, cell.artifact("train")["inputs"]
+    start, summary, task = inputs["start"], cell.summary, manifest["config"]["tasks"].get(cell.task, {})
+    source = " ".join(str(task[name]) for name in ("data", "subset") if task.get(name))
+    counts = {name: count for name, count in manifest["counts"].get(cell.task, {}).items() if count}
+    tune, tuning = start["tune"]
+    lines = {
+        "Data": f"task {cell.task}, {source}; content {manifest['hashes']['data'].get(cell.task, '?')}, as tokens {start['tokens']}",
+        "Rows": _listed(counts),
+        "Trained": f"{tune} ({_listed(tuning)})" if tuning else f"{tune}: all weights",
+        "SFT": _listed(start["sft"]),
+    }
+    if cell.loss != SFT:
+        lines |= {
+            "Loss": f"{cell.loss}, {cell.settings or 'without settings'}; on {cell.record['data']} preferences, "
+            f"log-probs: {cell.record['reduction']}",
+            "Optimiser": _listed(inputs["train"]),
+            "Budget": ", ".join(
+                f"{summary[name]:,} {name.replace('_', ' ')}"
+                for name in ("examples", "tokens", "steps", "forward_passes")
+            ),
+        }
+    git = cell.environment.get("git", {})
+    versions = cell.environment.get("versions", {})
+    code = f"commit {git.get('commit')}{' with changes' if git.get('changed') else ''}" if git else "?"
+    lines["Seed"] = str(cell.seed)
+    lines["Base model"] = f"content {start['model']}, computed in {start['dtype']}"
+    lines["Code"] = (
+        f"{code}; {_listed({name: versions[name] for name in ('torch', 'transformers', 'peft') if name in versions})}"
+    )
+    return lines
+
+
+def _results(cell: CellFiles, at: float | None) -> list[str]:
+    """Return the leaderboard's rows of this configuration, with what must be known to read them."""
+    try:
+        results = load_results(cell.experiment.folder)
+        leaderboard = build_leaderboard(results)
+    except UserError as error:
+        return [f"Not to be had when this was exported: {escape(str(error))}."]
+    mine = leaderboard[[cell.key in keys.split() for keys in leaderboard["cells"]]]
+    if mine.empty:
+        return ["None: the experiment's plan no longer asks for this policy."]
+    sections = []
+    if at is not None:
+        sections.append("Of the policy at the end of its training, not of this one.")
+    for title, rows in tables(mine):
+        lines = notes(rows, results.decoding)
+        sections += [f"### {escape(title)}", _table(rows), "\n".join(f"- {escape(note)}" for note in lines)]
+    return sections
+
+
+def _table(rows: pd.DataFrame) -> str:
+    columns = {
+        "win rate, %": interval_texts(rows, "win_rate", "{:.1f}"),
+        "LC, %": interval_texts(rows, "lc_win_rate", "{:.1f}"),
+        "vs SFT, points": interval_texts(rows, "vs_sft", "{:+.1f}"),
+        "n": [f"{n:,}" for n in rows["n"]],
+        "seeds": rows["seeds"],
+        "KL, nats": [NOTHING if pd.isna(kl) else f"{kl:.2f}" for kl in rows["kl"]],
+        "status": rows["status"].str.partition(":")[0],
+    }
+    return markdown_table(columns)
+
+
+def _again(cell: CellFiles, exported: Exported) -> str:
+    return (
+        f"`{EXPERIMENT}` is the configuration of the experiment's last run, with every default written out.\n\n"
+        f"```bash\npython -m harness run {EXPERIMENT}\n{_code(exported.command)}\n```"
+    )
+
+
+def _bullets(lines: Mapping[str, str]) -> str:
+    return "\n".join(f"- **{name}**: {escape(text)}" for name, text in lines.items())
+
+
+def _listed(values: Mapping | Iterable) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dict(values).items())
+
+
+def _code(text: str) -> str:
+    """Return text for a code span or block: one line, and nothing that would end it."""
+    return one_line(text).replace("`", "'")

@@ -1,0 +1,204 @@
+"""How far an experiment is: each stage of each cell, what is under way, what failed and why, how long is left."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.builds import Build, find_build
+from harness.core.errors import UserError
+from harness.core.records import SFT, Failure
+from harness.core.store import MANIFEST, Store, find_artifact
+from harness.evaluation.base import judging
+from harness.reporting.cell_files import CellFiles, ExperimentFiles
+
+DONE, UNDER_WAY, FAILED, TO_DO = "done", "under way", "failed", "to do"
+STAGES = ("train", "sample", "measure", "judge")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage of a cell: `name` is that of its folder ("judge-hh@gpt"), `stage` its kind ("judge").
+
+    `state` is "done", "under way", "failed" or "to do"; `seconds` is what it took if it is done. `build` is there
+    while it is built and where a build of it was interrupted.
+    """
+
+    name: str
+    state: str
+    seconds: float | None = None
+    build: Build | None = None
+
+    @property
+    def stage(self) -> str:
+        return self.name.partition("-")[0]
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """One cell with its stages in order, and why it failed, if it did."""
+
+    cell: CellFiles
+    stages: tuple[StageStatus, ...]
+    failure: Failure | None
+
+    @property
+    def state(self) -> str:
+        """The cell as a whole: under way if a stage is, else failed if it did, done if every stage is."""
+        states = [stage.state for stage in self.stages]
+        if UNDER_WAY in states:
+            return UNDER_WAY
+        if self.failure:
+            return FAILED
+        return DONE if set(states) == {DONE} else TO_DO
+
+
+@dataclass(frozen=True)
+class SharedStatus:
+    """The SFT policy of a task, which its cells share; `state` is "" where it is not known: no cell says its key."""
+
+    task: str
+    state: str
+    build: Build | None = None
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of one stage: how many times, and in what time, by the median of the `measured` ones that are done.
+
+    `seconds` is None where none is done yet.
+    """
+
+    name: str
+    task: str
+    count: int
+    measured: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far an experiment is."""
+
+    experiment: str
+    cells: tuple[CellStatus, ...]
+    shared: tuple[SharedStatus, ...]
+    left: tuple[Left, ...]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What is left if one process does it; None where a stage that is left was never measured."""
+        known = [left.seconds for left in self.left]
+        return None if None in known else sum(known)
+
+    def count(self, state: str) -> int:
+        """How many cells are in a state."""
+        return sum(cell.state == state for cell in self.cells)
+
+
+def experiment_status(folder: Path) -> Status:
+    """Return how far the experiment in a results folder is. Raises `UserError` where there is no plan."""
+    files = ExperimentFiles(Path(folder))
+    if not files.plan:
+        raise UserError(
+            f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
+        )
+    cells = tuple(_cell(cell) for cell in files.planned)
+    shared = tuple(_shared(files, cells, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
+    first = [Left(SFT, one.task, 1, 0, None) for one in shared if one.state != DONE]
+    return Status(files.plan["experiment"], cells, shared, (*first, *_left(cells)))
+
+
+def _cell(cell: CellFiles) -> CellStatus:
+    failure = cell.failure
+    decoding, measured = cell.experiment.plan["decoding"], _measured(cell)
+    names = ["train"]
+    for task in cell.record["evaluated_on"]:
+        names += [f"sample-{task}", *([f"measure-{task}"] if task in measured else [])]
+        names += [judging(task, judge) for judge in cell.experiment.judges(task)]
+    return CellStatus(cell, tuple(_stage(cell, name, decoding, failure) for name in names), failure)
+
+
+def _measured(cell: CellFiles) -> set[str]:
+    """Return the tasks whose reward is known: their policies are measured by it."""
+    tasks = cell.experiment.manifest.get("config", {}).get("tasks", {})
+    known = {name for name, options in tasks.items() if options.get("generate")}
+    return known | {path.name.partition("-")[2] for path in cell.folder.glob("measure-*")}
+
+
+def _stage(cell: CellFiles, name: str, decoding: dict, failure: Failure | None) -> StageStatus:
+    build = find_build(cell.folder / name)
+    if build and build.running:
+        return StageStatus(name, UNDER_WAY, build=build)
+    if (artifact := cell.artifact(name)) and _is_current(cell, name, artifact, decoding):
+        return StageStatus(name, DONE, artifact["seconds"])
+    if failure and name == _stage_name(failure):
+        return StageStatus(name, FAILED, build=build)
+    return StageStatus(name, TO_DO, build=build)
+
+
+def _stage_name(failure: Failure) -> str:
+    """Return the folder of the stage that failed."""
+    target = f"{failure.task}@{failure.judge}" if failure.judge else failure.task
+    return "-".join(filter(None, (failure.stage, target)))
+
+
+def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> bool:
+    """Whether what an earlier run left is what the plan asks for: samples of its decoding, judgements of those."""
+    stage, _, target = name.partition("-")
+    if stage == "sample":
+        return artifact["inputs"]["decoding"] == decoding
+    if stage in ("judge", "measure"):
+        samples = cell.artifact(f"sample-{target.partition('@')[0]}")
+        return bool(samples) and artifact["inputs"]["samples"] == samples["files"]["samples.jsonl"]
+    return True
+
+
+def _shared(files: ExperimentFiles, cells: Sequence[CellStatus], task: str) -> SharedStatus:
+    """Return how far the SFT policy of a task is: its key is known from a cell that was trained from it."""
+    for status in cells:
+        trained = status.cell.artifact("train") if status.cell.task == task else None
+        if trained:
+            path = Store(files.store).path(SFT, trained["inputs"]["start"])
+            build = find_build(path)
+            state = UNDER_WAY if build and build.running else DONE if find_artifact(path) else TO_DO
+            return SharedStatus(task, state, build)
+    return SharedStatus(task, "")
+
+
+def builds_in_store(store: Path) -> dict[str, Build]:
+    """Return what is built right now of the artifacts that experiments share, by kind and key."""
+    found = {}
+    for lock in sorted(Path(store).glob("*/.*.lock")):
+        path = lock.with_name(lock.name[1:].removesuffix(".lock"))
+        build = find_build(path)
+        if build and build.running and not (path / MANIFEST).is_file():
+            found[f"{path.parent.name} {path.name}"] = build
+    return found
+
+
+def _left(cells: Sequence[CellStatus]) -> list[Left]:
+    """Return what is left of each stage of each training task, in the order of the stages."""
+    by_stage: dict[tuple[str, str], list[StageStatus]] = {}
+    for status in cells:
+        for stage in status.stages:
+            of_kind = by_stage.setdefault((status.cell.task, stage.name), [])
+            # the SFT row has nothing to train: its moment is not what a training takes
+            if not (status.cell.loss == SFT and stage.name == "train"):
+                of_kind.append(stage)
+    return [_stage_left(task, name, stages) for (task, name), stages in by_stage.items() if _open(stages)]
+
+
+def _open(stages: Sequence[StageStatus]) -> list[StageStatus]:
+    return [stage for stage in stages if stage.state != DONE]
+
+
+def _stage_left(task: str, name: str, stages: Sequence[StageStatus]) -> Left:
+    took = [stage.seconds for stage in stages if stage.state == DONE]
+    if not took:
+        return Left(name, task, len(_open(stages)), 0, None)
+    each = statistics.median(took)
+    spent = [stage.build.seconds if stage.state == UNDER_WAY else 0.0 for stage in _open(stages)]
+    return Left(name, task, len(spent), len(took), sum(max(0.0, each - seconds) for seconds in spent))

@@ -1,0 +1,145 @@
+"""From a cell in a results folder to its policy in a folder of its own, with a card that says what it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from harness.backbones.language_model.export import TrainedPolicy, checkpoint_dtype, export_adapter, export_model
+from harness.backbones.language_model.from_scratch import MODEL
+from harness.backbones.language_model.policy import TENSORS
+from harness.core.assets import ASSETS, model_folder, weights_hash
+from harness.core.config import LoraConfig, ModelConfig, SampleConfig
+from harness.core.errors import UserError
+from harness.core.hashing import hash_file
+from harness.core.records import SFT
+from harness.core.store import Artifact, Store, find_artifact, write_text
+from harness.reporting.cell_files import CellFiles
+from harness.reporting.model_card import CARD, EXPERIMENT, Exported, model_card
+from harness.training.preference import kept_folder
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What of a cell is exported, and how.
+
+    `at`: the policy after this share of its training (None: at its end); `adapter`: a peft adapter in place of a
+    model; `dtype`: of the weights, "" for that of the base model; `model`: where the base model is, "" for where the
+    experiment had it.
+    """
+
+    at: float | None = None
+    adapter: bool = False
+    dtype: str = ""
+    model: str = ""
+
+
+def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: str) -> Exported:
+    """Write the policy of a cell to the folder `into`, with the experiment's file and a card; return what was written.
+
+    `into` is complete or absent. Raises `UserError` where it is not empty or cannot be written, where the cell is not
+    trained, where its tensors are damaged, or where its base model is not there or is another one.
+    """
+    into = Path(into)
+    if into.is_file() or (into.is_dir() and any(into.iterdir())):
+        raise UserError(f"--into {into}: it is not empty, and nothing is overwritten; name another folder")
+    for name, content in {"plan.json": cell.experiment.plan, "manifest.json": cell.experiment.manifest}.items():
+        if not content:
+            raise UserError(f"{cell.experiment.folder} has no {name}; run the experiment again")
+    trained = trained_policy(cell, options)
+    building = into.parent / f".{into.name}.tmp-{uuid.uuid4().hex[:8]}"
+    decoding = SampleConfig(**cell.experiment.plan["decoding"])
+    try:
+        building.mkdir(parents=True)
+        if options.adapter:
+            base = _base_name(trained)
+            kind, difference = "adapter", export_adapter(trained, building, decoding, base)
+        else:
+            dtype = options.dtype or checkpoint_dtype(trained.model)
+            kind, difference = dtype, export_model(trained, building, decoding, dtype)
+        size = sum(file.stat().st_size for file in building.glob("*.safetensors"))
+        exported = Exported(kind, _base_name(trained), options.at, difference, size, command)
+        config = cell.experiment.manifest["config"]
+        write_text(building / EXPERIMENT, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(building / CARD, model_card(cell, exported))
+        os.replace(building, into)  # onto an empty folder at most
+    except OSError as error:
+        raise UserError(f"--into {into}: cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return exported
+
+
+def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
+    """Return the policy of a cell by its parts, each checked against the hash that it was written with."""
+    train = find_artifact(cell.folder / "train")
+    if train is None:
+        why = f": {cell.failure.where}: {cell.failure.reason}" if cell.failure else ""
+        raise UserError(f"cell {cell.key} ({cell.label}) is not trained{why}; run {cell.experiment.name} first")
+    start = train.manifest["inputs"]["start"]
+    sft = find_artifact(Store(cell.experiment.store).path(SFT, start))
+    if sft is None:
+        raise UserError(f"the SFT policy of cell {cell.key} is no longer in {cell.experiment.store}; run it again")
+    tensors = [_undamaged(sft, Path(), "")]
+    if sft.manifest["files"][TENSORS] != cell.start.get(TENSORS):
+        raise UserError(
+            f"{sft.path}: this SFT policy was trained after cell {cell.key}, which started from another one"
+        )
+    if cell.loss != SFT or options.at is not None:
+        tensors.append(_undamaged(train, kept_folder(Path(), options.at), cell.key))
+    config = _model_config(cell, start)
+    return TrainedPolicy(_base_model(cell, config, start["model"], options.model), config, tensors)
+
+
+def _undamaged(artifact: Artifact, within: Path, key: str) -> Path:
+    """Return the folder of trained tensors `within` an artifact, after a look at their hash."""
+    files = artifact.manifest["files"]
+    if str(within / TENSORS) not in files:
+        kept = sorted(name.partition("/")[0].removeprefix("at-") for name in files if name.startswith("at-"))
+        raise UserError(f"--at: cell {key} was kept after these shares of its training: {', '.join(kept) or 'none'}")
+    path = artifact.path / within / TENSORS
+    if not path.is_file() or hash_file(path) != files[str(within / TENSORS)]:
+        raise UserError(f"{path} is damaged: not what was written; delete the folder {artifact.path} and run again")
+    return path.parent
+
+
+def _model_config(cell: CellFiles, start: Mapping) -> ModelConfig:
+    """Return how the cell's model was loaded and trained: its name as in the last run, all else as in the cell's key."""
+    model = cell.experiment.manifest["config"]["model"]
+    tune, tuning = start["tune"]
+    lora = {"lora": LoraConfig(**tuning)} if tune == "lora" else {}
+    layers = tuning if tune == "last_layers" else {}
+    names = {name: model[name] for name in ("name", "revision", "from_scratch", "trust_remote_code")}
+    return ModelConfig(**names, dtype=start["dtype"], tune=tune, **lora, **layers)
+
+
+def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: str) -> Path:
+    """Return the folder of the model with this content: where the user says, in the store, or by its name."""
+    if config.from_scratch and not elsewhere:
+        for folder in sorted(cell.experiment.store.glob(f"pretrain/*/{MODEL}")):
+            if weights_hash(folder) == content:
+                return folder
+        raise UserError(
+            f"the model from scratch that cell {cell.key} starts from is no longer in {cell.experiment.store}; "
+            "give it with --model FOLDER"
+        )
+    folder = model_folder(elsewhere or config.name, None if elsewhere else config.revision)
+    if (present := weights_hash(folder)) != content:
+        raise UserError(
+            f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from (content "
+            f"{present[:12]}, not {content[:12]}); give that one with --model FOLDER"
+        )
+    return folder
+
+
+def _base_name(trained: TrainedPolicy) -> str:
+    """Return what a reader elsewhere knows the base model by: a hub id, else the folder."""
+    name = trained.config.name
+    local = trained.config.from_scratch or name in ASSETS or Path(name).is_dir()
+    return str(trained.model.resolve()) if local else name
