@@ -41,21 +41,21 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the status of an experiment."""
     experiment = experiment_of_results(options)
-    from harness.reporting.status import builds_in_store, experiment_status
+    from harness.reporting.status import experiment_status
 
-    status, shared = experiment_status(experiment.folder), builds_in_store(experiment.store)
+    status = experiment_status(experiment.folder)
     if options.json:
-        print(json.dumps(status_as_json(status, shared), indent=2))
+        print(json.dumps(status_as_json(status), indent=2))
         return 0
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, PIPED_WIDTH))
-    for part in status_parts(status, shared):
+    for part in status_parts(status):
         console.print(part, soft_wrap=isinstance(part, Text))
     return 0
 
 
-def status_as_json(status: Status, shared: dict[str, Build]) -> dict:
+def status_as_json(status: Status) -> dict:
     """Return the status as JSON values; times in seconds."""
     return {
         "experiment": status.experiment,
@@ -63,7 +63,7 @@ def status_as_json(status: Status, shared: dict[str, Build]) -> dict:
         "seconds_left": status.seconds_left,
         "left": [asdict(left) for left in status.left],
         "shared": [asdict(one) for one in status.shared],
-        "under_way_in_store": {name: asdict(build) for name, build in shared.items()},
+        "under_way_in_store": {name: asdict(build) for name, build in status.in_store.items()},
         "each": [
             {
                 "key": one.cell.key,
@@ -77,34 +77,25 @@ def status_as_json(status: Status, shared: dict[str, Build]) -> dict:
     }
 
 
-def status_parts(status: Status, shared: dict[str, Build]) -> list[Text | Table]:
+def status_parts(status: Status) -> list[Text | Table]:
     """Return the status for a person: a headline, a table by task and loss, then what is under way, failed and left."""
+    shared = [f"shared: {name}, {_building(build)}" for name, build in status.in_store.items()]
+    if not status.cells:
+        headline = f"experiment {status.experiment}: no plan yet, which a run writes once its judges are made"
+        return [Text(headline, style="bold"), *_section("under way", shared, "yellow")]
     counts = [f"{status.count('done')} of {len(status.cells)} cells done"]
     counts += [f"{status.count(state)} {state}" for state in ("under way", "failed", "to do") if status.count(state)]
     parts: list[Text | Table] = [
         Text(f"experiment {status.experiment}: {', '.join(counts)}", style="bold"),
         _table(status),
     ]
-    under_way = [
-        f"{one.cell.label}: {stage.name}, {_building(stage.build)}  ({one.cell.key})"
-        for one in status.cells
-        for stage in one.stages
-        if stage.state == "under way"
-    ]
-    under_way += [f"shared: {name}, {_building(build)}" for name, build in shared.items()]
-    interrupted = [
-        f"{one.cell.label}: {stage.name}, {_building(stage.build)}  ({one.cell.key})"
-        for one in status.cells
-        for stage in one.stages
-        if stage.build and not stage.build.running and stage.state != "done"
-    ]
     failed = [
         f"{one.cell.label}: {one.failure.where}: {one.failure.reason}  ({one.cell.key})"
         for one in status.cells
         if one.failure and one.state == "failed"
     ]
-    parts += _section("under way", under_way, "yellow")
-    parts += _section("interrupted; the next run goes on from there", interrupted, "yellow")
+    parts += _section("under way", [*_builds(status, running=True), *shared], "yellow")
+    parts += _section("interrupted; the next run goes on from there", _builds(status, running=False), "yellow")
     parts += _section("failed; the next run tries them again", failed, "red")
     return [*parts, *_left(status)]
 
@@ -142,6 +133,16 @@ def _states(cells: Sequence[CellStatus]) -> Text:
 
 def _section(title: str, lines: Sequence[str], style: str) -> list[Text]:
     return [Text(f"{title}:", style=style), *(Text(f"  {_plain(line)}") for line in lines), Text("")] if lines else []
+
+
+def _builds(status: Status, *, running: bool) -> list[str]:
+    """Return a line for each stage whose build runs, or was interrupted."""
+    return [
+        f"{one.cell.label}: {stage.name}, {_building(stage.build)}  ({one.cell.key})"
+        for one in status.cells
+        for stage in one.stages
+        if stage.build and stage.build.running == running and stage.state != "done"
+    ]
 
 
 def _building(build: Build) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +80,16 @@ class Left:
 
 @dataclass(frozen=True)
 class Status:
-    """How far an experiment is."""
+    """How far an experiment is; it has no cells while a run of it has not yet written its plan.
+
+    `in_store` is what is built right now of the artifacts that experiments share, by kind and key.
+    """
 
     experiment: str
-    cells: tuple[CellStatus, ...]
-    shared: tuple[SharedStatus, ...]
-    left: tuple[Left, ...]
+    in_store: Mapping[str, Build]
+    cells: tuple[CellStatus, ...] = ()
+    shared: tuple[SharedStatus, ...] = ()
+    left: tuple[Left, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:
@@ -99,8 +103,14 @@ class Status:
 
 
 def experiment_status(folder: Path) -> Status:
-    """Return how far the experiment in a results folder is. Raises `UserError` where there is no plan."""
+    """Return how far the experiment in a results folder is.
+
+    Raises `UserError` where there is no plan, and no run that could be about to write it.
+    """
     files = ExperimentFiles(Path(folder))
+    in_store = builds_in_store(files.store)
+    if not files.plan and in_store:  # judges are made before the plan is written
+        return Status(files.name, in_store)
     if not files.plan:
         raise UserError(
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
@@ -108,7 +118,7 @@ def experiment_status(folder: Path) -> Status:
     cells = tuple(_cell(cell) for cell in files.planned)
     shared = tuple(_shared(files, cells, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
     first = [Left(SFT, one.task, 1, 0, None) for one in shared if one.state != DONE]
-    return Status(files.plan["experiment"], cells, shared, (*first, *_left(cells)))
+    return Status(files.plan["experiment"], in_store, cells, shared, (*first, *_left(cells)))
 
 
 def _cell(cell: CellFiles) -> CellStatus:

@@ -108,6 +108,15 @@ def test_samples_of_another_decoding_are_still_to_do(copied, status):
     assert "0 of 4 cells done" in status(copied)
 
 
+def test_before_the_plan_is_written_it_says_what_is_made_for_it(finished, tmp_path, status):
+    (tmp_path / "store/preference-models/.0123.tmp-4567").mkdir(parents=True)
+    with FileLock(tmp_path / "store/preference-models/.0123.lock"):
+        out = status(tmp_path)
+        found = json.loads(status(tmp_path, "--json"))
+    assert "tiny: no plan yet" in out and "shared: preference-models 0123, for " in out
+    assert found["each"] == [] and list(found["under_way_in_store"]) == ["preference-models 0123"]
+
+
 def test_what_cannot_be_asked(finished, tmp_path, capsys):
     assert main(["status", str(finished), "seeds=[1]"]) == 2
     assert "only name= and results= count" in capsys.readouterr().err
