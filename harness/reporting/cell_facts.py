@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
-from harness.evaluation.base import COUNTED
+from harness.core.records import COUNTED, TRAIN, Judgement
 from harness.reporting.cell_files import CellFiles
 
 
@@ -16,7 +16,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
     `config` is that of the experiment's last run that computed something; `inputs` is all that determines the cell's
     policy, with `differing` naming what the two say differently. What is not there is empty or None.
     """
-    manifest, train = cell.experiment.manifest, cell.artifact("train") or {}
+    manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
     failure = cell.failure
     return {
@@ -24,8 +24,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "label": cell.label,
         "experiment": cell.experiment.name,
         "folder": str(cell.folder),
-        **{name: cell.record[name] for name in ("trained_on", "loss", "settings", "seed", "evaluated_on")},
-        **{name: cell.record[name] for name in ("reduction", "paper", "data")},
+        **{name: value for name, value in asdict(cell.record).items() if name not in ("key", "point")},
         "trained": train.get("created"),
         "failure": failure and {"where": failure.where, "reason": failure.reason},
         "config": config,
@@ -35,9 +34,9 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "files": train.get("files", {}),
         "counts": manifest.get("counts", {}),
         "environment": cell.environment,
-        "summary": cell.summary,
-        "trajectory": cell.metrics,
-        "evaluations": [_evaluation(cell, task, samples) for task in cell.record["evaluated_on"]],
+        "summary": asdict(cell.summary) if cell.summary else {},
+        "trajectory": [asdict(row) for row in cell.metrics],
+        "evaluations": [_evaluation(cell, task, samples) for task in cell.record.evaluated_on],
     }
 
 
@@ -78,28 +77,31 @@ def _evaluation(cell: CellFiles, task: str, count: int) -> dict:
     rows = cell.samples(task)
     return {
         "task": task,
-        "baseline": cell.experiment.plan.get("baselines", {}).get(task, ""),
-        "judges": {name: judge.get("id") for name, judge in judges.items()},
+        "baseline": plan.baselines.get(task, "") if (plan := cell.experiment.plan) else "",
+        "judges": {name: judge and judge.id for name, judge in judges.items()},
         "responses": len(rows),
-        "win_rates": {name: rate for name, found in verdicts.items() if (rate := _win_rate(found))},
+        "win_rates": {name: rate for name, of_judge in verdicts.items() if (rate := _win_rate(of_judge))},
         "samples": [
-            {**row, "verdicts": {name: found[row["id"]] for name, found in verdicts.items() if row["id"] in found}}
+            {
+                **asdict(row),
+                "verdicts": {name: asdict(by_id[row.id]) for name, by_id in verdicts.items() if row.id in by_id},
+            }
             for row in rows[:count]
         ],
     }
 
 
-def _win_rate(verdicts: Mapping[str, Mapping]) -> dict | None:
+def _win_rate(verdicts: Mapping[str, Judgement]) -> dict | None:
     """Return the mean preference of a judge's verdicts and their number; None where none carries a preference."""
-    found = [row["preference"] for row in verdicts.values() if row["status"] in COUNTED]
-    return {"win_rate": sum(found) / len(found), "n": len(found)} if found else None
+    preferences = [row.preference for row in verdicts.values() if row.status in COUNTED]
+    return {"win_rate": sum(preferences) / len(preferences), "n": len(preferences)} if preferences else None
 
 
 def _dotted(values: Mapping, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
+    dotted: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _dotted(value, f"{prefix}{name}.")
+            dotted |= _dotted(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            dotted[f"{prefix}{name}"] = value
+    return dotted

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
-from harness.core.errors import UserError
-from harness.core.records import FAILED, Failure
-from harness.core.store import MANIFEST, read_json, read_jsonl
-from harness.evaluation.base import judging
-from harness.reporting.results import one_line, settings_text
+from harness.core.record_files import read_failure, read_metrics, read_record, read_records, readable
+from harness.core.records import (
+    JUDGE,
+    SAMPLE,
+    TRAIN,
+    CellRecord,
+    Failure,
+    Judgement,
+    JudgeRecord,
+    PlanRecord,
+    Record,
+    Sample,
+    StepMetrics,
+    TrainSummary,
+    cell_folder,
+    stage_folder,
+)
+from harness.core.store import MANIFEST, read_json
+from harness.reporting.results import settings_text
 
+R = TypeVar("R", bound=Record)
 NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters
 
 
@@ -32,9 +48,9 @@ class ExperimentFiles:
         return self.folder.parent / "store"
 
     @cached_property
-    def plan(self) -> Mapping:
-        """What `plan.json` holds."""
-        return _json(self.folder / "plan.json")
+    def plan(self) -> PlanRecord | None:
+        """What the experiment asks for."""
+        return _record(PlanRecord, self.folder)
 
     @cached_property
     def manifest(self) -> Mapping:
@@ -44,48 +60,49 @@ class ExperimentFiles:
     @cached_property
     def planned(self) -> list[CellFiles]:
         """The cells of the plan, in its order; a grid may name one setting twice."""
-        return [CellFiles(self, cell) for cell in {cell["key"]: cell for cell in self.plan.get("cells", [])}.values()]
+        cells = self.plan.cells if self.plan else ()
+        return [CellFiles(self, cell) for cell in {cell.key: cell for cell in cells}.values()]
 
     @cached_property
     def cells(self) -> list[CellFiles]:
         """The cells of the plan, and those that earlier plans left."""
         keys = {cell.key for cell in self.planned}
-        left = (_json(path) for path in sorted(self.folder.glob("cells/*/cell.json")))
-        return [*self.planned, *(CellFiles(self, cell) for cell in left if cell["key"] not in keys)]
+        left = [read_record(CellRecord, path.parent) for path in sorted(self.folder.glob(f"cells/*/{CellRecord.FILE}"))]
+        return [*self.planned, *(CellFiles(self, cell) for cell in left if cell.key not in keys)]
 
     def judges(self, task: str) -> list[str]:
         """The names of a task's judges: "" where there is one."""
-        return self.plan.get("judges", {}).get(task, [""])
+        return self.plan.judges.get(task, [""]) if self.plan else [""]
 
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One cell: `record` is what `cell.json` or the plan says of it. What is not there is None or empty."""
+    """One cell: `record` is what its own file or the plan says of it. What is not there is None or empty."""
 
     experiment: ExperimentFiles
-    record: Mapping
+    record: CellRecord
 
     @property
     def key(self) -> str:
-        return self.record["key"]
+        return self.record.key
 
     @property
     def task(self) -> str:
         """The task whose preferences it is trained on."""
-        return self.record["trained_on"]
+        return self.record.trained_on
 
     @property
     def loss(self) -> str:
-        return self.record["loss"]
+        return self.record.loss
 
     @property
     def settings(self) -> str:
         """The hyper-parameters as the leaderboard prints them."""
-        return settings_text(self.record["settings"])
+        return settings_text(self.record.settings)
 
     @property
     def seed(self) -> int:
-        return self.record["seed"]
+        return self.record.seed
 
     @property
     def label(self) -> str:
@@ -94,12 +111,12 @@ class CellFiles:
 
     @property
     def folder(self) -> Path:
-        return self.experiment.folder / "cells" / self.key
+        return cell_folder(self.experiment.folder, self.key)
 
     @property
     def judgings(self) -> list[tuple[str, str]]:
         """Each task that the cell is evaluated on, with each of its judges."""
-        return [(task, judge) for task in self.record["evaluated_on"] for judge in self.experiment.judges(task)]
+        return [(task, judge) for task in self.record.evaluated_on for judge in self.experiment.judges(task)]
 
     def artifact(self, stage: str) -> Mapping | None:
         """The manifest of a finished stage, such as "train" or "sample-hh"."""
@@ -108,61 +125,55 @@ class CellFiles:
     @property
     def failure(self) -> Failure | None:
         """Why the cell failed, if it did."""
-        written = _json(self.folder / FAILED)
-        return Failure(**written) if written else None
+        return read_failure(self.folder)
 
     @property
-    def summary(self) -> Mapping:
+    def summary(self) -> TrainSummary | None:
         """What its training took."""
-        return _json(self.folder / "train/summary.json")
+        return _record(TrainSummary, self.folder / TRAIN)
 
     @property
     def environment(self) -> Mapping:
         """Code, versions and hardware that trained it."""
-        return _json(self.folder / "train/environment.json")
+        return _json(self.folder / TRAIN / "environment.json")
 
     @property
     def start(self) -> Mapping:
         """The hash of the SFT policy that its training started from, by file name."""
-        return _json(self.folder / "train/start.json")
+        return _json(self.folder / TRAIN / "start.json")
 
     @property
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[StepMetrics]:
         """The steps of its training."""
-        return _rows(self.folder / "train/metrics.jsonl")
+        return read_metrics(self.folder / TRAIN)
 
-    def samples(self, task: str) -> list[dict]:
+    def samples(self, task: str) -> list[Sample]:
         """Its responses to a task's test prompts."""
-        return _rows(self.folder / f"sample-{task}/samples.jsonl")
+        return _records(Sample, self.folder / stage_folder(SAMPLE, task))
 
-    def judge(self, task: str, name: str) -> Mapping:
+    def judge(self, task: str, name: str) -> JudgeRecord | None:
         """Who judged its responses."""
-        return _json(self.folder / judging(task, name) / "judge.json")
+        return _record(JudgeRecord, self.folder / stage_folder(JUDGE, task, name))
 
-    def judgements(self, task: str, name: str) -> dict[str, dict]:
+    def judgements(self, task: str, name: str) -> dict[str, Judgement]:
         """A judge's verdicts on its responses, by question."""
-        return {row["id"]: row for row in _rows(self.folder / judging(task, name) / "judgements.jsonl")}
+        return {row.id: row for row in _records(Judgement, self.folder / stage_folder(JUDGE, task, name))}
 
 
 def experiments_in(results: Path) -> Iterator[ExperimentFiles]:
     """Yield the experiments in a folder of all results, by name."""
     for folder in sorted(path for path in Path(results).glob("*") if path.is_dir()):
-        if (folder / "plan.json").is_file() or (folder / "cells").is_dir():
+        if (folder / PlanRecord.FILE).is_file() or (folder / "cells").is_dir():
             yield ExperimentFiles(folder)
 
 
 def _json(path: Path) -> dict:
-    return _read(path, read_json) if path.is_file() else {}
+    return readable(path, read_json) if path.is_file() else {}
 
 
-def _rows(path: Path) -> list[dict]:
-    return _read(path, read_jsonl) if path.is_file() else []
+def _record(kind: type[R], folder: Path) -> R | None:
+    return read_record(kind, folder) if (folder / kind.FILE).is_file() else None
 
 
-def _read(path: Path, reader: Callable):
-    try:
-        return reader(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({one_line(error)}); delete the folder {path.parent} and run again"
-        ) from None
+def _records(kind: type[R], folder: Path) -> list[R]:
+    return read_records(kind, folder) if (folder / kind.FILE).is_file() else []

@@ -73,7 +73,7 @@ def _metadata(cell: CellFiles, exported: Exported) -> str:
 
 
 def _summary(cell: CellFiles, exported: Exported) -> str:
-    paper = f" (arXiv {escape(cell.record['paper'])})" if cell.record["paper"] else ""
+    paper = f" (arXiv {escape(cell.record.paper)})" if cell.record.paper else ""
     what = (
         "The policy after supervised fine-tuning on the chosen completions, from which every loss of the experiment starts"
         if cell.loss == SFT
@@ -103,7 +103,7 @@ def _loading(cell: CellFiles, exported: Exported) -> str:
         ]
     )
     lines.append('tokenizer = AutoTokenizer.from_pretrained("this/folder")')
-    decoding = ", ".join(f"{name}={value}" for name, value in cell.experiment.plan["decoding"].items())
+    decoding = ", ".join(f"{name}={value}" for name, value in cell.experiment.plan.decoding.items())
     return (
         "```python\n" + "\n".join(lines) + "\n```\n\n"
         f"`generation_config.json` samples as the experiment did ({escape(decoding)}). Prompts are rendered by the "
@@ -126,11 +126,11 @@ def _training(cell: CellFiles) -> dict[str, str]:
     }
     if cell.loss != SFT:
         lines |= {
-            "Loss": f"{cell.loss}, {cell.settings or 'without settings'}; on {cell.record['data']} preferences, "
-            f"log-probs: {cell.record['reduction']}",
+            "Loss": f"{cell.loss}, {cell.settings or 'without settings'}; on {cell.record.data} preferences, "
+            f"log-probs: {cell.record.reduction}",
             "Optimiser": _listed(inputs["train"]),
             "Budget": ", ".join(
-                f"{summary[name]:,} {name.replace('_', ' ')}"
+                f"{getattr(summary, name):,} {name.replace('_', ' ')}"
                 for name in ("examples", "tokens", "steps", "forward_passes")
             ),
         }

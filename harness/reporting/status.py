@@ -9,9 +9,8 @@ from pathlib import Path
 
 from harness.core.builds import Build, find_build
 from harness.core.errors import UserError
-from harness.core.records import SFT, Failure
+from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, Sample, stage_folder
 from harness.core.store import MANIFEST, Store, find_artifact
-from harness.evaluation.base import judging
 from harness.reporting.cell_files import CellFiles, ExperimentFiles
 
 DONE, UNDER_WAY, FAILED, TO_DO = "done", "under way", "failed", "to do"
@@ -118,16 +117,16 @@ def experiment_status(folder: Path) -> Status:
     cells = tuple(_cell(cell) for cell in files.planned)
     shared = tuple(_shared(files, cells, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
     first = [Left(SFT, one.task, 1, 0, None) for one in shared if one.state != DONE]
-    return Status(files.plan["experiment"], in_store, cells, shared, (*first, *_left(cells)))
+    return Status(files.plan.experiment, in_store, cells, shared, (*first, *_left(cells)))
 
 
 def _cell(cell: CellFiles) -> CellStatus:
     failure = cell.failure
-    decoding, measured = cell.experiment.plan["decoding"], _measured(cell)
-    names = ["train"]
-    for task in cell.record["evaluated_on"]:
-        names += [f"sample-{task}", *([f"measure-{task}"] if task in measured else [])]
-        names += [judging(task, judge) for judge in cell.experiment.judges(task)]
+    decoding, measured = cell.experiment.plan.decoding, _measured(cell)
+    names = [TRAIN]
+    for task in cell.record.evaluated_on:
+        names += [stage_folder(SAMPLE, task), *([stage_folder(MEASURE, task)] if task in measured else [])]
+        names += [stage_folder(JUDGE, task, judge) for judge in cell.experiment.judges(task)]
     return CellStatus(cell, tuple(_stage(cell, name, decoding, failure) for name in names), failure)
 
 
@@ -144,32 +143,26 @@ def _stage(cell: CellFiles, name: str, decoding: dict, failure: Failure | None) 
         return StageStatus(name, UNDER_WAY, build=build)
     if (artifact := cell.artifact(name)) and _is_current(cell, name, artifact, decoding):
         return StageStatus(name, DONE, artifact["seconds"])
-    if failure and name == _stage_name(failure):
+    if failure and name == failure.where:
         return StageStatus(name, FAILED, build=build)
     return StageStatus(name, TO_DO, build=build)
-
-
-def _stage_name(failure: Failure) -> str:
-    """Return the folder of the stage that failed."""
-    target = f"{failure.task}@{failure.judge}" if failure.judge else failure.task
-    return "-".join(filter(None, (failure.stage, target)))
 
 
 def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> bool:
     """Whether what an earlier run left is what the plan asks for: samples of its decoding, judgements of those."""
     stage, _, target = name.partition("-")
-    if stage == "sample":
+    if stage == SAMPLE:
         return artifact["inputs"]["decoding"] == decoding
-    if stage in ("judge", "measure"):
-        samples = cell.artifact(f"sample-{target.partition('@')[0]}")
-        return bool(samples) and artifact["inputs"]["samples"] == samples["files"]["samples.jsonl"]
+    if stage in (JUDGE, MEASURE):
+        samples = cell.artifact(stage_folder(SAMPLE, target.partition("@")[0]))
+        return bool(samples) and artifact["inputs"]["samples"] == samples["files"][Sample.FILE]
     return True
 
 
 def _shared(files: ExperimentFiles, cells: Sequence[CellStatus], task: str) -> SharedStatus:
     """Return how far the SFT policy of a task is: its key is known from a cell that was trained from it."""
     for status in cells:
-        trained = status.cell.artifact("train") if status.cell.task == task else None
+        trained = status.cell.artifact(TRAIN) if status.cell.task == task else None
         if trained:
             path = Store(files.store).path(SFT, trained["inputs"]["start"])
             build = find_build(path)
@@ -196,7 +189,7 @@ def _left(cells: Sequence[CellStatus]) -> list[Left]:
         for stage in status.stages:
             of_kind = by_stage.setdefault((status.cell.task, stage.name), [])
             # the SFT row has nothing to train: its moment is not what a training takes
-            if not (status.cell.loss == SFT and stage.name == "train"):
+            if not (status.cell.loss == SFT and stage.name == TRAIN):
                 of_kind.append(stage)
     return [_stage_left(task, name, stages) for (task, name), stages in by_stage.items() if _open(stages)]
 

@@ -54,7 +54,7 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
             raise UserError(f"{cell.experiment.folder} has no {name}; run the experiment again")
     trained = trained_policy(cell, options)
     building = into.parent / f".{into.name}.tmp-{uuid.uuid4().hex[:8]}"
-    decoding = SampleConfig(**cell.experiment.plan["decoding"])
+    decoding = SampleConfig(**cell.experiment.plan.decoding)
     try:
         building.mkdir(parents=True)
         if options.adapter:

@@ -68,7 +68,7 @@ def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
     experiment.name, experiment.results = files.name, str(files.folder.parent)
     experiment.seeds = [stored.seed]
     if stored.loss != SFT:  # as the cell has it: the last run may have asked for other settings
-        experiment.losses[stored.loss] = dict(stored.record["settings"])
+        experiment.losses[stored.loss] = dict(stored.record.settings)
     draft = draft_plan(experiment, to_run=False)
     model = draft.model()
     if model is None:

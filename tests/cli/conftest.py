@@ -29,7 +29,7 @@ def finished(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
         tiny_encoder,
         losses={"dpo": {"beta": [0.1, 0.5]}, "fails": {}},
         plugins=[str(folder / "fails.py")],
-        judge={"kind": "gold", "reward": "tests.cli.test_judge:length"},
+        judge={"kind": "gold", "reward": "tests.tiny_experiment:length"},
     )
     assert run(path) == 1
     return path

@@ -28,7 +28,7 @@ TUNED = {
 # No prompt is cut, so that a test renders them by the chat template alone.
 SIZES = {"train_pairs": 16, "dev_pairs": 4, "test_prompts": 4, "max_prompt_tokens": 128, "max_completion_tokens": 64}
 TASKS = {"hh": {**SIZES, "overlong": "drop"}}
-JUDGE = {"kind": "gold", "reward": "tests.cli.test_judge:length"}
+JUDGE = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_card_says_what_it_is_and_what_came_out(results, tmp_path):
         "beta=0.1",
         "lora (rank 4",
         "32 examples",
-        "gold:tests.cli.test_judge:length",
+        "gold:tests.tiny_experiment:length",
         "train: used 16",
     ):
         assert part in text, part

@@ -52,7 +52,7 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
     for task in ("hh", "alpaca_eval"):
         samples = read_jsonl(cell / f"sample-{task}/samples.jsonl")
         assert all((row["id"] in out) == (place < 2) for place, row in enumerate(samples))
-    assert "judged by  gold:tests.cli.test_judge:length" in out and out.count("verdict: ") == 4
+    assert "judged by  gold:tests.tiny_experiment:length" in out and out.count("verdict: ") == 4
 
 
 def test_a_beginning_of_the_key_is_enough_and_json_has_every_step(finished, show):

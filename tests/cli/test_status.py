@@ -127,7 +127,7 @@ def test_what_cannot_be_asked(finished, tmp_path, capsys):
 @pytest.mark.slow
 def test_while_another_process_runs_the_experiment(tmp_path, tiny_model, tiny_encoder):
     optim = {"lr": 1e-3, "optimizer": "adamw", "batch_size": 8, "epochs": 20}
-    judge = {"kind": "gold", "reward": "tests.cli.test_judge:length"}
+    judge = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}}, train=optim, judge=judge)
     command = [sys.executable, "-m", "harness", "run", str(path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:

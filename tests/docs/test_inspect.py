@@ -25,7 +25,7 @@ def folder(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
     folder = tmp_path_factory.mktemp("inspect")
     (folder / "experiments").mkdir()
     lora = {"name": str(tiny_model), "tune": "lora", "lora": {"rank": 2}}
-    judge = {"kind": "gold", "reward": "tests.cli.test_judge:length"}
+    judge = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
     losses = {"dpo": {}, "rpo_paired": {}}
     changes = {"model": lora, "judge": judge, "losses": losses, "results": "results"}
     with pytest.MonkeyPatch.context() as patch:
