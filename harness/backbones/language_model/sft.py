@@ -13,8 +13,8 @@ from harness.core.store import write_json, write_jsonl
 from harness.training.base import Job
 from harness.training.batch import Epochs, sft_batches
 from harness.training.loop import optimise
+from harness.training.optimizer import Backward
 from harness.training.sharding import equal_passes
-from harness.training.update import Backward
 
 
 def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, config: SftConfig, job: Job) -> None:
