@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-PARTS = ("chosen", "rejected", "others")
 OF_ONE_NUMBER = ("reference", "tokens", "scores", "density_ratios", "second_reference", "confidence", "augmented")
 DIMENSIONS = {"prompt_embeddings": 2, **dict.fromkeys(OF_ONE_NUMBER, 1)}  # a user's own need has as many as it likes
 
@@ -63,7 +62,8 @@ class Side:
         """Return the side with other outputs of the policy, in the same form."""
         if self.token_values is None:
             return replace(self, policy=outputs)
-        return self.with_tokens(*outputs.unbind(1), self.require("token_mask"), self.token_reference)
+        policy, values = outputs.unbind(1)
+        return self.with_tokens(policy, values, self.require("token_mask"), self.token_reference)
 
     def with_tokens(self, policy: Tensor, values: Tensor, mask: Tensor, reference: Tensor | None = None) -> Side:
         """Return the side with these `(n, T)` tensors of its tokens, and with their sums for its log-probs."""
@@ -242,21 +242,20 @@ class PreferenceBatch:
         Pairs are lists of two; where they have no scores, the ranks 1 and 0 stand in for them.
         """
         sides, others = (self.chosen, self.rejected), self.others
+        policy = torch.stack([side.policy for side in sides], dim=1)
+        with_reference = self.chosen.reference is not None
+        reference = torch.stack([side.require("reference") for side in sides], dim=1) if with_reference else None
         if "scores" in self.chosen.given:
-            scores = [side.require("scores") for side in sides]
+            scores = torch.stack([side.require("scores") for side in sides], dim=1)
         else:
-            scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
-        columns = {
-            "policy": [side.policy for side in sides],
-            "reference": None if self.chosen.reference is None else [side.reference for side in sides],
-            "scores": scores,
-            "mask": [torch.ones_like(self.chosen.policy, dtype=torch.bool)] * 2,
-        }
-        found = {name: None if pair is None else torch.stack(pair, dim=1) for name, pair in columns.items()}
+            scores = torch.stack([torch.ones_like(sides[0].policy), torch.zeros_like(sides[0].policy)], dim=1)
+        mask = torch.ones_like(policy, dtype=torch.bool)
         if others is not None:
-            for name, pair in found.items():
-                found[name] = None if pair is None else torch.cat([pair, getattr(others, name)], dim=1)
-        return Lists(**found, link=self.chosen.link)
+            policy, scores = torch.cat([policy, others.policy], dim=1), torch.cat([scores, others.scores], dim=1)
+            mask = torch.cat([mask, others.mask], dim=1)
+            if reference is not None and others.reference is not None:
+                reference = torch.cat([reference, others.reference], dim=1)
+        return Lists(policy, reference, scores, mask, self.chosen.link)
 
     @property
     def logratio_margin(self) -> Tensor:
@@ -273,12 +272,17 @@ class PreferenceBatch:
     def with_policy(self, *outputs: Tensor) -> PreferenceBatch:
         """Return the same batch with other outputs of the policy, one tensor for each of its parts; `stopped` stays."""
         parts = [part.with_outputs(given) for part, given in zip(self.parts, outputs, strict=True)]
-        return replace(self, **dict(zip(PARTS, parts, strict=False)))
+        return self._with_parts(parts)
 
     def changed(self, change: Callable[[tuple[Part, ...]], Iterable[Part]]) -> PreferenceBatch:
         """Return the batch with `change(parts)` for its parts, and in `stopped` the same done to its own."""
         stopped = None if self.stopped is None else self.stopped.changed(change)
-        return replace(self, **dict(zip(PARTS, change(self.parts), strict=False)), stopped=stopped)
+        return replace(self._with_parts(change(self.parts)), stopped=stopped)
+
+    def _with_parts(self, parts: Iterable[Part]) -> PreferenceBatch:
+        chosen, rejected, *others = parts
+        rest = cast(Lists, others[0]) if others else self.others
+        return replace(self, chosen=cast(Side, chosen), rejected=cast(Side, rejected), others=rest)
 
     def with_stopped(self) -> PreferenceBatch:
         """Return the batch with itself, without gradient, as `stopped`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
     known = loss.needs | {"scores"} if loss.data == "listwise" else loss.needs
     with_values = "token_values" in loss.needs
     lengths = (2, SHORT + 1) if with_values else (4, 40)  # each token is an input of its own to finite differences
-    needs = [need for need in map(NEEDS.get, NEEDS) if need.name in loss.needs and need.random is not None]
+    needs = [need for need in map(NEEDS.get, NEEDS) if need.name in loss.needs]
 
     def random_responses(shape: Sequence[int], lowest: float, spread: float) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = torch.randint(*lengths, shape, generator=g)
@@ -43,20 +44,21 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
     for name, n, lowest in zip(("chosen", "rejected"), sizes, (4.0, 0.0), strict=True):
         tokens, made = random_responses((n,), lowest, 1.0)
         given = {"scores": made.pop("scores")} if "scores" in made else {}
-        side = Side(tokens=tokens, name=name, given=given, **made)
+        side = Side(made["policy"], made.get("reference"), tokens, given, name=name)
         for need in needs:
             if need.of == "prompt" and sides and loss.data != "unpaired":  # the two of a pair answer one prompt
                 given[need.name] = sides[0].require(need.name)
-            elif need.of != "batch":
+            elif need.of != "batch" and need.random is not None:
                 given[need.name] = need.random(side, g).to(dtype)
         sides.append(with_random_tokens(side, scale, g) if with_values else side)
-    batch = PreferenceBatch(*sides)
+    batch = PreferenceBatch(sides[0], sides[1])
     if loss.data == "listwise":
         _, made = random_responses((CHOSEN, OTHERS), 1.0, 3.0)
         mask = torch.arange(OTHERS) < torch.arange(CHOSEN)[:, None] % (OTHERS + 1)
         made = {k: v.masked_fill(~mask, 0.0) for k, v in made.items()}
         batch = replace(batch, others=Lists(made["policy"], made.get("reference"), made["scores"], mask))
-    batch = replace(batch, given={need.name: need.random(batch, g) for need in needs if need.of == "batch"})
+    of_batch = {need.name: need.random(batch, g) for need in needs if need.of == "batch" and need.random is not None}
+    batch = replace(batch, given=of_batch)
     return batch.with_stopped() if "stopped" in loss.needs else batch
 
 
@@ -66,7 +68,7 @@ def with_random_tokens(side: Side, scale: float, generator: torch.Generator) -> 
     policy = -0.2 - 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     ratios, values = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     reference = None if side.reference is None else (policy - scale * ratios).to(dtype)
-    mask = torch.arange(SHORT) < side.tokens[:, None]
+    mask = torch.arange(SHORT) < side.require("tokens")[:, None]
     return side.with_tokens(policy.to(dtype), values.to(dtype), mask, reference)
 
 
@@ -77,13 +79,15 @@ def by_token(part: Part) -> bool:
 
 def log_probs(part: Part) -> tuple[Tensor, Tensor | None]:
     """Return what a loss reads of policy and reference: log-probs of each token where there are values, else sums."""
-    return (part.token_policy, part.token_reference) if by_token(part) else (part.policy, part.reference)
+    if isinstance(part, Side) and part.token_values is not None:
+        return part.require("token_policy"), part.token_reference
+    return part.policy, part.reference
 
 
 def with_log_probs(part: Part, policy: Tensor, reference: Tensor | None) -> Part:
     """Return the part with other log-probs, in the form that `log_probs` gives."""
-    if by_token(part):
-        return part.with_tokens(policy, part.token_values, part.token_mask, reference)
+    if isinstance(part, Side) and part.token_values is not None:
+        return part.with_tokens(policy, part.token_values, part.require("token_mask"), reference)
     return replace(part, policy=policy, reference=reference)
 
 
@@ -95,7 +99,7 @@ def at_start(batch: PreferenceBatch) -> PreferenceBatch:
         return part if reference is None else with_log_probs(part, reference, reference)
 
     batch = batch.changed(lambda parts: map(started, parts))
-    given = {need: History() if isinstance(v, History) else started(v) for need, v in batch.given.items()}
+    given = {need: History() if isinstance(v, History) else cast(Side, started(v)) for need, v in batch.given.items()}
     return replace(batch, given=given)
 
 
@@ -110,7 +114,7 @@ def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) ->
 def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
     """Return some rows of a part of a batch, in another order."""
     order = torch.as_tensor(order, dtype=torch.long)
-    rows = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
+    rows: dict[str, Any] = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
         rows["given"] = {name: value[order] for name, value in part.given.items()}
     return replace(part, **rows)
@@ -120,7 +124,11 @@ def one_by_one(loss: Loss, batch: PreferenceBatch) -> list[PreferenceBatch]:
     """Return each pair, or each unpaired response, as a batch of its own."""
     wins, rest = range(len(batch.chosen)), range(len(batch.rejected))
     if loss.data != "unpaired":
-        orders = [([i], [i], [i]) for i in wins]
+        orders = [[[i], [i], [i]] for i in wins]
     else:
-        orders = [([i], []) for i in wins] + [([], [i]) for i in rest]
-    return [batch.changed(lambda parts, rows=rows: map(rows_of, parts, rows)) for rows in orders]
+        orders = [*([[i], []] for i in wins), *([[], [i]] for i in rest)]
+
+    def part_of(rows: list[list[int]]) -> PreferenceBatch:
+        return batch.changed(lambda parts: map(rows_of, parts, rows))
+
+    return [part_of(rows) for rows in orders]

@@ -8,6 +8,7 @@ import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -30,11 +31,12 @@ class Hyperparameter:
     grid: tuple
     choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
 
-    def check(self, value: object, owner: str) -> bool | int | float | str:
+    def check(self, value: Any, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not self.type or (self.type is float and not math.isfinite(value)):
+        given: Any = type(value)
+        if given is not self.type or (self.type is float and not math.isfinite(value)):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")

@@ -69,9 +69,10 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether it is time to write one after this step."""
-        if self._interval.steps is not None:
-            return bool(self._interval.steps) and step % self._interval.steps == 0
-        return time.monotonic() - self._last >= max(self._interval.seconds, self._cost / LARGEST_SHARE)
+        if self._interval.seconds is not None:
+            return time.monotonic() - self._last >= max(self._interval.seconds, self._cost / LARGEST_SHARE)
+        steps = self._interval.steps or 0
+        return steps > 0 and step % steps == 0
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint; of those before it the last one stays."""

@@ -14,8 +14,9 @@ from accelerate.utils import broadcast
 
 from harness.core.config import OptimConfig
 from harness.training.base import Batches, Job, Policy
+from harness.training.optimizer import Backward
 from harness.training.state import RunState
-from harness.training.update import Backward, update_of
+from harness.training.update import update_of
 
 Batch = TypeVar("Batch")
 

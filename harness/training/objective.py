@@ -18,10 +18,12 @@ from torch.nn.functional import pad
 
 from harness.training.batch import EffectiveBatch
 from harness.training.forward import Training
+from harness.training.optimizer import Backward
 from harness.training.randomness import random_state, set_random_state
 from harness.training.supply import Supply, Value, log_probs
-from harness.training.update import Backward, plain_backward
-from losses import History, Loss, PreferenceBatch
+from harness.training.update import plain_backward
+from losses.batch import History, PreferenceBatch
+from losses.spec import Loss
 
 Given = Mapping[str, Value]
 
@@ -187,8 +189,10 @@ class PreferenceObjective:
         loss = self._rows(batch, outputs, given).mean()
         (weights,) = torch.autograd.grad(loss, outputs)
         if graphs:
-            held = [(graph * weights[positions]).sum() for graph, positions in zip(graphs, passes[again:], strict=True)]
-            back(sum(held), again == 0)
+            held = torch.zeros((), device=device)
+            for graph, positions in zip(graphs, passes[again:], strict=True):
+                held = held + (graph * weights[positions]).sum()
+            back(held, again == 0)
             del held
         graphs.clear()
         for number, (positions, state) in enumerate(zip(passes[:again], states, strict=False), start=1):

@@ -1,4 +1,4 @@
-"""Artifacts in whose building all processes of a run take part."""
+"""Artifacts that all processes of a run build together."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from harness.training.checkpoint import Snapshot
+from harness.training.optimizer import Update
 from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import like, whole
-from harness.training.update import Update
 
 
 @dataclass
@@ -37,8 +37,8 @@ class RunState:
         for index, state in self.update.state().items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         device = self.accelerator.device
-        for name, state in random_state(device).items():
-            tensors[f"random/{name}"] = self.accelerator.gather(state.to(device)[None])
+        for name, random in random_state(device).items():
+            tensors[f"random/{name}"] = self.accelerator.gather(random.to(device)[None])
         gathered = {}
         for name, tensor in tensors.items():
             tensor = whole(tensor)

@@ -6,7 +6,7 @@ and a slice of the rest (`harness.training.zero`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,11 +15,8 @@ from torch import Tensor
 
 from harness.core.config import OptimConfig
 from harness.training.base import Policy
-from harness.training.optimizer import State, optimizer_of, set_rate
+from harness.training.optimizer import State, Update, optimizer_of, set_rate
 from harness.training.sharding import is_sharded, like, whole, zero_stage
-
-# Adds the gradient of a part of a step's loss to the policy's; the truth value says whether it is the step's last part.
-Backward = Callable[[Tensor, bool], None]
 
 
 def plain_backward(part: Tensor, last: bool) -> None:
@@ -27,16 +24,19 @@ def plain_backward(part: Tensor, last: bool) -> None:
     part.backward()
 
 
-class Update:
+class PlainUpdate:
     """The optimiser of a policy that each process holds whole, or all together (FSDP)."""
 
     def __init__(self, policy: Policy, config: OptimConfig, accelerator: Accelerator):
         self.parameters = list(policy.trained().values())
         self.optimizer = optimizer_of(self.parameters, config)
-        self.backward: Backward = plain_backward
         self._largest_norm = config.clip
         self._has_shares = accelerator.num_processes > 1 and not is_sharded(policy)  # else their sum is already there
         self._accelerator = accelerator
+
+    def backward(self, part: Tensor, last: bool) -> None:
+        """Add the gradient of a part of a step's loss."""
+        plain_backward(part, last)
 
     def clip(self) -> float:
         """Add up the processes' shares of the gradient, clip it, and return the norm that it had before."""
@@ -71,13 +71,14 @@ class Update:
 
 @contextmanager
 def update_of(policy: Policy, config: OptimConfig, accelerator: Accelerator) -> Iterator[Update]:
-    """Within, give what takes the steps of a policy's training: with DeepSpeed a `ZeroUpdate`, which is used alike."""
-    if zero_stage() is None or accelerator.num_processes == 1:
-        yield Update(policy, config, accelerator)
+    """Within, give what takes the steps of a policy's training: with DeepSpeed a `ZeroUpdate`."""
+    stage = zero_stage()
+    if stage is None or accelerator.num_processes == 1:
+        yield PlainUpdate(policy, config, accelerator)
         return
     from harness.training.zero import ZeroUpdate  # imports DeepSpeed, which takes seconds
 
-    update = ZeroUpdate(policy, config, accelerator, zero_stage())
+    update = ZeroUpdate(policy, config, accelerator, stage)
     try:
         yield update
     finally:

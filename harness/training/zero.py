@@ -22,7 +22,7 @@ logger.setLevel(logging.WARNING)
 
 
 class ZeroUpdate:
-    """What `Update` is, with the optimiser in DeepSpeed's hands. All processes take part in everything."""
+    """An `Update` with the optimiser in DeepSpeed's hands."""
 
     def __init__(self, policy: Policy, config: OptimConfig, accelerator: Accelerator, stage: int):
         self.parameters = list(policy.trained().values())

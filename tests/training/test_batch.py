@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core.prompt import Message
-from harness.training.batch import Example, effective_batches, sft_batches
+from harness.training.batch import Epochs, Example, effective_batches, sft_batches
 
 PROMPT = (Message("user", "x"),)
 
@@ -87,6 +87,15 @@ def test_a_rare_class_is_in_every_batch():
     examples = [Example(PROMPT, i, None) for i in range(100)] + [Example(PROMPT, None, i) for i in range(100, 103)]
     batches = effective_batches(examples, batch_size=8, data="unpaired", seed=0, epoch=0)
     assert [(len(b.chosen), len(b.rejected)) for b in batches] == [(34, 1), (33, 1), (33, 1)]
+
+
+def test_epochs_are_one_list_of_batches_of_which_each_is_made_when_it_is_asked_for():
+    made = []
+    epochs = Epochs(3, lambda epoch: made.append(epoch) or [f"{epoch}.{step}" for step in range(2)])
+    assert len(epochs) == 6 and made == [0]
+    assert epochs[1] == "0.1" and made == [0]
+    assert epochs[4] == "2.0" and made == [0, 2]
+    assert list(epochs) == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
 
 
 def test_sft_batches_cover_the_completions_once():

@@ -13,8 +13,8 @@ from harness.core.store import write_json, write_jsonl
 from harness.training.base import Job
 from harness.training.batch import Epochs, sft_batches
 from harness.training.loop import optimise
+from harness.training.optimizer import Backward
 from harness.training.sharding import equal_passes
-from harness.training.update import Backward
 
 
 def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, config: SftConfig, job: Job) -> None:
@@ -27,7 +27,7 @@ def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, c
         config.epochs,
         lambda epoch: sft_batches(completions, batch_size=config.batch_size, seed=config.seed, epoch=epoch),
     )
-    totals = {"examples": 0, "tokens": 0, "forward_passes": 0}
+    totals = {"tokens": 0, "forward_passes": 0}
 
     def backward(rows: list[int], back: Backward) -> dict:
         policy.train()
@@ -41,7 +41,6 @@ def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, c
             loss = -logps.sum() / tokens * bool(part)
             back(loss, number == len(passes))
             total += loss.detach()
-        totals["examples"] += len(rows)
         totals["tokens"] += sum(len(source.sequences[i]) for i in rows)
         totals["forward_passes"] += len(rows)
         return {"loss": accelerator.reduce(total, "sum").item()}
@@ -50,4 +49,5 @@ def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, c
     policy.save(job.folder, write=accelerator.is_main_process)
     write_jsonl(job.folder / "metrics.jsonl", job.rows)
     seconds = round(sum(r["seconds"] for r in job.rows), 3)
-    write_json(job.folder / "summary.json", {"steps": len(plan), **totals, "seconds": seconds})
+    examples = totals["forward_passes"]  # each is run once
+    write_json(job.folder / "summary.json", {"steps": len(plan), "examples": examples, **totals, "seconds": seconds})

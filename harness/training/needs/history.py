@@ -9,7 +9,7 @@ import torch
 from harness.training.batch import EffectiveBatch
 from harness.training.forward import Training
 from harness.training.supply import EachStep, Split
-from losses import History, PreferenceBatch
+from losses.batch import History, PreferenceBatch
 
 
 def history(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
@@ -17,16 +17,20 @@ def history(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
     return _RunningMean()
 
 
+def _so_far(training: Training) -> History:
+    return History(*training.kept.get("history", (0.0, 0)))
+
+
 class _RunningMean(EachStep):
     def before(self, training: Training, batch: EffectiveBatch) -> History:
-        return History(*training.kept.get("history", (0.0, 0)))
+        return _so_far(training)
 
     def after(self, training: Training, view: PreferenceBatch) -> None:
         parts = [view.chosen.logratio, view.rejected.logratio]
         if view.others is not None:
             parts.append(view.others.logratio[view.others.mask])
         ratios = torch.cat(parts).cpu().double()
-        before = self.before(training, batch=None)
+        before = _so_far(training)
         total = before.count + len(ratios)
         mean = before.mean + (ratios.mean().item() - before.mean) * len(ratios) / total
         training.kept["history"] = [mean, total]

@@ -8,7 +8,7 @@ from functools import partial
 from harness.training.batch import EffectiveBatch
 from harness.training.forward import Training
 from harness.training.supply import EachStep, Split
-from losses import Side
+from losses.batch import Side
 
 
 def kl_pairs(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
