@@ -36,10 +36,10 @@ def win_rate(
 ) -> Interval:
     """Return the mean preference of a (seeds, prompts) matrix with its bootstrap interval.
 
-    The interval answers: how much would the win rate change with other prompts of the same kind and, given several
-    seeds, with other seeds? Prompts and seeds are drawn with replacement, independently of each other, and the interval
-    contains the central `level` of the means of the resampled matrices. The draws of prompts depend only on `rng_seed`
-    and the number of prompts, so reports are reproducible and all policies of a task use the same draws.
+    The interval answers: how much would the win rate change with other prompts of the same kind and, if there are
+    several seeds, with other seeds? Prompts and seeds are drawn with replacement, independently of each other, and the
+    interval contains the central `level` of the means of the resampled matrices. The draws of prompts depend only on
+    `rng_seed` and the number of prompts, so reports are reproducible and all policies of a task use the same draws.
 
     Not covered:
 
