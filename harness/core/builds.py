@@ -57,7 +57,7 @@ def _locked(lock: Path) -> bool:
 
 
 def _times(folder: Path) -> list[float]:
-    """Return the modification times of a folder and everything in it; files that disappear meanwhile are skipped."""
+    """Return the modification times of a folder and everything in it; files that vanish during the scan are skipped."""
     times = []
     for path in (folder, *folder.rglob("*")):
         try:
