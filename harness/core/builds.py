@@ -1,4 +1,4 @@
-"""Whether an artifact is being built right now, by any process of this machine or one that shares its file locks."""
+"""Whether an artifact is being built now, by a process on this machine or on one that shares its file locks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from harness.core.store import partial_folder
 
 @dataclass(frozen=True)
 class Build:
-    """A build that has begun and not ended.
+    """An unfinished build.
 
-    `running`: a process holds its lock; else it was interrupted. `seconds` since it began, `idle` since it last wrote
-    something, both by the files' times; `step` is that of its newest checkpoint, None where there is none.
+    - `running`: whether a process holds its lock; if not, the build was interrupted.
+    - `seconds` since the build started and `idle` seconds since its last write, both from file modification times.
+    - `step`: the step of the newest checkpoint, or None without a checkpoint.
     """
 
     running: bool
@@ -26,9 +27,9 @@ class Build:
 
 
 def find_build(path: Path) -> Build | None:
-    """Return the build of the artifact at `path`; None where nothing of it has begun, or where it has ended.
+    """Return the unfinished build of the artifact at `path`, or None if no build has started or the last one finished.
 
-    What it looks at are the lock and the folders of `harness.core.store.build_artifact`.
+    Reads the lock and the folders that `harness.core.store.build_artifact` leaves, and changes nothing.
     """
     path = Path(path)
     running = _locked(path.with_name(f".{path.name}.lock"))
@@ -43,7 +44,7 @@ def find_build(path: Path) -> Build | None:
 
 
 def _locked(lock: Path) -> bool:
-    """Whether a process holds a lock. A lock that this process may not open is taken to be free."""
+    """Return whether a process holds the lock. A lock file that this process may not open counts as free."""
     if not lock.is_file():
         return False
     try:
@@ -56,7 +57,7 @@ def _locked(lock: Path) -> bool:
 
 
 def _times(folder: Path) -> list[float]:
-    """Return when a folder and all in it were last changed, without what is not there or vanishes meanwhile."""
+    """Return the modification times of a folder and everything in it; files that vanish during the scan are skipped."""
     times = []
     for path in (folder, *folder.rglob("*")):
         try:

@@ -1,4 +1,4 @@
-"""Dials: what a field of a configuration says of itself where it is declared, and the two functions that read it."""
+"""Dials: the bounds and flags that a configuration field declares, and the two functions that read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Dial:
-    """What `dial` was given. A field that is declared without it is numeric, and has no bounds."""
+    """The arguments of `dial`. A field declared without `dial` is numeric and has no bounds."""
 
     bounds: Mapping[str, float]
     numeric: bool
@@ -33,7 +33,7 @@ class Dial:
         return declared.metadata.get("dial", cls({}, True, None))
 
     def problem(self, value: object) -> str:
-        """Return what is wrong with a value, in words that follow its key; "" where nothing is. None is allowed."""
+        """Return what is wrong with a value, as text that follows its key in a message; "" if valid (as None is)."""
         if isinstance(value, str) and self.parse:
             try:
                 self.parse(value)
@@ -45,16 +45,18 @@ class Dial:
             return ""
         wanted = [" and ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in self.bounds.items())]
         if isinstance(value, float) and not {"below", "at_most"} & self.bounds.keys():
-            wanted.insert(0, "a number")  # infinity is within these bounds, and is refused
+            wanted.insert(0, "a number")  # infinity satisfies these bounds but is rejected
         return f" must be {' '.join(filter(None, wanted))}, got {value}"
 
 
 def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | None = None, **bounds: float) -> T:
-    """Declare a field of a configuration: its default (a list is copied), its bounds, and whether it is `numeric`.
+    """Declare a configuration field: its default (a list is copied), its bounds, and whether it is `numeric`.
 
-    `bounds` are some of `BOUNDS`, which a message names in the order given here; those of a list hold for each element.
-    Without `numeric` the value is no part of a key: it changes no number, or only through data whose content is part of
-    the key. `parse` raises `ValueError` for a text that is not of the right form.
+    `bounds` are keyword arguments named in `BOUNDS`; messages list them in the order they are passed, and for a list
+    they apply to each element. A value with `numeric=False` is not part of any key: it changes no result, or only
+    through data whose content is in the key. `parse` must raise `ValueError` for malformed text.
+
+    Raises `TypeError` for a bound that is not in `BOUNDS`.
     """
     if unknown := bounds.keys() - BOUNDS.keys():
         raise TypeError(f"a dial has no bound {min(unknown)!r}; there are {', '.join(BOUNDS)}")
@@ -65,13 +67,13 @@ def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | N
 
 
 def numeric(section: Any) -> dict[str, Any]:
-    """Return the part of a key that a section of a configuration makes: its numeric dials, without sections in it."""
+    """Return what a configuration section contributes to a key: its numeric dials, without nested sections."""
     values = {each.name: getattr(section, each.name) for each in fields(section) if Dial.of(each).numeric}
     return {name: value for name, value in values.items() if not is_dataclass(value)}
 
 
 def out_of_bounds(section: Any, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each value that its dial does not allow, in a section of a configuration and those in it."""
+    """Yield one line per value that its dial does not allow, in a configuration section and its nested sections."""
     for each in fields(section):
         key, value = f"{prefix}{each.name}", getattr(section, each.name)
         if is_dataclass(value):

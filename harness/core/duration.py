@@ -1,4 +1,4 @@
-"""Durations: in words, and as an experiment file gives them."""
+"""Durations: as readable text, and as written in an experiment file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration as a person would write it: 8.2 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration as readable text: 8.2 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -20,7 +20,7 @@ def duration_text(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something is done: every so many `steps` (0: never), or after so many `seconds`. One of them is None."""
+    """How often something happens: every `steps` steps (0: never) or every `seconds` seconds. The other is None."""
 
     steps: int | None = None
     seconds: float | None = None

@@ -13,15 +13,15 @@ from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.store import Store
 
-MAX_PIECES = 256  # what all-MiniLM-L6-v2 was trained to read
+MAX_PIECES = 256  # the length all-MiniLM-L6-v2 was trained on
 BATCH_SIZE = 32
 
 
 class Encoder:
-    """A sentence encoder: mean pooling over a transformer's last layer, unit length, fp32.
+    """A sentence encoder: mean pooling over a transformer's last layer, normalised to unit length, fp32.
 
-    A text of over 256 word pieces keeps its END: the last turn of a dialogue, and a response behind its prompt,
-    count most. (sentence-transformers keeps the start, and so loses the question of a long dialogue.)
+    A text longer than 256 word pieces keeps its END, because the last turn of a dialogue, or the response after its
+    prompt, matters most. (sentence-transformers keeps the start, and so loses the question of a long dialogue.)
     """
 
     def __init__(self, name: str, store: Store):
@@ -31,13 +31,13 @@ class Encoder:
         self._seen: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Return `(len(texts), d)` float32 unit vectors. A text that this encoder has seen is not computed again."""
+        """Return `(len(texts), d)` float32 unit vectors. Texts embedded before are not computed again."""
         new = [text for text in dict.fromkeys(texts) if text not in self._seen]
         self._seen.update(zip(new, self._compute(new), strict=True))
         return np.stack([self._seen[text] for text in texts])
 
     def stored(self, texts: Sequence[str]) -> np.ndarray:
-        """Return what `embed` gives, kept in the store for later runs with the same list of texts."""
+        """Return what `embed` returns, cached in the store for later runs with the same list of texts."""
         inputs = {"encoder": self.hash, "pieces": MAX_PIECES, "texts": hash_value(list(texts))}
         artifact = self.store.artifact(
             "embeddings", inputs, lambda folder: np.save(folder / "embeddings.npy", self.embed(texts))
@@ -68,7 +68,7 @@ class Encoder:
         model.to(device)
         ids = tokenizer(list(texts), truncation=True, max_length=MAX_PIECES)["input_ids"] if texts else []
         result = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))  # like lengths together: 3 times faster
+        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))  # batches of similar lengths are 3 times faster
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(device)

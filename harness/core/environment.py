@@ -1,4 +1,4 @@
-"""The machine and the code that computed something: commit, versions, hardware."""
+"""The machine and the code behind a result: commit, versions, hardware."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def environment() -> dict:
-    """Return commit, versions and hardware; no secrets, and nothing of the user's environment variables."""
+    """Return commit, versions and hardware; no secrets and no environment variables."""
     return {
         "git": _git(),
         "hardware": _hardware(),
@@ -44,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict | None:
-    """Return the commit of the harness's checkout and whether it was changed since; None outside a checkout."""
+    """Return the commit of the harness's checkout and whether files have changed since; None outside a checkout."""
     here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -53,9 +53,8 @@ def _git() -> dict | None:
         ).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "core/environment.py"
-        )  # installed inside a checkout of something else, it is no commit of ours
+        # Fails where the harness is installed inside another project's checkout, whose commit is not ours.
+        git("ls-files", "--error-unmatch", "core/environment.py")
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", ".", "../losses"))}
     except (OSError, subprocess.SubprocessError):
         return None

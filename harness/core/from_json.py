@@ -1,4 +1,4 @@
-"""From JSON to dataclasses: values of the declared types, and a clear word about those that are not."""
+"""From JSON to dataclasses: values are checked against the declared types, with clear errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], value: object) -> T:
-    """Return a JSON object as a dataclass of this kind, which may hold others, None, tuples and mappings.
+    """Return a JSON object as the dataclass `kind`; its fields may be dataclasses, None, tuples and mappings.
 
-    A field that is not there has its default; what the dataclass has no field for is left out. Raises `ValueError`
-    that names the field which is missing or of another type. The elements of a tuple of plain values, and what a
-    mapping holds, are not looked at.
+    A missing field takes its default; unknown fields are ignored. Elements of tuples of plain values and contents of
+    mappings are not checked. Raises `ValueError` that names the field which is missing or has the wrong type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"expected the fields of a {kind.__name__}, got {value!r:.60}")
@@ -34,13 +33,13 @@ def from_json(kind: type[T], value: object) -> T:
 
 @cache
 def _fields(kind: Any) -> list[tuple[str, Callable[[Any], Any], bool]]:
-    """Return the name of each field, what converts its value, and whether it has no default."""
+    """Return each field's name, the converter for its value, and whether it is required (has no default)."""
     types = get_type_hints(kind)
     return [(f.name, _converter(types[f.name]), f.default is f.default_factory is MISSING) for f in fields(kind)]
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:
-    """Return what converts a JSON value to this type, or raises `ValueError`."""
+    """Return a function that converts a JSON value to this type, or raises `ValueError`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if NoneType in arguments:
         some = _converter(next(argument for argument in arguments if argument is not NoneType))
@@ -51,7 +50,7 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
         return lambda value: tuple(from_json(arguments[0], element) for element in _of_type(list, value))
     if origin is tuple:
         return lambda value: tuple(_of_type(list, value))
-    return lambda value: _of_type(dict if origin else hint, value)  # with an origin it is a mapping
+    return lambda value: _of_type(dict if origin else hint, value)  # a type with an origin is a mapping
 
 
 def _of_type(wanted: type, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Content hashes: of values, of files and of source code. Every key in the store is made of these."""
+"""Content hashes of values, files and source code. Every key in the store is built from these."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 
 def hash_value(value: object) -> str:
@@ -21,7 +22,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_source(path: Path) -> str:
-    """Return a digest of a Python file's code that comments, formatting and docstrings leave unchanged."""
+    """Return a digest of a Python file's code that ignores comments, formatting and docstrings."""
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if (
@@ -32,7 +33,7 @@ def hash_source(path: Path) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
+def _digest(file: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)

@@ -1,4 +1,4 @@
-"""A prompt: the turns of a dialogue, and its texts for readers, embeddings and keys."""
+"""Prompts: the turns of a dialogue, and their text for readers, embeddings and keys."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Return the sha256 hex digest of a prompt's canonical text: roles and contents, white space collapsed."""
+    """Return the sha256 hex digest of a prompt's roles and contents, with white space collapsed."""
     return hash_value([[turn.role, " ".join(turn.content.split())] for turn in prompt])
 
 
 def readable_prompt(prompt: Prompt) -> str:
-    """Return a prompt as text: a single user turn as it is, a dialogue with the speaker before each turn."""
+    """Return a prompt as text: a single user turn unchanged, a dialogue with the speaker before each turn."""
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt[0].content
     return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)

@@ -1,6 +1,6 @@
-"""Records on disk: written with all their fields, and read with a clear word about what is not as it should be.
+"""Records on disk: written with all their fields, and checked with clear errors when read.
 
-In a file that is read, a field that is not there has its default, and one that the record does not have is left out.
+On reading, a missing field takes its default, and a field that the record does not have is ignored.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ T = TypeVar("T")
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write one record into its file in a folder."""
+    """Write one record to its file in a folder."""
     write_json(folder / record.FILE, asdict(record))
 
 
 def write_records(folder: Path, kind: type[R], records: Iterable[R]) -> None:
-    """Write records of a kind as the rows of their file in a folder."""
+    """Write records of one kind as the rows of their file in a folder."""
     write_jsonl(folder / kind.FILE, map(asdict, records))
 
 
 def read_record(kind: type[R], folder: Path) -> R:
-    """Read the record of a kind in a folder. Raises `UserError` for a damaged file, or a missing or mistyped field."""
+    """Read the record of this kind in a folder. Raises `UserError` for a damaged file, a missing or mistyped field."""
     path = folder / kind.FILE
     return _of_file(path, "", kind, readable(path, read_json))
 
 
 def read_records(kind: type[R], folder: Path) -> list[R]:
-    """Read the rows of a kind in a folder, as `read_record` does."""
+    """Read the rows of this kind in a folder; raises like `read_record`."""
     path = folder / kind.FILE
     return [_of_file(path, f" row {n}:", kind, row) for n, row in enumerate(readable(path, read_jsonl), start=1)]
 
 
 def read_metrics(folder: Path) -> list[StepMetrics]:
-    """Read the metrics of a training, those of both splits; none where nothing was trained."""
+    """Read the metrics of a training run, both splits; empty if nothing was trained."""
     path = folder / StepMetrics.FILE
     rows = readable(path, read_jsonl) if path.is_file() else []
 
@@ -53,7 +53,7 @@ def read_metrics(folder: Path) -> list[StepMetrics]:
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Read the failure of a cell; None where there is none. Earlier versions wrote `Failure.where` as the stage."""
+    """Read a cell's failure, or None if it has none. Earlier versions wrote `Failure.where` as the stage."""
     if not (folder / Failure.FILE).is_file():
         return None
     failure = read_record(Failure, folder)
@@ -63,7 +63,7 @@ def read_failure(folder: Path) -> Failure | None:
 
 
 def readable(path: Path, reader: Callable[[Path], T]) -> T:
-    """Return what `reader` makes of a file; raise `UserError` that names it where it is damaged."""
+    """Return `reader(path)`; raises `UserError` that names the file if it is damaged."""
     try:
         return reader(path)
     except (OSError, ValueError) as error:  # ValueError: broken JSON or broken UTF-8

@@ -1,7 +1,7 @@
-"""What a run leaves and a report reads: a record for each kind of file or row, and where in a results folder it lies.
+"""What a run writes and a report reads: one record type per kind of file or row, and its place in the results folder.
 
-The plan lies in the folder of an experiment; each cell has a folder `cells/KEY`, with one folder for each of its stages
-(`stage_folder`). Records are written and read by `harness.core.record_files`.
+The plan is in the experiment's folder; each cell has a folder `cells/KEY`, with one folder per stage (`stage_folder`).
+Records are written and read by `harness.core.record_files`.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import ClassVar
 
 from harness.core.prompt import Prompt
 
-SFT = "sft"  # the row of the policy that every loss starts from
+SFT = "sft"  # stands for the loss in the cell of the SFT policy, which every loss starts from
 TRAIN, SAMPLE, MEASURE, JUDGE = "train", "sample", "measure", "judge"  # the stages of a cell
-TEST = "test"  # the split of questions that is scored once; "dev" is the one that selects
-COUNTED = ("ok", "tie")  # the statuses of judgements that carry a preference
+TEST = "test"  # the split of questions that is scored once; "dev" is used for model selection
+COUNTED = ("ok", "tie")  # the statuses of judgements that have a preference
 
 
 def cell_folder(results: Path, key: str) -> Path:
-    """Return where a cell lies in the folder of its experiment."""
+    """Return a cell's folder in the results folder of its experiment."""
     return results / "cells" / key
 
 
 def stage_folder(stage: str, task: str = "", judge: str = "", split: str = TEST) -> str:
-    """Return what a stage's folder in its cell is called, and the stage in messages: train, sample-hh, judge-hh@gpt.
+    """Return the name of a stage's folder, also used in messages: train, sample-hh, judge-hh@gpt.
 
-    `judge` is the name of a judge in a panel, "" where there is one judge. Of the splits of questions the one that is
-    scored, "test", is not named: sample-dev-hh.
+    `judge` is the judge's name in a panel, or "" for a single judge. A split of questions other than "test" is part
+    of the name: sample-dev-hh.
     """
     return "-".join(filter(None, (stage, "" if split == TEST else split, f"{task}@{judge}" if judge else task)))
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a file, or each row of a file, holds; `FILE` is the file's name."""
+    """The content of a file, or of each row of a file; `FILE` is the file's name."""
 
     FILE: ClassVar[str]
 
 
 @dataclass(frozen=True)
 class CellRecord(Record):
-    """One policy, by its training task, loss, hyper-parameters and seed.
+    """One policy, identified by its training task, loss, hyper-parameters and seed.
 
-    `key` names its folder, and cells that differ in their seed alone have one `point`; `evaluated_on` are the tasks on
-    whose test prompts it is sampled. Of the loss: `reduction` of the log-probs of a completion's tokens, the arXiv
-    number of its `paper`, and the `data` that it trains on ("paired", "unpaired" or "listwise"). All three are "" for
-    the SFT policy.
+    - `key` names its folder; cells that differ only in the seed share a `point`.
+    - `evaluated_on`: the tasks on whose test prompts it is sampled.
+    - `reduction` (of a completion's token log-probs), `paper` (arXiv number) and `data` ("paired", "unpaired" or
+      "listwise") describe the loss; all three are "" for the SFT policy.
     """
 
     FILE: ClassVar[str] = "cell.json"
@@ -66,11 +66,12 @@ class CellRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRecord(Record):
-    """What an experiment asks for.
+    """The plan of an experiment.
 
-    `baselines`: for each task what responses are judged against, in words. `decoding`: the sampling parameters that
-    determine a response. `judges`: for each task the names of its judges, "" where there is one (as everywhere in a
-    plan without them). `setting` is a hash of what the runs that share a report have in common.
+    - `baselines`: for each task, a description of what responses are judged against.
+    - `decoding`: the sampling parameters that determine a response.
+    - `judges`: for each task, the names of its judges; "" for a single judge. A plan without `judges` has one per task.
+    - `setting`: a hash of what the runs that share a report have in common.
     """
 
     FILE: ClassVar[str] = "plan.json"
@@ -85,11 +86,11 @@ class PlanRecord(Record):
 
 @dataclass(frozen=True)
 class StepMetrics(Record):
-    """What was measured at one step of training; `split` says which kind, `step` counts optimiser steps.
+    """Metrics at one training step; `split` is "dev" or "train", `step` counts optimiser steps.
 
-    `loss` has the unit of its loss. Log-ratios of policy to reference are means over responses, in nats; `margin` is
-    chosen minus rejected, in nats, and `accuracy` the share of pairs whose margin is above 0. None: there are no such
-    responses, or no pairs.
+    `loss` is in the loss's own unit. Log-ratios of policy to reference are means over responses, in nats; `margin` is
+    chosen minus rejected, in nats, and `accuracy` the share of pairs with a margin above 0. None means there are no
+    such responses, or no pairs.
     """
 
     FILE: ClassVar[str] = "metrics.jsonl"
@@ -113,8 +114,8 @@ class DevMetrics(StepMetrics):
 
 @dataclass(frozen=True)
 class TrainMetrics(StepMetrics):
-    """Split "train": of the batch of one step. The gradient's norm is that before clipping; `seconds` of wall time;
-    `tokens` are those of its prompts and completions, without padding."""
+    """Split "train": over the batch of one step. `grad_norm` is before clipping, `seconds` are wall time, and `tokens`
+    counts prompts and completions without padding."""
 
     learning_rate: float
     grad_norm: float
@@ -124,10 +125,10 @@ class TrainMetrics(StepMetrics):
 
 @dataclass(frozen=True)
 class TrainSummary(Record):
-    """What a training took, and the dev metrics at its end (None for the SFT policy: nothing trained).
+    """The cost of a training run, and the dev metrics at its end (None for the SFT policy, which no loss trains).
 
-    `steps` of the optimiser, `examples` (responses, a repeated one again) and their `tokens`, `forward_passes`
-    (sequences through the policy), `seconds` of wall time in steps.
+    `steps` are optimiser steps, `examples` responses (counted each time they are seen), `tokens` the tokens of these
+    examples, `forward_passes` sequences through the policy, and `seconds` the wall time spent in steps.
     """
 
     FILE: ClassVar[str] = "summary.json"
@@ -142,10 +143,11 @@ class TrainSummary(Record):
 
 @dataclass(frozen=True)
 class Sample(Record):
-    """A policy's response to a test prompt, and what it is judged against.
+    """A policy's response to a test prompt, and the baseline it is judged against.
 
-    `ids` are the response's tokens, `tokens` their number; `finished`: it ended by itself, not at the limit. The
-    log-probs under the policy and its reference are sums over its tokens, in nats.
+    `ids` are the response's token ids and `tokens` their number; `finished` is whether the policy ended the response,
+    rather than the length limit. `logp` and `reference_logp`, its log-probs under the policy and its reference, are
+    sums over its tokens, in nats.
     """
 
     FILE: ClassVar[str] = "samples.jsonl"
@@ -163,10 +165,10 @@ class Sample(Record):
 
 @dataclass(frozen=True)
 class Measure(Record):
-    """Where the reward is known: a response of the policy after the share `at` of its steps.
+    """A response of the policy after the fraction `at` of its training steps, for tasks with a known reward.
 
-    `reward` has the unit of its task. `kl` is the response's log-ratio of policy to reference; `kl_exact` and `entropy`
-    are sums over its positions of the KL and the entropy of the next token; all in nats, as `reference_logp`.
+    `reward` is in the task's own unit. `kl` is the response's log-ratio of policy to reference; `kl_exact` and
+    `entropy` are the next-token KL and entropy summed over its positions. These and `reference_logp` are in nats.
     """
 
     FILE: ClassVar[str] = "rows.jsonl"
@@ -185,7 +187,7 @@ class Measure(Record):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a remote judge's answers used, and their price in USD (None where no price is known)."""
+    """Tokens used by a remote judge's answers, and their price in USD (None if the price is unknown)."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -200,11 +202,12 @@ class Usage:
 class Judgement(Record):
     """A judge's answer to one comparison.
 
-    `status` is "ok", "tie", "refused", "unparsable" or "failed"; only the first two carry a `preference` in [0, 1]: 1
-    for the policy's response, 0 for the baseline, 0.5 for a tie, and what is between where the judge says how sure it
-    is. `flipped`: the two orders gave opposite verdicts, and `first`: the share of its verdicts that went to the
-    response shown first (both None where the judge does not depend on the order, or was asked in one). `detail` keeps
-    the reason of a failure, `usage` what the answers used when they were paid for.
+    - `status` is "ok", "tie", "refused", "unparsable" or "failed".
+    - `preference`, for "ok" and "tie" only, is in [0, 1]: 1 for the policy's response, 0 for the baseline, 0.5 for a
+      tie, and values in between if the judge reports its confidence.
+    - `flipped`: whether the two orders gave opposite verdicts; `first`: the share of verdicts for the response shown
+      first. Both are None if the judge does not depend on the order, or was asked in one order.
+    - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     """
 
     FILE: ClassVar[str] = "judgements.jsonl"
@@ -220,7 +223,7 @@ class Judgement(Record):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a judge agreed with labels on `n` pairs it had not seen: a share from 0 to 1 with a 95 % interval."""
+    """How often a judge agreed with the labels of `n` pairs it had not seen: a share in [0, 1] with a 95 % interval."""
 
     accuracy: float
     low: float
@@ -231,8 +234,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class JudgeRecord(Record):
-    """Who judged. `id` names judge, version and template; `name` is that in a panel, "" where there is
-    one judge; `agreement` is None where it was not measured."""
+    """The judge. `id` names judge, version and template; `name` is its name in a panel, or "" for a single judge;
+    `agreement` is None if it was not measured."""
 
     FILE: ClassVar[str] = "judge.json"
 
@@ -243,10 +246,10 @@ class JudgeRecord(Record):
 
 @dataclass(frozen=True)
 class Failure(Record):
-    """The stage at which a cell failed, and why, in one line.
+    """The stage at which a cell failed, and the reason in one line.
 
-    `stage` is one of those of a cell, or "sft" or "reference", which cells share; `task` is the one it was sampled,
-    measured or judged on, and `judge` the name of the judge in a panel; "" where there is none.
+    `stage` is a stage of a cell, or "sft" or "reference", which cells share. `task` is the task the cell was sampled,
+    measured or judged on, and `judge` the judge's name in a panel; "" if there is none.
     """
 
     FILE: ClassVar[str] = "failed.json"
@@ -259,5 +262,5 @@ class Failure(Record):
 
     @property
     def where(self) -> str:
-        """The stage in words, with its task and its judge."""
+        """The stage with its task and judge, as in `stage_folder`."""
         return stage_folder(self.stage, self.task, self.judge)

@@ -1,47 +1,52 @@
-"""From prompts and completions to token ids: the one place where it is done, for training and sampling alike."""
+"""Renders prompts and completions as token ids; the only place that does so, for both training and sampling."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
 from harness.core.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The format of the RPO paper's code, for tokenizers without a chat template.
 ROLE_TAGS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 SENTINEL = "harness-sentinel"
 
 
-def control_words(tokenizer) -> re.Pattern:
-    """Return what matches the strings that the tokenizer turns into control tokens."""
+def control_words(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """Return a pattern that matches the strings which the tokenizer turns into control tokens."""
     words = {str(t) for t in tokenizer.all_special_tokens}
     words |= {str(t) for t in tokenizer.added_tokens_decoder.values()}
     return re.compile("|".join(map(re.escape, sorted(filter(str.strip, words), key=len, reverse=True))) or r"(?!)")
 
 
 def harmless(text: str, control: re.Pattern) -> str:
-    """Return untrusted text in which nothing spells a control token: none may end a turn or begin another."""
-    return control.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+    """Return untrusted text with every control token broken up by a space, so that it cannot end or start a turn."""
+    return control.sub(lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt's token ids, ending where the assistant begins to speak; `truncated` if content had to go."""
+    """A prompt's token ids, up to where the assistant's turn begins; `truncated` is whether content was cut."""
 
     ids: tuple[int, ...]
     truncated: bool
 
 
 class Renderer:
-    """Turns messages into token ids by the tokenizer's chat template or, where it has none, by RPO's format.
+    """Turns messages into token ids with the tokenizer's chat template or, without one, in RPO's format.
 
-    Prompt and completion are tokenised apart, so no token spans the seam, and what the policy is trained to
-    continue is to the id what it is asked to continue in sampling.
+    Prompt and completion are tokenised separately, so no token spans their boundary, and the policy is trained on
+    exactly the prompt ids that it continues in sampling. Raises `UserError` for a tokenizer without an EOS token.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -50,7 +55,7 @@ class Renderer:
 
     @cached_property
     def end_of_turn(self) -> int:
-        """The token that ends an assistant's turn: what the chat template puts behind one, else EOS."""
+        """The token that ends an assistant's turn: the one the chat template puts after it, else EOS."""
         if not self.tokenizer.chat_template:
             return self.tokenizer.eos_token_id
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": SENTINEL}]
@@ -73,16 +78,16 @@ class Renderer:
 
     @property
     def pad_token(self) -> int:
-        """An id to fill rows with. Padding is always masked by length, so it may equal EOS."""
+        """The id used for padding. Padding is always masked by length, so it may equal EOS."""
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
     def prompt(self, prompt: Prompt, *, limit: int, keep: str, suffix: str = "") -> RenderedPrompt:
-        """Render a prompt into at most `limit` tokens, up to the point where the assistant begins to speak.
+        """Render a prompt into at most `limit` tokens, up to where the assistant's turn begins.
 
-        A longer one loses content, never structure: whole turns from the beginning of a dialogue first, then
-        tokens of the one turn that is left, from its beginning (`keep="end"`) or its end (`keep="start"`).
-        `suffix` is put behind the last turn's content and survives. Raises `UserError` if nothing fits.
+        A longer prompt loses content, never structure: first whole turns, oldest first, then tokens of the one turn
+        that is left, from its start (`keep="end"`) or its end (`keep="start"`). `suffix` is appended to the last
+        turn's content and is never cut. Raises `UserError` if nothing fits.
         """
         ids = self._prompt_ids(prompt, suffix)
         if len(ids) <= limit:
@@ -105,15 +110,15 @@ class Renderer:
     def completion(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
         """Return a completion's ids and whether it was truncated.
 
-        A complete one ends with the end-of-turn token, which is trained on; a truncated one does not, so that
-        the policy is not taught to stop in the middle of a sentence.
+        A complete one ends with the end-of-turn token, which is trained on; a truncated one does not, so that the
+        policy does not learn to stop in the middle of a sentence.
         """
         ids = self.tokenizer(self._harmless(text.strip()), add_special_tokens=False)["input_ids"]
         ids = (*ids, self.end_of_turn)
         return (ids, False) if len(ids) <= limit else (ids[:limit], True)
 
-    def decode(self, ids) -> str:
-        """Return a sampled completion as text: without special tokens and surrounding white space."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return a sampled completion as text, without special tokens and surrounding white space."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _prompt_ids(self, prompt: Prompt, suffix: str) -> tuple[int, ...]:
@@ -123,18 +128,18 @@ class Renderer:
             turns = [{"role": m.role, "content": m.content} for m in messages]
             try:
                 text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # templates raise what they like for roles that they do not know
+            except Exception as error:  # templates raise arbitrary errors for roles they do not know
                 roles = ", ".join(m.role for m in messages)
                 raise UserError(f"the chat template refuses a prompt with the turns {roles}: {error}") from None
             return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = "\n".join(f"{ROLE_TAGS[m.role]}\n{m.content}" for m in messages) + f"\n{ROLE_TAGS['assistant']}\n"
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id  # exactly one, whatever the tokenizer would add of itself
+        bos = self.tokenizer.bos_token_id  # exactly one, whether or not the tokenizer adds it
         return tuple(ids) if bos is None or ids[:1] == [bos] else (bos, *ids)
 
 
 def _without_oldest_turn(prompt: Prompt) -> Prompt:
-    """Drop the oldest exchange, up to the next user turn; the system message goes last of all."""
+    """Drop the oldest exchange, up to the next user turn; the system message is dropped last."""
     system, turns = (prompt[:1], prompt[1:]) if prompt[0].role == "system" else ((), prompt)
     if len(turns) == 1:
         return turns

@@ -1,8 +1,8 @@
-"""Artifacts on disk: folders that are either complete or absent, with a manifest that says what they hold.
+"""Artifacts on disk: folders that are either complete or absent, with a manifest of their content.
 
-An artifact is built in a temporary folder beside its place and renamed into it, under a lock, so that a crash or a
-second process leaves nothing half-written. Its key is a hash of everything that determines its content; what is
-already there is never built again.
+An artifact is built under a lock in a temporary folder beside its path and then renamed, so that a crash or a second
+process leaves nothing half-written. Its key is a hash of everything that determines its content; an artifact that
+already exists is not built again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from harness.core.hashing import hash_file, hash_value
 
 MANIFEST = "artifact.json"
-KEY_LENGTH = 16  # hex digits: 64 bits, no collision to fear among thousands of artifacts
+KEY_LENGTH = 16  # hex digits: 64 bits, so collisions among thousands of artifacts are negligible
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Artifact:
 
 
 def key_of(inputs: Mapping) -> str:
-    """Return the key of an artifact with these inputs (a JSON-serialisable mapping)."""
+    """Return the key of the artifact with these inputs (a JSON-serialisable mapping)."""
     return hash_value(inputs)[:KEY_LENGTH]
 
 
 def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
-    """Return the artifact at `path` if it is complete (and, where `inputs` are given, was made of them)."""
+    """Return the artifact at `path` if it is complete and, with `inputs`, was built from them; else None."""
     artifact = Artifact(Path(path))
     if not (artifact.path / MANIFEST).is_file():
         return None
@@ -52,7 +53,7 @@ def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
 
 
 def partial_folder(path: Path) -> Path:
-    """Return where the build of the artifact at `path` keeps what it resumes from; it goes when the artifact is there."""
+    """Return the folder where an interrupted build of `path` keeps its checkpoints; removed when the build succeeds."""
     return Path(path).with_name(f"{Path(path).name}.partial")
 
 
@@ -61,24 +62,24 @@ def build_artifact(
     kind: str,
     inputs: Mapping,
     build: Callable[[Path], None],
-    accept: Callable[[Artifact], bool] = lambda found: True,
+    accept: Callable[[Artifact], bool] = lambda artifact: True,
 ) -> Artifact:
-    """Return the artifact at `path`, calling `build(folder)` to write its files if it is not there yet.
+    """Return the artifact at `path`, calling `build(folder)` to write its files if it does not exist yet.
 
-    A folder made of other inputs, or one that `accept` rejects, is replaced when the new one is complete. Two processes
-    that want the same artifact build it once: the second waits for the first.
+    An artifact built from other inputs, or one that `accept` rejects, is replaced once the new one is complete. Two
+    processes that need the same artifact build it once: the second waits for the first.
     """
     path = Path(path)
-    found = find_artifact(path, inputs)
-    if found and accept(found):
-        return found
+    existing = find_artifact(path, inputs)
+    if existing and accept(existing):
+        return existing
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent / f".{path.name}.lock"
     with FileLock(lock):
-        found = find_artifact(path, inputs)
-        if found and accept(found):
-            return found
-        for stale in path.parent.glob(f".{path.name}.tmp-*"):  # what a killed process left: ours is the only lock
+        existing = find_artifact(path, inputs)
+        if existing and accept(existing):
+            return existing
+        for stale in path.parent.glob(f".{path.name}.tmp-*"):  # left by a killed process, as this one holds the lock
             shutil.rmtree(stale, ignore_errors=True)
         folder = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
@@ -104,13 +105,13 @@ def build_artifact(
 
 
 class Store:
-    """The artifacts that all experiments share, at `root/<kind>/<key>`."""
+    """The artifacts shared by all experiments, at `root/<kind>/<key>`."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
 
     def path(self, kind: str, inputs: Mapping) -> Path:
-        """Return where the artifact with these inputs is or would be."""
+        """Return the path of the artifact with these inputs, whether or not it exists."""
         return self.root / kind / key_of(inputs)
 
     def artifact(self, kind: str, inputs: Mapping, build: Callable[[Path], None]) -> Artifact:
@@ -119,7 +120,7 @@ class Store:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old content or the new, never a part."""
+    """Write a file atomically: readers see either the old content or the new."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -134,16 +135,16 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """Read one JSON object a line."""
+    """Read a file with one JSON object per line."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]

@@ -1,4 +1,4 @@
-"""The vocabulary of judging: comparisons, judgements, and the registry that names the judges."""
+"""The types of judging (comparisons, forecasts, judges) and the registry of judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from losses.registry import Registry, origin_of
 
 @dataclass(frozen=True)
 class Comparison:
-    """A policy's response beside the baseline's, to one prompt."""
+    """A policy's response and the baseline's response to the same prompt."""
 
     id: str
     prompt: Prompt
@@ -26,10 +26,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What judging will take: calls to an endpoint in all and of them already answered; tokens and USD of the others.
+    """The expected cost of judging: calls to an endpoint, how many are already answered (`kept`), the cost of the rest.
 
-    `prompt_tokens` are an estimate, a quarter of the bytes. `completion_tokens` are the most that there may be (None:
-    the answers have no limit), and `usd` follows from both (None: no known price).
+    `prompt_tokens` is an estimate (bytes / 4). `completion_tokens` is an upper bound (None if answers have no limit).
+    `usd` follows from both (None if either the bound or the price is unknown).
     """
 
     calls: int = 0
@@ -39,34 +39,36 @@ class Forecast:
     usd: float | None = 0.0
 
     def __add__(self, other: Forecast) -> Forecast:
-        def both(a, b):
+        def both(a: float | None, b: float | None) -> float | None:
             return None if a is None or b is None else a + b
 
         return Forecast(*(both(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
 
 class Judge(Protocol):
-    """What a judge factory returns. `id` names judge, version and template, and stands beside every result.
+    """The result of a judge factory. `id` names judge, version and template, and is shown with every result.
 
-    One whose scores rest on a table of the prompts' difficulties has also `difficulty(comparisons)`, which returns that
-    table as JSON holds it, or None where it does not cover these; it is kept beside the judgements.
+    A judge whose scores depend on a table of prompt difficulties also has `difficulty(comparisons)`, which returns
+    that table as a JSON-serialisable dict, or None if it does not cover these comparisons; it is saved with the
+    judgements.
     """
 
     id: str
     agreement: Agreement | None
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; `progress(k)` is called when k more are done."""
+        """Return one judgement per comparison, in order; call `progress(k)` when k more are done."""
 
 
 @dataclass(frozen=True)
 class JudgeContext:
-    """What a judge may use besides its options.
+    """The resources of a judge besides its options.
 
-    `template` names the task's template; `fit` are pairs to learn from, `held_out` pairs to be measured on, whose
-    labels come from `labels`; `embed` turns texts into an (n, d) float32 array of unit vectors, and `encoder` is
-    the content hash of the model behind it; `store` keeps artifacts, and `cache` is a folder for judgements that
-    were paid for. `account` names whose spending counts against a budget: the experiment and, in a panel, the judge.
+    - `template`: the name of the task's template.
+    - `fit`: pairs to learn from; `held_out`: pairs to measure agreement on; `labels`: whose preferences these are.
+    - `embed`: turns texts into an (n, d) float32 array of unit vectors; `encoder`: the content hash of its model.
+    - `store`: keeps artifacts; `cache`: a folder for judgements that were paid for.
+    - `account`: what spending counts against a budget for: the experiment and, in a panel, the judge.
     """
 
     template: str
@@ -84,9 +86,9 @@ class JudgeContext:
 class JudgeKind:
     """A registered judge: its options (a dataclass), a cheap check of them, and the factory.
 
-    `transport` names the options that change how an answer is had, and not which. `ready` checks what the environment
-    must hold to judge (a key), which planning does without; `forecast` says what judging comparisons will take, and is
-    None for a judge that runs here.
+    `transport` names the options that affect how answers are obtained, but not their content. `ready` checks the
+    environment (for example, an API key), which planning does not need. `forecast` returns the expected cost of judging
+    comparisons; it is None for a local judge.
     """
 
     name: str
@@ -114,12 +116,14 @@ def register_judge(
     ready: Callable = lambda options: None,
     forecast: Callable | None = None,
 ) -> Callable:
-    """Register a factory `make(options, context) -> Judge`.
+    """Return a decorator that registers a factory `make(options, context) -> Judge`.
 
-    `options` is a dataclass of the judge's settings in the experiment file. `check(options)` runs before anything
-    expensive starts, `ready(options)` before a run, and both raise `UserError` for what would fail later (a setting; a
-    missing key). `transport` names the options that change no verdict (a timeout, say). A judge behind an endpoint has
-    `forecast(options, context, comparisons) -> Forecast`, which makes no call and needs no key.
+    - `options`: a dataclass of the judge's settings in the experiment file.
+    - `check(options)` runs before anything expensive starts and `ready(options)` before a run; both raise `UserError`
+      for what would fail later (an invalid setting; a missing key).
+    - `transport`: the names of the options that change no verdict (for example, a timeout).
+    - `forecast(options, context, comparisons) -> Forecast`, for a judge behind an endpoint, makes no call and needs no
+      key.
     """
 
     def decorate(make: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""What a judge's judgements of labelled comparisons say of it."""
+"""Measures of a judge's quality, from its judgements of labelled comparisons."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from harness.core.records import COUNTED
+from harness.core.records import COUNTED, Judgement
 from harness.evaluation.labelled import FIRST, SECOND, TIE
 from harness.evaluation.statistics.intervals import flip_rate, wilson_interval
 
 
 def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
-    """Return what a judge's judgements of labelled comparisons (`Labelled`) say of it; None where nothing does.
+    """Return measures of a judge from its judgements of labelled comparisons (`Labelled`), None where undefined.
 
-    - `accuracy` with `low` and `high` (Wilson, 95 %) over the `n` comparisons with a preference on both sides of the
-      table: those that people do not call a tie and the judge gave a verdict on; a tie of the judge is half right.
-    - `kappa`: Cohen's, over first, second and tie, on all comparisons with a verdict.
-    - `flip_rate` and `first_rate`: how often the order decided, and how much of its verdicts the first shown got.
-    - `longer` and `labels_longer`: the share of verdicts, and of labels, for the longer response (ties and equal
-      lengths left out).
-    - `usd_per_1000`: the price of 1,000 comparisons, from what the answers used; 0 for a judge that runs here, None
-      where no price is known.
+    - `accuracy` with `low` and `high` (Wilson, 95 %), over the `n` comparisons that the labels do not call a tie and
+      the judge gave a verdict on; a tie from the judge counts 0.5.
+    - `kappa`: Cohen's kappa over first, second and tie, on all comparisons with a verdict.
+    - `coverage`: the share of comparisons with a verdict; `missing`: the number of others by status.
+    - `flip_rate`: how often the order decided; `first_rate`: the share of verdicts for the response shown first.
+    - `longer` and `labels_longer`: the share of verdicts, and of labels, for the longer response (without ties and
+      equal lengths).
+    - `usd_per_1000`: the price of 1,000 comparisons, from the usage of the answers; 0 for a local judge, None if no
+      price is known.
+    - `subsets`: accuracies by subset, if there are several.
     """
     pairs = [(row, judgement) for row, judgement in zip(rows, judgements, strict=True) if judgement.status in COUNTED]
     preferred = [(row, judgement) for row, judgement in pairs if row.label != TIE]
@@ -50,12 +52,12 @@ def _accuracy(pairs: Sequence) -> dict[str, float | int | None]:
     return {"accuracy": right / len(pairs) if pairs else None, "low": low, "high": high, "n": len(pairs)}
 
 
-def _verdict(judgement) -> int:
+def _verdict(judgement: Judgement) -> int:
     return TIE if judgement.preference == 0.5 else FIRST if judgement.preference > 0.5 else SECOND
 
 
 def _kappa(pairs: Sequence[tuple[int, int]]) -> float | None:
-    """Agreement beyond chance: (observed - expected) / (1 - expected), expected from the two's own frequencies."""
+    """Return Cohen's kappa, (observed - expected) / (1 - expected); None for no pairs or an expected agreement of 1."""
     if not pairs:
         return None
     n = len(pairs)

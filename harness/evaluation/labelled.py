@@ -1,4 +1,4 @@
-"""Comparisons with a human label, to hold a judge against: packaged benchmarks, the tasks' held-out pairs, own files."""
+"""Labelled comparisons for checking judges: packaged benchmarks, the tasks' held-out pairs, and the user's files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from harness.core.config import TaskConfig
 from harness.core.errors import UserError
 from harness.evaluation.agreement import chosen_first, comparisons_of_pairs
 from harness.evaluation.base import Comparison
-from harness.tasks import TASKS
+from harness.tasks import TASKS, Preference
 from harness.tasks.formats import Dropped, parse_standard, prompt_in, text_in
 from harness.tasks.rows import Row
 from harness.tasks.sources import read_packaged, read_rows
 
-TIE, FIRST, SECOND = 0, 1, 2  # what a label says
+TIE, FIRST, SECOND = 0, 1, 2  # the values of a label
 FILE_COLUMNS = "prompt/response_1/response_2/label (1, 2, or 0 for a tie; and subset), or prompt/chosen/rejected"
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Two responses to a prompt, and which of them is better: `FIRST` is the comparison's response, `SECOND` its baseline."""
+    """A comparison with its label: `FIRST` if the response is better, `SECOND` if the baseline is, or `TIE`."""
 
     comparison: Comparison
     label: int
@@ -30,7 +30,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Labelled comparisons, whose labels they are, and how many rows were left out, by the reason."""
+    """Labelled comparisons, the source of their labels, and the number of dropped rows by reason."""
 
     rows: list[Labelled]
     labels: str
@@ -40,7 +40,7 @@ class LabelledSet:
 def load_labelled(data: str, limit: int | None = None) -> LabelledSet:
     """Read llmbar, pandalm, hh or tldr, or a file in a standard preference format or with the columns of LLMBar.
 
-    Raises `UserError` for a file that is not there, empty or malformed.
+    `limit` keeps only the first rows. Raises `UserError` for a missing, empty or malformed file.
     """
     labels, rows = BENCHMARKS[data]() if data in BENCHMARKS else ("the file's labels", _file(data))
     kept, dropped = [], Counter()
@@ -55,12 +55,12 @@ def load_labelled(data: str, limit: int | None = None) -> LabelledSet:
 
 
 def _llmbar() -> tuple[str, Iterator[Labelled | str]]:
-    """LLMBar (2310.07641): one response follows the instruction and the other does not, objectively."""
+    """LLMBar (2310.07641): objectively, one response follows the instruction and the other does not."""
     return "objective labels by LLMBar's authors", _pairs(read_packaged("llmbar"), "input", "output_1", "output_2")
 
 
 def _pandalm() -> tuple[str, Iterator[Labelled | str]]:
-    """PandaLM (2306.05087): the label is that of at least two of three annotators."""
+    """PandaLM (2306.05087): the label that at least two of three annotators gave."""
     return "human: the majority of three annotators", _majorities(read_packaged("pandalm"))
 
 
@@ -99,16 +99,16 @@ def _majorities(rows: Iterable[Row]) -> Iterator[Labelled | str]:
             continue
         values = {"prompt": instruction, "label": label}
         values |= {f"response_{i}": str(row.get(f"response{i}")) for i in (1, 2)}
-        for found in _pairs([Row(values, row.where)], "prompt", "response_1", "response_2"):
-            yield found if isinstance(found, str) else Labelled(_numbered(found.comparison, number), label, "all")
+        for pair in _pairs([Row(values, row.where)], "prompt", "response_1", "response_2"):
+            yield pair if isinstance(pair, str) else Labelled(_numbered(pair.comparison, number), label, "all")
 
 
 def _numbered(comparison: Comparison, number: int) -> Comparison:
     return Comparison(str(number), comparison.prompt, comparison.response, comparison.baseline)
 
 
-def _from_pairs(pairs) -> Iterator[Labelled]:
-    """Every other pair is swapped, so that a judge that prefers one side is right half the time."""
+def _from_pairs(pairs: Iterable[Preference]) -> Iterator[Labelled]:
+    """Yield pairs as labelled comparisons, every other one swapped: a judge that prefers one side is half right."""
     for number, comparison in enumerate(comparisons_of_pairs([pair for pair in pairs if pair.paired])):
         yield Labelled(comparison, FIRST if chosen_first(number) else SECOND, "all")
 

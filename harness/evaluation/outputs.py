@@ -1,10 +1,10 @@
-"""Outputs of anyone's policies, from files: read as comparisons, and summed up once judged."""
+"""Outputs of any policy from files: reading them as comparisons, and summarising their judgements."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from harness.core.errors import UserError
 from harness.core.prompt import prompt_key
-from harness.core.records import COUNTED
+from harness.core.records import COUNTED, Judgement
 from harness.evaluation.base import Comparison
 from harness.evaluation.statistics.intervals import flip_rate, win_rate
 from harness.tasks.formats import Dropped, prompt_in, text_in
-from harness.tasks.rows import make_row, not_empty
+from harness.tasks.rows import Row, make_row, not_empty
 from harness.tasks.sources import read_rows
 
 OUTPUT_COLUMNS = ("output", "response", "completion")
@@ -24,8 +24,13 @@ PROMPT_COLUMNS = ("prompt", "instruction")
 BASELINE_COLUMN = "baseline"
 
 
-def judged_summary(judgements) -> dict[str, object]:
-    """Return the win rate in percent with its bootstrap interval over prompts, n, coverage and what else they carry."""
+def judged_summary(judgements: Sequence[Judgement]) -> dict[str, object]:
+    """Return a summary of judgements as JSON-serialisable values, None where undefined.
+
+    It has the win rate in percent with its bootstrap interval over prompts, the number of judgements with a preference
+    (`n`) and their share (`coverage`), the flip rate, the share of verdicts for the response shown first, the number of
+    judgements by status, and the total usage.
+    """
     counted = [judgement for judgement in judgements if judgement.status in COUNTED]
     preferences = [j.preference if j.status in COUNTED else np.nan for j in judgements]
     rate = win_rate(np.array([preferences], dtype=float))
@@ -49,9 +54,10 @@ def judged_summary(judgements) -> dict[str, object]:
 
 
 def read_comparisons(outputs: Path, baseline: Path | None) -> list:
-    """Return the comparisons of two files, or of one with a column `baseline`.
+    """Return the comparisons of two files, or of one file with a column `baseline`.
 
-    Raises `UserError` for what is missing or malformed, prompts that stand twice, or outputs without a baseline.
+    Raises `UserError` for missing or malformed data, a prompt with two different baseline outputs, or an output
+    without a baseline.
     """
     rows = list(_outputs(outputs, with_baseline=baseline is None))
     if baseline is None:
@@ -67,7 +73,7 @@ def read_comparisons(outputs: Path, baseline: Path | None) -> list:
 
 
 def _outputs(file: Path, *, with_baseline: bool) -> Iterator[tuple]:
-    """Yield prompt, output, baseline ("" unless asked for) and place of each row."""
+    """Yield the prompt, output, baseline ("" unless `with_baseline`) and position of each row."""
     accepted = f"{' or '.join(PROMPT_COLUMNS)}, and {' or '.join(OUTPUT_COLUMNS)}"
     for row in _rows(file):
         columns = [_first(row, names) for names in (PROMPT_COLUMNS, OUTPUT_COLUMNS)]
@@ -88,11 +94,11 @@ def _rows(file: Path) -> Iterator:
         return read_rows(str(file))
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
-            found = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
+            rows = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    return not_empty(found, str(file))
+    return not_empty(rows, str(file))
 
 
-def _first(row, names: tuple[str, ...]) -> str | None:
+def _first(row: Row, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)

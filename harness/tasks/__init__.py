@@ -1,4 +1,4 @@
-"""Tasks: preference data to train on, prompts to sample, and what the samples are judged against."""
+"""Tasks: preference data for training, prompts for sampling, and the baselines that samples are judged against."""
 
 from harness.core.prompt import Message, Prompt
 from harness.tasks import (  # noqa: F401  (importing a task's module registers it)

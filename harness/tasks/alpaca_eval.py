@@ -1,4 +1,4 @@
-"""AlpacaEval 2.0: 805 instructions with the outputs of gpt-4-1106-preview ("gpt4_turbo"). It trains nothing."""
+"""AlpacaEval 2.0: 805 instructions with the outputs of gpt-4-1106-preview ("gpt4_turbo"). For evaluation only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCEPTED = "instruction and output"
 
 
 def outputs(samples: Sequence[Sample], name: str) -> list[dict[str, str]]:
-    """Return a policy's responses as the official command takes them: alpaca_eval --model_outputs model_outputs.json."""
+    """Return a policy's responses in the format of `alpaca_eval --model_outputs model_outputs.json`."""
     return [{"instruction": s.prompt[-1].content, "output": s.response, "generator": name} for s in samples]
 
 
@@ -34,15 +34,15 @@ def outputs(samples: Sequence[Sample], name: str) -> list[dict[str, str]]:
     outputs=outputs,
 )
 def load(config: TaskConfig) -> TaskData:
-    """Read the packaged instructions, the file of tatsu-lab/alpaca_eval, or a local file or folder of its layout.
+    """Read the packaged instructions, the file of tatsu-lab/alpaca_eval, or a local file or folder in its layout.
 
-    The order is a fixed pseudo-random one, so that the first n questions are a fair sample of the five sources.
+    The order is pseudo-random but fixed, so the first n questions are a fair sample of the five sources.
     """
     return read_task(_rows(config), parse, source=config.data, labels="no preferences")
 
 
 def parse(row: Row) -> Record:
-    """Return an instruction with its reference output. All rows are test questions, whatever the file's name says."""
+    """Return an instruction with its reference output. All rows are test questions, whatever the file is called."""
     instruction, output = text_in(row, "instruction", ACCEPTED), text_in(row, "output", ACCEPTED)
     if not instruction.strip():
         raise Dropped("empty prompt")
@@ -56,7 +56,7 @@ def _rows(config: TaskConfig) -> Iterator[Row]:
         return read_packaged("alpaca_eval", config.subset)
     local = Path(config.data).expanduser()
     if local.exists() or not HUB_ID.fullmatch(config.data) or config.data.endswith(".json"):
-        # A copy of the hub's repository holds other models' outputs too, in files beside the one that is meant.
+        # A copy of the hub's repository also has files with other models' outputs, so the right one is named.
         return read_rows(str(local / FILE) if (local / FILE).is_file() else config.data, config.subset)
     if config.subset:
         raise UserError(f"the hub data set {config.data!r} has no subsets for alpaca_eval; leave 'subset' out")

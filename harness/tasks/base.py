@@ -1,4 +1,4 @@
-"""The vocabulary of tasks: prompts, preferences, questions, and the registry that names the tasks."""
+"""The types of a task's data (preferences and questions) and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt with the completion that was preferred, the one that was not, or (unpaired data) only one of them.
+    """A prompt with a chosen and a rejected completion, or only one of them (unpaired data; the other is None).
 
-    A pair may have scores, and then `others`: further responses to its prompt, for listwise losses.
+    A pair may have scores; a scored pair may also have `others`, further responses to its prompt for listwise losses.
     """
 
     prompt: Prompt
@@ -39,7 +39,7 @@ class Preference:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The scores of chosen, rejected and the others; none where the pair has none."""
+        """The scores of chosen, rejected and the others, in this order; empty for a pair without scores."""
         if self.chosen_score is None or self.rejected_score is None:
             return ()
         return (self.chosen_score, self.rejected_score, *(other.score for other in self.others))
@@ -47,7 +47,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt to sample on, and the response that the policy's is judged against."""
+    """A prompt to sample a response to, and the baseline that the response is judged against."""
 
     id: str
     prompt: Prompt
@@ -56,11 +56,14 @@ class Question:
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a task holds, each list in a fixed pseudo-random order, no prompt in two splits.
+    """The data of a task. Each list is in a fixed pseudo-random order, and no prompt is in two splits.
 
-    `test` are the questions that are scored once; `dev_questions` are those that select, on the prompts of `dev`.
-    `judge_fit` are pairs to fit a preference model on, which no policy trains on; `judge_test` are pairs that
-    neither has seen, to measure a judge's agreement with the labels. `labels` says whose preferences these are.
+    - `train`, `dev`: preferences to train on, and for dev metrics.
+    - `test`: the questions that are scored once; `dev_questions`: questions on the prompts of `dev`, for selection.
+    - `judge_fit`: pairs for fitting a preference model; no policy trains on them.
+    - `judge_test`: pairs that neither policies nor that model have seen, for measuring how far a judge agrees with the
+      labels.
+    - `labels`: whose preferences these are; `counts`: the sizes of the splits and the dropped rows by reason.
     """
 
     train: list[Preference]
@@ -78,14 +81,15 @@ class Task:
     """A registered task.
 
     - `load(config)` reads the data.
-    - `keep`: which part of a too long prompt is kept, "start" or "end"; `prompt_suffix` is put behind the part
-      that is kept (TL;DR's "TL;DR:").
-    - `baseline`: what the policies are judged against, in words; `template`: the judge template's name.
-    - `trains`: false for a task that only evaluates the policies of another.
-    - `outputs(samples, name)` returns a policy's responses in the format of the benchmark's own
-      tools, which is written beside them (`model_outputs.json`); None where there is no such format.
-    - `generates`: its completions are sampled from the SFT policy and labelled by a reward (see `harness.backbones.language_model.preferences`);
-      those in its data are demonstrations for SFT. Baselines are the SFT policy's samples.
+    - `keep`: the part of an overlong prompt that is kept, "start" or "end"; `prompt_suffix` is appended to it (TL;DR's
+      "TL;DR:").
+    - `baseline`: a description of what the policies are judged against; `template`: the judge template's name.
+    - `trains`: False for a task that only evaluates the policies of other tasks.
+    - `outputs(samples, name)` returns a policy's responses in the format of the benchmark's own tools, which is saved
+      with the samples as `model_outputs.json`; None if there is no such format.
+    - `generates`: preferences are completions sampled from the SFT policy and labelled by a reward (see
+      `harness.backbones.language_model.preferences`); completions in the data are demonstrations for SFT, and the
+      baselines are the SFT policy's samples.
     """
 
     name: str
@@ -113,7 +117,7 @@ def register_task(
     outputs: Callable[[Sequence[Sample], str], list[dict]] | None = None,
     generates: bool = False,
 ) -> Callable[[Callable[[TaskConfig], TaskData]], Callable[[TaskConfig], TaskData]]:
-    """Register a function from a task's configuration to its data (see `Task` for the arguments)."""
+    """Return a decorator that registers `load(config) -> TaskData` as a task (see `Task` for the arguments)."""
 
     def decorate(load: Callable[[TaskConfig], TaskData]) -> Callable[[TaskConfig], TaskData]:
         task = Task(name, load, keep, baseline, template, trains, prompt_suffix, outputs, generates)

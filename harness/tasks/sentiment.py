@@ -1,6 +1,6 @@
-"""Controlled sentiment: go on from the first words of a film review, and the reward is known (2305.18290, section 6.1).
+"""Controlled sentiment: continue the first words of a film review; the true reward is known (2305.18290, section 6.1).
 
-The task has no preferences of its own: they are made by sampling from the SFT policy and labelling by the reward.
+The data have no preferences: completions are sampled from the SFT policy and labelled by the reward.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from harness.tasks.rewards import sentiment  # noqa: F401  (registers the reward
 
 @register_task("sentiment", keep="end", baseline="the SFT policy's sample", template="hh", generates=True)
 def load(config: TaskConfig) -> TaskData:
-    """Return prompts with the review's own continuation as demonstration; no review and no prompt is in two splits.
+    """Return prompts with the review's own continuation as demonstration; no review or prompt is in two splits.
 
-    `harness.tasks.reviews` says where reviews come from and which of them the reward and the language model use.
-    A review with no word behind its prompt, and a prompt that stood before, are dropped and counted.
+    `harness.tasks.reviews` documents the reviews and which of them the reward and the language model use. Reviews
+    without a word after the prompt, and repeated prompts, are dropped and counted. Raises `UserError` if a split is
+    left empty.
     """
     words = (config.generate or GenerateConfig()).prompt_words
     reviews = load_reviews(config.data, config.subset)
     seen: set[str] = set()
     counts: dict[str, int] = {}
     parts = {}
-    for split in ("test", "dev", "train"):  # where two splits begin alike, the test prompt stays
+    for split in ("test", "dev", "train"):  # a prompt in several splits stays in the first of these
         parts[split] = _openings(reviews[split], words, seen)
         counts[f"{split}: reviews"] = len(reviews[split])
         counts[f"{split}: dropped, short or begins like another"] = len(reviews[split]) - len(parts[split])
@@ -53,12 +54,12 @@ def load(config: TaskConfig) -> TaskData:
 
 
 def _openings(reviews: Sequence[Review], words: int, seen: set[str]) -> list[tuple[Review, str, str]]:
-    """Return (review, prompt, continuation) for each prompt that is not in `seen`, and put it there."""
-    found = []
+    """Return (review, prompt, continuation) for each prompt that is not in `seen`, and add the prompts to `seen`."""
+    openings = []
     for review in reviews:
         parts = review.text.split()
         begins = " ".join(parts[:words])
         if len(parts) > words and begins.lower() not in seen:
             seen.add(begins.lower())
-            found.append((review, begins, " ".join(parts[words:])))
-    return found
+            openings.append((review, begins, " ".join(parts[words:])))
+    return openings

@@ -1,4 +1,4 @@
-"""Rows from where data lie: a packaged file, a local file or folder, or the hub. Every row knows where it came from."""
+"""Rows from a packaged file, a local file or folder, or the hub. Every row records its position in the source."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 from harness.core.errors import UserError
 from harness.tasks.hub import read_hub
@@ -23,8 +24,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def read_rows(data: str, subset: str | None = None, *, revision: str | None = None) -> Iterator[Row]:
     """Yield the rows of a local file, a local folder in a hub data set's layout, or a hub data set.
 
-    `subset` is a sub-folder, or a hub data set's configuration; `revision` is the hub's. A `split` column goes
-    before the split that a file's name says. Raises `UserError` for what is missing, empty or malformed.
+    `subset` is a sub-folder or a hub data set's configuration; `revision` applies to the hub. A `split` column
+    overrides the split in a file's name. Raises `UserError` for missing, empty or malformed data.
     """
     path = Path(data).expanduser()
     if path.is_dir():
@@ -44,7 +45,7 @@ def read_rows(data: str, subset: str | None = None, *, revision: str | None = No
 
 
 def read_packaged(name: str, subset: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a file that the package carries, `data/<name>.jsonl.gz`; it has no subsets."""
+    """Yield the rows of the packaged file `data/<name>.jsonl.gz`. Raises `UserError` for a subset: there are none."""
     if subset:
         raise UserError(
             f"the packaged {name} data has no subset {subset!r}; leave 'subset' out, or name a data set in 'data'"
@@ -54,7 +55,7 @@ def read_packaged(name: str, subset: str | None = None) -> Iterator[Row]:
 
 
 def _hint(name: str, known: list[str]) -> str:
-    """Say which of `known` is near `name`, or nothing: the others in a folder are no help."""
+    """Return a hint at the name in `known` nearest to `name`, or "": a list of unrelated files would not help."""
     hint = nearest(name, known)
     return hint if "did you mean" in hint else ""
 
@@ -62,15 +63,15 @@ def _hint(name: str, known: list[str]) -> str:
 def _folder_rows(folder: Path, subset: str | None) -> Iterator[Row]:
     """Yield the rows of a folder's files, in the order of their paths.
 
-    As on the hub, once one file or folder is named after a split, files that are not are something else.
+    As on the hub, if any file or folder is named after a split, the files without a split in their path are ignored.
     """
     root = folder / subset if subset else folder
     if not root.is_dir():
         folders = [p.name for p in folder.iterdir() if p.is_dir()]
         raise UserError(f"{folder} has no subset {subset!r}{nearest(subset, folders) or '; it has no sub-folders'}")
-    found = sorted(p.relative_to(root) for p in root.rglob("*") if p.name.endswith(EXTENSIONS) and p.is_file())
-    found = [p for p in found if p.name not in METADATA and not any(part.startswith(".") for part in p.parts)]
-    splits = {path: next(filter(None, map(split_of, reversed(path.parts))), None) for path in found}
+    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.name.endswith(EXTENSIONS) and p.is_file())
+    files = [p for p in files if p.name not in METADATA and not any(part.startswith(".") for part in p.parts)]
+    splits = {path: next(filter(None, map(split_of, reversed(path.parts))), None) for path in files}
     named = {path: split for path, split in splits.items() if split} or splits
     if not named:
         raise UserError(f"{root} holds no data file; looked for {', '.join(EXTENSIONS)}")
@@ -91,7 +92,7 @@ def _file_rows(path: Path, split: str | None) -> Iterator[Row]:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
 
 
-def _open(path: Path):
+def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
@@ -108,7 +109,7 @@ def _jsonl_values(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _json_values(path: Path) -> Iterator[tuple[str, object]]:
-    """Yield the elements of a JSON list, or the values that follow one another (JSON lines under another name)."""
+    """Yield the elements of a JSON list, or consecutive JSON values (JSON lines in a file named .json)."""
     with _open(path) as file:
         text = _decoded(file.read(), path, 1)
     end = re.match(r"\s*", text).end()
@@ -118,7 +119,7 @@ def _json_values(path: Path) -> Iterator[tuple[str, object]]:
     line, counted = 1, 0
     try:
         if listed:
-            decoder.decode(text)  # the whole first, so that a missing comma or bracket is an error and not a row
+            decoder.decode(text)  # parsed as a whole first, so that a missing comma or bracket is an error
             end = space.match(text, end + 1).end()
         while end < len(text) and not (listed and text[end] == "]"):
             line, counted = line + text.count("\n", counted, end), end

@@ -1,11 +1,12 @@
-"""Which rows train, which fit the judge, which are held out: by prompt, and the same whatever the order of the files.
+"""Assigns rows to splits (training, judge fit, held out) by prompt, independently of the order of the files.
 
-Each prompt has a number in [0, 1), from the sha256 of its text, and the number decides. A source without splits of
-its own (the packaged files) is cut by `HASHED`; one with a test split keeps it, and only the rest is cut, by `REST`.
+Each prompt's split follows from a number in [0, 1), derived from the sha256 of its text. A source without its own
+splits (the packaged files) is split by `HASHED`; a source with a test split keeps it, and the rest is split by `REST`.
 
-Two dialogues may be one conversation broken off at different turns, so that the answer to one stands in the prompt
-of the other. Hence the number is that of how the dialogue opens (up to the first user turn), and whole conversations
-go together; only where most dialogues open alike (with a fixed instruction, say) is it that of the whole prompt.
+Two dialogues may be the same conversation cut at different turns, so that the answer to one is in the prompt of the
+other. The number is therefore computed from the dialogue's opening (up to the first user turn), which keeps
+conversations together. If most dialogues share their opening (a fixed instruction, for example), it is computed from
+the whole prompt.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from harness.tasks.base import Preference, Question, TaskData
 from harness.tasks.formats import Dropped, Record
 from harness.tasks.rows import Row
 
-# Upper ends of each split's share. Half of a small set trains: the judge's fit needs hundreds of pairs, and the test
-# hundreds of prompts for an interval of a few points. The packaged HH gives 1,535 / 717 / 312 / 476 pairs.
+# Upper end of each split's share. Only half of a small data set is for training: the judge's fit needs hundreds of
+# pairs, and the test hundreds of prompts for an interval of a few points. The packaged HH gives 1,535 / 717 / 312 /
+# 476 pairs.
 HASHED = {"train": 0.50, "judge_fit": 0.75, "dev": 0.85, "test": 1.0}
-# Data sets with a test split of their own are mostly large, so that smaller shares do.
+# Data sets with their own test split are mostly large, so smaller shares suffice.
 REST = {"judge_fit": 0.10, "dev": 0.15, "train": 1.0}
-REST_BUT_DEV = {"judge_fit": 0.10, "train": 1.0}  # where the source has a dev split too
+REST_BUT_DEV = {"judge_fit": 0.10, "train": 1.0}  # for a source that also has a dev split
 
 
 def read_task(rows: Iterable[Row], parse: Callable[[Row], Record], *, source: str, labels: str) -> TaskData:
     """Parse rows and split them. `parse` returns a row's record, or raises `Dropped` with a reason.
 
-    In `counts`, "rows read" is the sum of all "rows dropped, <reason>", of the "<split>: rows" (those with a label)
-    and of "test: rows without a label". Raises `UserError` where paired and unpaired rows are mixed, where no row is
-    left, or where too few are left to split.
+    In `counts`, "rows read" is the sum of all "rows dropped, <reason>", all "<split>: rows" (rows with a label) and
+    "test: rows without a label". Raises `UserError` if paired and unpaired rows are mixed, if no row is left, or if
+    too few are left to split.
     """
     records, counts = [], Counter()
-    places: dict[bool, str] = {}  # of the first pair, and of the first unpaired row
+    places: dict[bool, str] = {}  # positions of the first pair and of the first unpaired row
     for row in rows:
         counts["rows read"] += 1
         try:
@@ -67,10 +69,10 @@ def _told(counts: Counter[str]) -> str:
 
 
 def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
-    """Return the records as task data whose `counts` tell the sizes of the splits and what was dropped on the way."""
+    """Return the records as task data, with the sizes of the splits and the dropped rows in `counts`."""
     parts: dict[str, list[Record]] = {split: [] for split in HASHED}
     counts: Counter[str] = Counter()
-    # In the order of content hashes nothing depends on the order of the files, and the first n are a fair sample.
+    # Sorted by content hash, so that the file order does not matter and the first n records are a fair sample.
     for split, record in _assigned(sorted(records, key=_content_key)):
         if split in parts:
             parts[split].append(record)
@@ -95,12 +97,12 @@ def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
 
 
 def _assigned(records: Sequence[Record]) -> list[tuple[str, Record]]:
-    """Give each record a split or, in its place, the reason why it has none."""
+    """Pair each record with its split or, if it has none, the reason why it is dropped."""
     number = _numbers(records)
     named = {record.split for record in records}
-    if len(named) == 1:  # one split alone (a folder with only test.jsonl, say) divides nothing
+    if len(named) == 1:  # a single split (a folder with only test.jsonl, for example) gives no division
         return _assigned_by_hash(records, number)
-    if "test" not in named:  # train and validation only: what was held out is the test
+    if "test" not in named:  # train and validation only: the validation split becomes the test
         records = [replace(r, split="test") if r.split == "dev" else r for r in records]
     held_out = {split: {r.key for r in records if r.split == split} for split in ("test", "dev")}
     shares = REST_BUT_DEV if held_out["dev"] else REST
@@ -117,7 +119,7 @@ def _assigned(records: Sequence[Record]) -> list[tuple[str, Record]]:
 
 
 def _assigned_by_hash(records: Sequence[Record], number: Callable[[Record], float]) -> list[tuple[str, Record]]:
-    """Split labelled records by number; the others are test questions, unless a labelled one puts them elsewhere."""
+    """Split labelled records by number; unlabelled ones are test questions, unless their prompt is in another split."""
     labelled = {number(record): _share(number(record), HASHED) for record in records if record.preference is not None}
 
     def assign(record: Record) -> str:
@@ -141,16 +143,16 @@ def _share(number: float, shares: dict[str, float]) -> str:
 def _content_key(record: Record) -> str:
     preference = record.preference
     sides = None if preference is None else [preference.chosen, preference.rejected]
-    if preference is not None and preference.scores:  # pairs without scores keep the order that they always had
+    if preference is not None and preference.scores:  # pairs without scores keep their previous hash and order
         sides += [preference.scores, [other.text for other in preference.others]]
     return hash_value([[[turn.role, turn.content] for turn in record.prompt], sides, record.baseline, record.split])
 
 
 def _questions(records: Iterable[Record], counts: Counter[str], split: str) -> list[Question]:
-    """Return one question per distinct prompt, in the order of their ids; count the rows that give none."""
+    """Return one question per distinct prompt, sorted by id; the rows that give none are added to `counts`."""
     questions: dict[str, Question] = {}
     for record in records:
-        # The end of the digest, so that the order has nothing to do with the split, which its beginning decides.
+        # The end of the digest, because its start decides the split and the order must be independent of that.
         name = record.key[-16:]
         if record.baseline is None:
             counts[f"{split}: rows without a baseline"] += 1
@@ -163,7 +165,7 @@ def _questions(records: Iterable[Record], counts: Counter[str], split: str) -> l
 
 
 def _pairs(preferences: Iterable[Preference]) -> list[Preference]:
-    """Return the pairs; of unpaired data, those that a desirable and an undesirable completion of one prompt make."""
+    """Return the pairs; in unpaired data, match desirable with undesirable completions of the same prompt."""
     pairs: list[Preference] = []
     waiting: dict[tuple, list[Preference]] = {}
     for preference in preferences:

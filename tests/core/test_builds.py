@@ -1,4 +1,4 @@
-"""Whether an artifact is being built is read from its lock and its folders, and asking changes nothing."""
+"""Whether an artifact is being built is read from its lock and its folders, and looking changes nothing."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Dials: bounds that hold for every dial of an experiment, and the parts of keys that they make."""
+"""Dials: the bounds of every dial of an experiment, and what dials contribute to keys."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -31,20 +31,20 @@ SECTIONS = [found for found in vars(config).values() if is_dataclass(found) and 
     ids=lambda value: type(value).__name__,
 )
 def test_the_part_of_a_key_that_a_section_makes_stays_what_it_was(section, part):
-    """Another part is another key: everything that users have computed would be computed again."""
+    """A changed part changes the key, and everything that users have computed would be computed again."""
     assert numeric(section) == part
-    assert key_of(numeric(section)) == key_of(part)  # 1 and 1.0 are equal, and are not the same in a key
+    assert key_of(numeric(section)) == key_of(part)  # 1 and 1.0 are equal, but differ in a key
 
 
 def experiment_with_everything() -> config.ExperimentConfig:
-    """An experiment in which every section is there."""
+    """An experiment with every section present."""
     task = config.TaskConfig(generate=config.GenerateConfig())
     model = config.ModelConfig(from_scratch=config.FromScratchConfig())
     return config.ExperimentConfig(tasks={"hh": task}, model=model)
 
 
 def dials_of(section: object, prefix: str = ""):
-    """Each section with the key in front of its dials, and each of its fields that has bounds."""
+    """Yield each section, the key of each of its fields with bounds, and the field."""
     for declared in fields(section):
         inner = getattr(section, declared.name)
         children = inner.items() if isinstance(inner, dict) else [("", inner)]
@@ -105,7 +105,7 @@ def test_a_list_is_checked_element_by_element():
 
 
 def test_every_float_is_a_dial():
-    """One that is declared without `dial` may be infinite, or not a number."""
+    """A float declared without `dial` would accept infinity and NaN."""
     floats = [(s, f) for s in SECTIONS for f in fields(s) if re.search(r"\bfloat\b", f.type)]
     assert floats and [f"{s.__name__}.{f.name}" for s, f in floats if not f.metadata] == []
 

@@ -1,4 +1,4 @@
-"""Text that fits in one line."""
+"""Text that fits on one line."""
 
 from harness.core.errors import one_line
 

@@ -1,4 +1,4 @@
-"""Records: what is written is what is read, and what is not as it should be is named with its file and its field."""
+"""Records: reading returns what was written, and errors name the file and the field."""
 
 from dataclasses import asdict, replace
 

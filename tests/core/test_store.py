@@ -93,7 +93,7 @@ def test_what_is_not_accepted_is_replaced_when_the_new_is_complete(tmp_path):
 
 
 def test_inputs_with_tuples_are_found_again(tmp_path):
-    """JSON has no tuples: what was written as one must still be recognised."""
+    """JSON has no tuples; inputs written with a tuple must still be recognised."""
     build_artifact(tmp_path / "x", "thing", {"a": (1, 2)}, write_hello)
     assert find_artifact(tmp_path / "x", {"a": (1, 2)}) is not None
 

@@ -9,7 +9,7 @@ from tests.evaluation.fake_openai import FakeOpenAI, prefers
 
 @pytest.fixture
 def make_context(tmp_path: Path):
-    """Return a function that makes a judge's context in a folder of the test's own."""
+    """Return a function that makes a judge's context in a folder of the test."""
 
     def make(folder: str = "", **given) -> JudgeContext:
         root = tmp_path / folder

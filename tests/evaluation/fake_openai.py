@@ -1,4 +1,4 @@
-"""A stand-in for an OpenAI-compatible endpoint: a real HTTP server on 127.0.0.1 whose answers a test programs."""
+"""A fake OpenAI-compatible endpoint: a real HTTP server on 127.0.0.1 with answers programmed by the test."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from harness.evaluation.judges.openai import OpenAIJudge, OpenAIOptions, make
 class Reply:
     """One answer. `body` replaces the chat completion that the other fields would make.
 
-    `tokens` are the log-probs: (token, {alternative: log-prob}) for each. `keep` is how many bytes of the body are sent
-    before the connection is closed; `reset` closes it, at once and rudely, before any.
+    `tokens` are the log-probs: (token, {alternative: log-prob}) for each token. `keep` is the number of bytes of the
+    body that are sent before the connection is closed; `reset` resets the connection before any byte.
     """
 
     text: str | None = None
@@ -36,15 +36,15 @@ class Reply:
     tokens: list[tuple[str, dict[str, float]]] | None = None
     keep: int | None = None
     reset: bool = False
-    headers: dict = field(default_factory=lambda: {"retry-after-ms": "1"})  # the client's retries come at once
+    headers: dict = field(default_factory=lambda: {"retry-after-ms": "1"})  # the client retries immediately
 
 
 @dataclass
 class Request:
-    """What the server was asked: the JSON body, and in it the texts to compare, as the fences delimit them."""
+    """A request to the server: the JSON body, and the texts to compare, extracted from their fences."""
 
     body: dict
-    headers: Message  # names in any case
+    headers: Message  # header names in any case
 
     @property
     def content(self) -> str:
@@ -69,11 +69,12 @@ class Request:
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 64  # connections that come at once; a refused one would be tried again a second later
+    request_queue_size = 64  # simultaneous connections; a refused one would be retried a second later
 
 
 class FakeOpenAI:
-    """The server. `respond(request) -> Reply` decides; `requests` keeps all that came, `busiest` how many at once."""
+    """The server. `respond(request) -> Reply` decides the answer; `requests` has all requests, `busiest` the maximum
+    number of concurrent ones."""
 
     def __init__(self, respond: Callable[[Request], Reply]):
         self.respond = respond
@@ -112,7 +113,7 @@ class FakeOpenAI:
                     self.end_headers()
                     self.wfile.write(data[: reply.keep])
                     self.close_connection = self.close_connection or reply.keep is not None
-                except ConnectionError:  # a client that did not wait
+                except ConnectionError:  # the client did not wait
                     self.close_connection = True
 
             def log_message(self, *arguments):
@@ -150,10 +151,10 @@ def _token(token: str, alternatives: dict[str, float]) -> dict:
 
 
 def prefers(word: str) -> Callable[[Request], Reply]:
-    """A judge that prefers the response with this word in it, wherever it stands."""
+    """Return a `respond` that prefers the response with this word, in either position."""
     return lambda request: Reply(f"One says {word}.\nPreferred: {1 if word in request.responses[0] else 2}")
 
 
 def judge_of(server: FakeOpenAI, context: JudgeContext, **options) -> OpenAIJudge:
-    """Return a judge that asks the server, and asks nothing twice unless the options say so."""
+    """Return a judge that asks the server, without retries unless the options say so."""
     return make(OpenAIOptions(**{"model": "judge", "base_url": server.url, "max_retries": 0, **options}), context)

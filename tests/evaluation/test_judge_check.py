@@ -1,4 +1,4 @@
-"""What judgements of labelled comparisons say of a judge, by hand."""
+"""Measures of a judge from its judgements of labelled comparisons, against values computed by hand."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def judged(preference: float | None, flipped=None, first=None, usd=None) -> Judg
 
 
 def test_the_measures_by_hand():
-    """Of five comparisons one has no judgement; people call one a tie; the judge is right, wrong, undecided."""
+    """Of five comparisons, one has no judgement and one is labelled a tie; the judge is right, wrong, and undecided."""
     rows = [row(FIRST), row(SECOND, subset="b"), row(FIRST, subset="b"), row(TIE), row(FIRST)]
     judgements = [
         judged(0.9, False, 0.5, 0.01),

@@ -1,4 +1,4 @@
-"""Labelled comparisons that judges are held against."""
+"""Labelled comparisons for checking judges."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ def packaged(name: str) -> list[dict]:
 
 
 def test_pandalm_s_label_is_that_of_the_majority():
-    """The middle one of three sorted votes, since no row has three different ones."""
+    """The median of the three votes, since no row has three different votes."""
     votes = [sorted(row[f"annotator{i}"] for i in (1, 2, 3)) for row in packaged("pandalm")]
     found = load_labelled("pandalm")
     assert [row.label for row in found.rows] == [vote[1] for vote in votes]

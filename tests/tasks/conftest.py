@@ -11,7 +11,7 @@ from harness.tasks import TASKS
 
 @pytest.fixture
 def write(tmp_path):
-    """Write rows to a file under tmp_path, in the format that its name says; return its path."""
+    """Write rows to a file under tmp_path, in the format of its extension; return its path."""
 
     def write_rows(name, rows):
         path = tmp_path / name
@@ -29,7 +29,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def load():
-    """Load a task by name, as an experiment would."""
+    """Load a task by name, as an experiment does."""
 
     def load_task(kind, data="packaged", subset=None):
         return TASKS.get(kind).load(TaskConfig(kind=kind, data=str(data), subset=subset))

@@ -1,6 +1,6 @@
-"""A small hub on localhost: serves data set repositories from a folder, by as much of the hub's protocol as needed.
+"""A small hub on localhost: serves data set repositories from a folder, with the part of the hub's protocol needed.
 
-python hub_server.py <folder with owner/name/...>      prints its address, and serves until it is stopped
+python hub_server.py <folder with owner/name/...>      prints its address, then serves until stopped
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Hub(BaseHTTPRequestHandler):
         if not repository.is_dir():
             return self.answer(404, {"X-Error-Code": "RepoNotFound"})
         action, *rest = rest or ["revision"]
-        path = repository.joinpath(*(rest[3:] if rest[:1] == ["refs"] else rest[1:]))  # behind the revision
+        path = repository.joinpath(*(rest[3:] if rest[:1] == ["refs"] else rest[1:]))  # after the revision
         if action == "resolve" and path.is_file():
             content = path.read_bytes()
             return self.answer(

@@ -1,4 +1,4 @@
-"""Reviews written by the tests: many short ones, praising or damning, no two alike."""
+"""Reviews written by the tests: many short ones, positive or negative, all different."""
 
 from __future__ import annotations
 

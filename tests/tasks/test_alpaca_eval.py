@@ -17,7 +17,7 @@ def test_every_packaged_instruction_is_a_question_with_its_reference_output(load
 
 
 def test_the_first_questions_are_a_sample_of_all_five_sources(load):
-    """The file is in blocks, one per source; its own first 50 rows would be all of one."""
+    """The file is in blocks, one per source; its first 50 rows all have the same source."""
     source = {row.values["instruction"]: row.values["dataset"] for row in read_packaged("alpaca_eval")}
     first = [source[question.prompt[0].content] for question in load("alpaca_eval").test[:50]]
     assert len(set(first)) == 5 and max(map(first.count, first)) < 30

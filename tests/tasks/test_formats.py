@@ -1,4 +1,4 @@
-"""What each accepted form of a row says, and what is said of a row that is not accepted."""
+"""How rows in each accepted format are parsed, and the errors for other rows."""
 
 import pytest
 
@@ -33,10 +33,10 @@ TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
         ({"prompt": "Why?", "chosen": " Because.\n", "rejected": "No. "}, ASK),
         ({"prompt": [user("Why?")], **PAIR}, ASK),
         ({"prompt": TURNS, "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}, LONG),
-        # the prompt again inside both answers, as text and as messages
+        # both answers repeat the prompt, as text and as messages
         ({"prompt": "Why?", "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why? "), assistant("No.")]}, ASK),
         ({"prompt": TURNS, "chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
-        # no prompt, but whole conversations
+        # whole conversations instead of a prompt
         ({"chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
         ({"prompt": None, "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why?"), assistant("No.")]}, ASK),
         ({"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}, ASK),

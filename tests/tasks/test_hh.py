@@ -50,7 +50,7 @@ def test_packaged_dialogues_alternate_and_put_together_again_are_the_files_text(
         for side in ("chosen", "rejected"):
             turns = [*record.prompt, Message("assistant", getattr(record.preference, side))]
             again = " ".join(f"{names[turn.role]}: {turn.content}" for turn in turns)
-            # The file has a space or two after the colon, or none.
+            # The file has zero, one or two spaces after the colon.
             assert "".join(again.split()) == "".join(row.values[side].split())
 
 

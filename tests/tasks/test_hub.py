@@ -1,4 +1,4 @@
-"""The full data sets, read by their hub ids through `datasets` from a hub that runs here."""
+"""The full data sets, read by hub id through `datasets` from a local hub server."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Loads each [kind, data, subset] of its input, and prints what came of it.
+# Loads each [kind, data, subset] in its input and prints the result.
 LOAD = """
 import json, sys
 from harness.core.config import TaskConfig
@@ -26,7 +26,7 @@ for kind, data, subset in json.load(sys.stdin):
 
 @pytest.fixture
 def load_from_hub(tmp_path):
-    """Serve tmp_path/hub as a hub; load data sets from it in a fresh process, for the hub's address is read once."""
+    """Serve tmp_path/hub as a hub and load data sets in a new process, because the hub's address is read only once."""
     (tmp_path / "hub").mkdir()
     server = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("hub_server.py"), tmp_path / "hub"], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""PandaLM: comparisons of two responses by three annotators, put together to lists with scores."""
+"""PandaLM: comparisons of two responses by three annotators, merged into lists with scores."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Any data set in the standard formats, and the registry that all tasks stand in."""
+"""Any data set in the standard formats, and the registry of all tasks."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_lists_of_scored_responses(load, write, name):
 
 
 def test_ultrafeedback_of_the_hub_is_the_task_of_its_lists(load, write):
-    """Its own columns, Parquet as on the hub, with what stands beside the responses and is not read."""
+    """The data set's own columns in Parquet, as on the hub, including fields of the responses that are not read."""
     lists = [{"prompt": f"q {i}", "responses": [{"text": f"{k} {i}", "score": k} for k in range(4)]} for i in range(40)]
     rows = [
         {

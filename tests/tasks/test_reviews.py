@@ -1,4 +1,4 @@
-"""Which reviews are whose."""
+"""How reviews are divided between policy, reward and prompts."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ def test_no_review_has_two_uses_and_none_is_lost(tmp_path):
 def test_the_shares_are_near_what_they_should_be():
     parts = load_reviews()
     total = sum(map(len, parts.values()))
-    assert 24_800 < total <= 25_000  # of 25,000, less those that stand there twice
+    assert 24_800 < total <= 25_000  # 25,000 without the duplicates
     assert {use: pytest.approx(share, abs=0.01) for use, share in SHARES.items()} == {
         use: len(part) / total for use, part in parts.items()
     }

@@ -1,4 +1,4 @@
-"""The sentiment task: first words as prompts, in splits that share nothing, and the classifier that is its reward."""
+"""The sentiment task: first words as prompts, in disjoint splits, and the classifier used as its reward."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def reviews(tmp_path_factory) -> str:
 
 
 def texts_of(data) -> dict[str, list[tuple[str, str]]]:
-    """Return (prompt, what follows it) of each row."""
+    """Return (prompt, continuation) of each row."""
     told = {s: [(p.prompt[0].content, p.chosen) for p in getattr(data, s)] for s in ("train", "dev")}
     return {**told, "test": [(q.prompt[0].content, "") for q in data.test]}
 

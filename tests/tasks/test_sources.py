@@ -1,4 +1,4 @@
-"""Rows keep their place; what cannot be read is one line that says where."""
+"""Rows record their position; unreadable data give a one-line error that says where."""
 
 import gzip
 
@@ -21,7 +21,7 @@ def test_every_format_gives_the_same_rows(write, name):
     [
         ("x.jsonl", '{"a": 1}\n\n{"a": 2}\n', [":1", ":3"]),
         ("x.json", '[{"a": 1},\n\n {"a":\n 2}, {"a": 3}]', [":1", ":3", ":4"]),
-        ("x.json", '{"a": 1}\n{"a": 2}\n', [":1", ":2"]),  # JSON lines under another name
+        ("x.json", '{"a": 1}\n{"a": 2}\n', [":1", ":2"]),  # JSON lines in a file named .json
     ],
 )
 def test_a_row_knows_its_file_and_line(tmp_path, name, content, places):

@@ -1,4 +1,4 @@
-"""No prompt in two splits, nothing lost uncounted, and nothing that depends on the order of the rows."""
+"""No prompt is in two splits, every dropped row is counted, and the order of the rows does not matter."""
 
 import random
 
@@ -91,7 +91,7 @@ def test_a_source_with_a_test_split_gives_smaller_shares_of_the_rest():
 
 def test_training_rows_on_a_test_prompt_are_dropped_and_counted():
     rows = [pair(f"question {i}", split="train") for i in range(100)]
-    rows += [pair(f"question  {i} ", answer="other", split="test") for i in range(90, 110)]  # but for white space
+    rows += [pair(f"question  {i} ", answer="other", split="test") for i in range(90, 110)]  # except for white space
     data = split_records(rows, labels="x")
     assert data.counts["rows dropped, prompt also in test"] == 10
     assert len(data.train) + len(data.dev) + len(data.judge_fit) == 90
@@ -106,7 +106,7 @@ def test_train_and_validation_alone_are_train_and_test():
 
 
 def test_a_single_split_divides_nothing():
-    """A folder with nothing but test.jsonl would otherwise leave nothing to train on."""
+    """Otherwise a folder with only test.jsonl would leave nothing to train on."""
     rows = [pair(f"question {i}") for i in range(100)]
     alone = split_records([pair(f"question {i}", split="test") for i in range(100)], labels="x")
     assert [keys(alone.train), keys(alone.test)] == [
@@ -115,7 +115,7 @@ def test_a_single_split_divides_nothing():
 
 
 def test_one_conversation_broken_off_at_different_turns_goes_together():
-    """Else the answer to a test question would stand in a training prompt."""
+    """Otherwise the answer to a test question would be in a training prompt."""
     rows = []
     for i in range(100):
         opening = (Message("user", f"question {i}"),)
@@ -147,7 +147,7 @@ def test_rows_without_a_label_are_test_questions_unless_their_prompt_is_trained_
 
 
 def test_the_first_rows_of_a_split_are_a_fair_sample_of_its_prompts():
-    """With many pairs on one prompt, a few rows must not all be on the same one."""
+    """With many pairs per prompt, the first few rows must not all be on the same prompt."""
     rows = [pair(f"question {i}", answer=f"good {j}") for i in range(20) for j in range(50)]
     data = split_records(rows, labels="x")
     assert len(keys(data.train[:50])) > 5

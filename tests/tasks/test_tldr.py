@@ -1,4 +1,4 @@
-"""TL;DR: the packaged summaries, whose preferences are GPT-4's, and OpenAI's comparisons, whose are human."""
+"""TL;DR: the packaged summaries with GPT-4's preferences, and OpenAI's comparisons with human preferences."""
 
 import pytest
 

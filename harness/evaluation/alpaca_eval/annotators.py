@@ -1,7 +1,7 @@
-"""The annotators of the `alpaca-eval` package: what they ask, and how they read the answer.
+"""The annotators of the `alpaca-eval` package: their prompts, and how their answers are parsed.
 
-Prompts and settings are read from the installed package (or from a folder of the same layout), without importing it:
-its import takes seconds, sets the root logger's level and reads a .env file.
+Prompts and settings are read from the installed package (or a folder with the same layout) without importing it: the
+import takes seconds, sets the root logger's level and reads a .env file.
 """
 
 from __future__ import annotations
@@ -23,20 +23,15 @@ from losses.registry import nearest
 
 PLACEHOLDERS = ("{instruction}", "{output_1}", "{output_2}")
 TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", re.DOTALL)
-NOT_SENT = (
-    "model_name",
-    "requires_chatml",
-    "price_per_token",
-    "client_kwargs",
-    "num_procs",
-)  # for upstream's own client
+# Settings for upstream's own client.
+NOT_SENT = ("model_name", "requires_chatml", "price_per_token", "client_kwargs", "num_procs")
 CALLS = ("function_call", "functions", "tools")
-LONGEST_RANKING = 2000  # characters of an answer that is read as a Python literal
+LONGEST_RANKING = 2000  # maximum characters of an answer that is parsed as a Python literal
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """One annotator: its name, its settings as the file gives them, and its chat, (role, text with placeholders) each."""
+    """One annotator: its name, its settings from the file, and its chat as (role, text with placeholders) pairs."""
 
     name: str
     settings: Mapping
@@ -44,36 +39,36 @@ class Annotator:
 
     @property
     def hash(self) -> str:
-        """The sha256 hex digest of what is asked, but for the texts, and of how the answer is read."""
+        """The sha256 hex digest of the prompt without the texts to compare, and of how answers are parsed."""
         return hash_value([self.turns, self.parser, self.parser_settings, self.switches])
 
     @property
     def model(self) -> str:
-        """The model that the settings name."""
+        """The name of the model in the settings."""
         return str(self.settings["completions_kwargs"]["model_name"])
 
     @property
     def parser(self) -> str:
-        """The name of the function that reads the answer."""
+        """The name of the function that parses answers (a key of `PARSERS`)."""
         return self.settings.get("fn_completion_parser", "regex_parser")
 
     @property
     def parser_settings(self) -> Mapping:
-        """What that function is given besides the answer."""
+        """The keyword arguments of the parser."""
         return self.settings.get("completion_parser_kwargs") or {}
 
     @property
     def switches(self) -> bool:
-        """Whether the outputs are switched for some instructions (see `shows_model_first`), or never."""
+        """Whether the outputs are switched for some instructions (see `shows_model_first`)."""
         return bool(self.settings.get("is_randomize_output_order", True))
 
     def parameters(self, changes: Mapping[str, object]) -> dict[str, object]:
-        """Return the fields of a request besides its messages: the annotator's, changed. What is null is not sent.
+        """Return the fields of a request besides its messages: the annotator's, updated with `changes`.
 
-        The limit on the answer goes by its current name, `max_completion_tokens`.
+        Fields of None are left out. The limit on the answer is sent under its current name, `max_completion_tokens`.
         """
-        given = {k: v for k, v in self.settings["completions_kwargs"].items() if k not in NOT_SENT}
-        fields = {"model": self.model, **given, **changes}
+        own = {k: v for k, v in self.settings["completions_kwargs"].items() if k not in NOT_SENT}
+        fields = {"model": self.model, **own, **changes}
         if "max_tokens" in fields:
             fields = {"max_completion_tokens": fields.pop("max_tokens"), **fields}
         return {name: value for name, value in fields.items() if value is not None}
@@ -81,26 +76,26 @@ class Annotator:
     def messages(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
         """Return the chat that asks for a verdict on two outputs in this order.
 
-        It is upstream's to the letter, except where a text holds a placeholder or the marks between turns: here the
-        turns are split first and the texts put in by one substitution, so that no text can add a turn or a text.
+        It is identical to upstream's unless a text contains a placeholder or the marks between turns: here the turns
+        are split first and the texts inserted by one substitution, so that no text can add a turn or another text.
         """
         texts = dict(zip(PLACEHOLDERS, (instruction, output_1, output_2), strict=True))
         pattern = "|".join(map(re.escape, PLACEHOLDERS))
         return [
-            {"role": role, "content": re.sub(pattern, lambda found: texts[found.group()], text).strip()}
+            {"role": role, "content": re.sub(pattern, lambda match: texts[match.group()], text).strip()}
             for role, text in self.turns
         ]
 
     def read(self, reply: Reply) -> float:
-        """Return how sure an answer is that the first output is better, in [0, 1]; raises `UnparsableError`."""
+        """Return an answer's preference for the first output, in [0, 1]; raises `UnparsableError`."""
         return PARSERS[self.parser](reply, **self.parser_settings)
 
 
 def load_annotator(name: str) -> Annotator:
     """Return the package's annotator of this name, or the one in this folder or file (configs.yaml).
 
-    Raises `UserError` for one that is not there or cannot be read, and for those that only the package itself can run
-    (other providers, several comparisons in a request, function calls): `engine: official` takes them.
+    Raises `UserError` for an annotator that is missing or cannot be read, and for one that only the package itself can
+    run (other providers, several comparisons per request, function calls), which needs `engine: official`.
     """
     path, settings_name, settings = load_settings(name)
     what = f"annotator {name!r}"
@@ -131,7 +126,7 @@ def load_annotator(name: str) -> Annotator:
 
 
 def load_settings(name: str) -> tuple[Path, str, dict]:
-    """Return the file of an annotator, its name, and its settings; raises `UserError`."""
+    """Return an annotator's file, name and settings. Raises `UserError` if it is missing, malformed or a pool."""
     package = annotators_folder()
     known = sorted(path.parent.name for path in package.glob("*/configs.yaml"))
     path = package / name / "configs.yaml" if name in known else Path(name)
@@ -141,18 +136,18 @@ def load_settings(name: str) -> tuple[Path, str, dict]:
             f"annotator {name!r} is neither one of alpaca-eval's nor a folder or file{nearest(name, known)}"
         )
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        pool = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"annotator {path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict) or not all(isinstance(settings, dict) for settings in found.values()):
+    if not isinstance(pool, dict) or not all(isinstance(settings, dict) for settings in pool.values()):
         raise UserError(f"annotator {path}: a mapping from its name to its settings is expected")
-    if len(found) != 1:
-        raise UserError(f"annotator {path}: it is a pool of {len(found)}; name a file with one of them")
-    return path.resolve(), *next(iter(found.items()))
+    if len(pool) != 1:
+        raise UserError(f"annotator {path}: it is a pool of {len(pool)}; name a file with one of them")
+    return path.resolve(), *next(iter(pool.items()))
 
 
 def annotators_folder() -> Path:
-    """Return where the installed package keeps its annotators; raises `UserError` where it is not installed."""
+    """Return the installed package's folder of annotators. Raises `UserError` if it is not installed."""
     spec = importlib.util.find_spec("alpaca_eval")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the package alpaca-eval, whose prompts are asked, is not installed: pip install alpaca-eval")
@@ -166,7 +161,7 @@ def _logprobs(
     is_binarize: bool = True,
     log_prob_index: int | str = "batch",
 ) -> float:
-    """The probability of the first output's token among the tokens that stand for one, at one place of the answer."""
+    """Return the probability of the first output's token among the label tokens, at one position of the answer."""
     place = 0 if log_prob_index == "batch" else int(log_prob_index)
     if not reply.tokens:
         raise UnparsableError("the answer has no logprobs")
@@ -184,15 +179,15 @@ def _logprobs(
 
 
 def _regex(reply: Reply, outputs_to_match: Mapping[object, str]) -> float:
-    """The verdict whose pattern is found first: 1, 2 or, for a draw, 0 or 1.5."""
-    found = [(match.start(), key) for key, p in outputs_to_match.items() if (match := re.search(p, reply.text))]
-    if not found:
+    """Parse the verdict whose pattern matches first in the answer: 1, 2 or, for a draw, 0 or 1.5."""
+    matches = [(match.start(), key) for key, p in outputs_to_match.items() if (match := re.search(p, reply.text))]
+    if not matches:
         raise UnparsableError(f"no verdict in the answer: {reply.text[-80:]!r}")
-    return _first_is_better(min(found, key=lambda item: item[0])[1])
+    return _first_is_better(min(matches, key=lambda item: item[0])[1])
 
 
 def _ranking(reply: Reply, model_1_name: str = "model_1") -> float:
-    """The rank of the first model in a list of dicts."""
+    """Parse the first model's rank from a list of dicts."""
     try:
         if len(reply.text) > LONGEST_RANKING:
             raise ValueError("too long")
@@ -203,7 +198,7 @@ def _ranking(reply: Reply, model_1_name: str = "model_1") -> float:
 
 
 def _scores(reply: Reply) -> float:
-    """Two scores in the first line, the first output's first."""
+    """Parse two scores from the first line, the first output's first."""
     line = reply.text.split("\n")[0].replace(",", " ").split(" ")
     try:
         first, second = map(float, line)

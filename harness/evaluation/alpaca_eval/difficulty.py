@@ -1,8 +1,8 @@
-"""AlpacaEval's table of instruction difficulties, without which there is no length-controlled win rate.
+"""AlpacaEval's table of instruction difficulties, which length-controlled win rates require.
 
-Upstream keeps the official one on the model hub alone. An estimate of it is packaged: fitted to the published
-weights and win rates of about 190 models, it gives LC win rates that are off by 0.08 points in the median and by 0.52
-at worst for models that it was not fitted to (0.10 at worst for the others). Which one was used is always said.
+The official table is only on the model hub. An estimate of it is packaged: fitted to the published weights and win
+rates of about 190 models, it gives LC win rates with a median error of 0.08 points and a maximum error of 0.52 for
+models that it was not fitted to (0.10 for the others). Results always state which table was used.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from harness.evaluation.statistics.length_control import Anchors
 INSTRUCTIONS = 805
 ORIGINS = OFFICIAL, ESTIMATED = "official", "estimated"
 REPOSITORY, REVISION, FILE = "tatsu-lab/alpaca_eval", "2edc6fad8be6b14ea7230aabfd08188da6b8b814", "df_gamed.csv"
-# Of the file at that revision, as two public evaluation set-ups pin it.
+# The hash of the file at that revision, as pinned by two public evaluation set-ups.
 SHA256 = "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d"
 PACKAGED = Path(__file__).parents[2] / "tasks/data/alpaca_eval_difficulty.csv.gz"
 COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 TIMEOUT = 10  # seconds
-DIFFICULTY = "difficulty.json"  # the file beside judgements that keeps the table that goes with them
+DIFFICULTY = "difficulty.json"  # the file with the table, in the folder of the judgements
 
 
 @dataclass(frozen=True)
 class DifficultyTable:
-    """`difficulty` (805,) in upstream's order of the instructions, the anchors, and which table it is.
+    """`difficulty` (805,) in upstream's order of the instructions, the anchors, and the origin of the table.
 
-    `origin` is "official" or "estimated"; `note` says why it is not the official one, where that was asked for.
+    `origin` is "official" or "estimated"; `note` says why the official table was not used, if it was preferred.
     """
 
     difficulty: np.ndarray
@@ -46,7 +46,7 @@ class DifficultyTable:
     note: str = ""
 
     def to_json(self, index: Mapping[str, int]) -> dict:
-        """Return the table as JSON can hold it, with the place of each prompt (by its id) among the instructions."""
+        """Return the table as a JSON-serialisable dict; `index` maps prompt ids to positions among the instructions."""
         anchors = {name: values.tolist() for name, values in vars(self.anchors).items()}
         return {
             "origin": self.origin,
@@ -57,18 +57,18 @@ class DifficultyTable:
         }
 
     @classmethod
-    def from_json(cls, found: Mapping) -> DifficultyTable:
-        """Return the table that `to_json` wrote."""
-        anchors = Anchors(**{name: np.array(values) for name, values in found["anchors"].items()})
-        return cls(np.array(found["difficulty"]), anchors, found["origin"], found["note"])
+    def from_json(cls, table: Mapping) -> DifficultyTable:
+        """Return the table from the result of `to_json`."""
+        anchors = Anchors(**{name: np.array(values) for name, values in table["anchors"].items()})
+        return cls(np.array(table["difficulty"]), anchors, table["origin"], table["note"])
 
 
 def difficulty_table(wanted: str = "auto") -> DifficultyTable:
     """Return the official table (from the user's cache, else from the hub) or the packaged estimate.
 
-    `wanted` is "official", "estimated", or "auto": the official one where it can be had, else the estimate with a
-    `note` of the reason. Raises `UserError` where the official one is wanted and cannot be had, and, in any case,
-    where what came for it is not what it should be.
+    `wanted` is "official", "estimated", or "auto": the official table if available, else the estimate with the reason
+    in `note`. Raises `UserError` if "official" is wanted and unavailable, and, unless "estimated" is wanted, if the
+    file has the wrong content.
     """
     if wanted == ESTIMATED:
         return read_table(gzip.decompress(PACKAGED.read_bytes()).decode(), ESTIMATED)
@@ -82,9 +82,9 @@ def difficulty_table(wanted: str = "auto") -> DifficultyTable:
 
 
 def official_table(sha256: str = SHA256) -> tuple[str | None, str]:
-    """Return the official table's text, or None and the reason why there is none.
+    """Return the official table's text and "", or None and the reason why it is unavailable.
 
-    It is kept in the user's cache. Raises `UserError` where the file's sha256 is not `sha256`.
+    A downloaded table is kept in the user's cache. Raises `UserError` if the file's hash is not `sha256`.
     """
     kept = cache_folder() / "alpaca_eval" / FILE
     if kept.is_file():
@@ -95,7 +95,7 @@ def official_table(sha256: str = SHA256) -> tuple[str | None, str]:
     try:
         response = get_session().get(url, timeout=TIMEOUT, follow_redirects=True)
         response.raise_for_status()
-    except Exception as error:  # the hub's client raises many kinds; each means that the table is not to be had
+    except Exception as error:  # the hub's client raises many kinds of error; all mean the table is unavailable
         return None, f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
     text = _checked(response.content, sha256, url)
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +104,9 @@ def official_table(sha256: str = SHA256) -> tuple[str | None, str]:
 
 
 def read_table(text: str, origin: str) -> DifficultyTable:
-    """Parse a table: two models' rows, each with all instructions in their order; the first's difficulties are read.
+    """Parse a CSV table of two models' rows, each with all instructions in order; difficulties are the first model's.
 
-    Raises `UserError` where it is none.
+    Raises `UserError` for a malformed table.
     """
     try:
         rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(io.StringIO(text))]
@@ -119,10 +119,10 @@ def read_table(text: str, origin: str) -> DifficultyTable:
 
 
 def _checked(content: bytes, sha256: str, where: str) -> str:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise UserError(
-            f"{where} is not AlpacaEval's table of instruction difficulties: its sha256 is {found[:16]}..., "
+            f"{where} is not AlpacaEval's table of instruction difficulties: its sha256 is {digest[:16]}..., "
             f"not {sha256[:16]}...; delete it if it is a local copy, or use the estimate"
         )
     return content.decode()

@@ -1,7 +1,8 @@
 """AlpacaEval 2.0's metrics from annotations: win rate, standard error, discrete win rate, length-controlled win rate.
 
 Checked against alpaca_eval 0.6.6 (`metrics/helpers.py`, `metrics/glm_winrate.py`, `processors.py`) and its published
-leaderboard. Preferences are in upstream's terms: 1 the reference won, 2 the model, 1.5 (once: 0) a draw.
+leaderboard. Preferences are on upstream's scale: 1 if the reference won, 2 if the model won, 1.5 for a draw (0 in old
+files).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from harness.evaluation.statistics.intervals import UNKNOWN, Interval, mean_of_s
 from harness.evaluation.statistics.length_control import RESAMPLES, length_controlled
 
 REQUIRED = ("instruction_index", "len_1", "len_2", "preference")
-MISSING = -1.0  # upstream's mark of a judgement that failed
+MISSING = -1.0  # upstream's value for a failed judgement
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A model's judgements, one entry a row: which of the 805 instructions (`index`, upstream's order), the lengths of
-    the reference's and the model's output in characters, and the preference, NaN where there is none."""
+    """A model's judgements, one element per row: the `index` of the instruction (0 to 804, upstream's order), the
+    lengths of the reference's and the model's output in characters, and the preference, NaN if there is none."""
 
     index: np.ndarray
     reference_length: np.ndarray
@@ -41,15 +42,15 @@ class Annotations:
 
 
 def shows_model_first(instruction: str) -> bool:
-    """Return whether upstream's annotator switches the outputs of this instruction, so that the model's comes first."""
+    """Return whether upstream's annotator switches the outputs for this instruction, showing the model's first."""
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
 def win_rates(preference: np.ndarray) -> dict[str, float | int]:
-    """Return upstream's metrics of preferences in its terms; rates and errors in percent. NaN is left out.
+    """Return upstream's metrics of preferences on its scale; rates and errors in percent. NaN is left out.
 
-    `standard_error` is that of the mean over the instructions; `discrete_win_rate` counts each preference as a whole
-    win or loss.
+    `standard_error` is the standard error of the mean over the instructions; `discrete_win_rate` rounds each preference
+    to a win, a loss or a draw.
     """
     known = preference[~np.isnan(preference)]
     known = np.where(known == 0, 1.5, known) - 1
@@ -69,12 +70,13 @@ def win_rates(preference: np.ndarray) -> dict[str, float | int]:
 def length_controlled_win_rate(
     annotations: Annotations, table: DifficultyTable, *, alignment: str = "instruction", resamples: int = RESAMPLES
 ) -> tuple[Interval, str]:
-    """Return the LC win rate in percent with its bootstrap interval; or an unknown one, and the reason.
+    """Return the LC win rate in percent with its bootstrap interval, and ""; or an unknown interval and the reason.
 
-    `alignment` says which difficulty a row gets: its instruction's, which takes all 805 instructions, because the rate
-    is a mean over them; or, by "position", that of the row's place in the file. The latter is what upstream does: the
-    same for a complete file in upstream's order, but a missing row shifts all that follow. It is for reproducing
-    published rates.
+    `alignment` selects the difficulty of a row:
+
+    - "instruction": its instruction's. All 805 instructions are required, because the rate is a mean over them.
+    - "position": the difficulty at the row's position in the file, as upstream does, for reproducing published rates.
+      The result is the same for a complete file in upstream's order, but a missing row shifts all that follow.
     """
     n = len(annotations.index)
     if alignment == "instruction":
@@ -93,9 +95,11 @@ def length_controlled_win_rate(
 
 
 def metrics_of(comparisons: Sequence[Comparison], judgements: Sequence[Judgement], table: Mapping) -> dict[str, object]:
-    """Return the metrics of judgements on AlpacaEval's instructions, where `table` is what their judge's `difficulty`
-    returned: standard error, discrete win rate, LC win rate with its interval (None where an instruction is not
-    judged), and whose difficulties these are."""
+    """Return the metrics of judgements on AlpacaEval's instructions as a JSON-serialisable dict.
+
+    `table` is the result of their judge's `difficulty`. The metrics are the standard error, the discrete win rate, the
+    LC win rate with its interval (None unless all instructions are judged), and the origin of the difficulties.
+    """
     rows = [
         (table["index"][c.id], len(c.baseline), len(c.response), math.nan if j.preference is None else j.preference + 1)
         for c, j in zip(comparisons, judgements, strict=True)
@@ -105,21 +109,21 @@ def metrics_of(comparisons: Sequence[Comparison], judgements: Sequence[Judgement
     rates, interval = win_rates(annotations.preference), UNKNOWN
     if rates["n_total"] == INSTRUCTIONS and len(set(index)) == INSTRUCTIONS:
         interval, _ = length_controlled_win_rate(annotations, DifficultyTable.from_json(table))
-    found = {
+    metrics = {
         "standard_error": rates["standard_error"],
         "discrete_win_rate": rates["discrete_win_rate"],
         "length_controlled_winrate": interval.value,
         "length_controlled_low": interval.low,
         "length_controlled_high": interval.high,
     }
-    return {**{k: None if math.isnan(v) else v for k, v in found.items()}, "difficulty": table["origin"]}
+    return {**{k: None if math.isnan(v) else v for k, v in metrics.items()}, "difficulty": table["origin"]}
 
 
 def read_annotations(path: Path) -> Annotations:
     """Read a CSV file (gzipped or not) with the columns `REQUIRED`; others are ignored.
 
-    `preference` is 1 to 2, 0 for a draw, or empty or -1 where there is none. Raises `UserError` with the line for a
-    value that is not what it should be, and for an instruction that comes twice.
+    `preference` is 1 to 2, 0 for a draw, or empty or -1 if there is none. Raises `UserError` with the line for an
+    invalid value and for a duplicate instruction.
     """
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), restval="", strict=True)
     rows: list[list[float]] = []

@@ -1,11 +1,12 @@
-"""The `alpaca-eval` package itself, in a process of its own, with arguments under which it is safe.
+"""Runs the `alpaca-eval` package itself, in a separate process and with safe arguments.
 
-Kept apart, because importing the package sets the root logger's level and reads environment variables and a
-.env file once; and because an answer that it does not understand ends it. By itself it would download the reference
-outputs (with a call that datasets 4 refuses) and the table of difficulties, write into site-packages, and keep its
-answers under a key that names neither model, prompt nor endpoint: it is given the outputs, no leaderboard, the
-metric without difficulties, and a file of answers for each of these keys. That file keeps what was paid for; the
-failures that it keeps too are taken out before the next run.
+The process is separate because importing the package sets the root logger's level and reads environment variables and
+a .env file once, and because an answer that it cannot parse terminates it. With its defaults, the package would
+download the reference outputs (with a call that datasets 4 rejects) and the table of difficulties, write into
+site-packages, and cache answers under a key without model, prompt and endpoint. It is therefore called with the
+outputs, without a leaderboard, with the metric that needs no difficulties, and with a separate answers file for each
+model, prompt and endpoint. That file keeps paid answers; it also has the failures, which are removed before the next
+run.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison
 from harness.evaluation.endpoint.options import read_key, url_of, without_key
 
-FOLDER = "alpaca_eval-official"  # of the answers that it was given, in the results store
-CHUNK = 16  # comparisons after which it keeps its answers; when it ends in between, these are lost
+FOLDER = "alpaca_eval-official"  # the folder of its answers in the cache
+CHUNK = 16  # comparisons between two saves of its answers; a crash loses the answers since the last one
 
 
 def check_official(options: AlpacaEvalOptions) -> None:
-    """Raise `UserError` for settings that the package has no place for."""
+    """Raise `UserError` for settings that the package does not support."""
     if options.budget_usd is not None:
         raise UserError("judge.budget_usd: the package cannot hold a budget; leave it out, or engine: official")
     for name in ("requests_per_minute", "tokens_per_minute"):
@@ -46,7 +47,7 @@ def check_official(options: AlpacaEvalOptions) -> None:
 
 @dataclass(frozen=True)
 class Config:
-    """An annotator with the changes that the options make: its name, its settings, and the hash of all that is asked."""
+    """An annotator with the options applied: its name, its settings, and the hash of settings and prompt."""
 
     name: str
     settings: dict
@@ -54,7 +55,7 @@ class Config:
 
 
 def config_of(options: AlpacaEvalOptions) -> Config:
-    """Return what the package is asked to be; raises `UserError` where there is no such annotator or prompt."""
+    """Return the annotator to run. Raises `UserError` if the annotator or its prompt cannot be read."""
     path, name, settings = load_settings(options.annotator)
     asking = {**(settings.get("completions_kwargs") or {}), **options.request}
     if options.model:
@@ -70,10 +71,10 @@ def config_of(options: AlpacaEvalOptions) -> Config:
 def annotate(
     comparisons: Sequence[Comparison], options: AlpacaEvalOptions, cache: Path
 ) -> tuple[dict[str, float], str]:
-    """Return the package's preferences by instruction (1: baseline, 2: policy), for those that it has one for.
+    """Return the package's preferences by instruction (1: baseline, 2: policy), and why it stopped early, else "".
 
-    With them the reason why it ended early, "" where it did not. Raises `UserError` where an instruction comes twice,
-    which the package cannot tell apart, or where its file of answers is damaged.
+    Instructions without a preference are left out. Raises `UserError` for a repeated instruction, which the package
+    cannot tell apart, and for a damaged answers file.
     """
     outputs = {readable_prompt(c.prompt): [c.baseline, c.response] for c in comparisons}
     if len(outputs) < len(comparisons):
@@ -84,7 +85,7 @@ def annotate(
     with FileLock(kept.with_suffix(".lock")), tempfile.TemporaryDirectory() as folder:
         answered = _kept(kept)
         if answered:
-            write_json(kept, answered)  # without the failures, which the package would not ask for again
+            write_json(kept, answered)  # without the failures, which the package would not retry
         else:
             kept.unlink(missing_ok=True)
         file = Path(folder) / config.name / "configs.yaml"
@@ -117,7 +118,7 @@ def annotate(
 
 
 def _environment(options: AlpacaEvalOptions, key: str) -> dict[str, str]:
-    """Return this process's environment with the endpoint, and none of what else the package would read."""
+    """Return this process's environment with the endpoint's variables and without others that the package reads."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "IS_ALPACA_EVAL"))},
         "OPENAI_API_KEY": key,
@@ -129,7 +130,7 @@ def _environment(options: AlpacaEvalOptions, key: str) -> dict[str, str]:
 
 
 def _kept(path: Path) -> list[dict]:
-    """Return the rows that the package keeps, without its failures."""
+    """Return the rows of the package's answers file without its failures."""
     try:
         rows = read_json(path) if path.is_file() else []
         return [row for row in rows if _is_preference(row["preference"])]
@@ -138,7 +139,7 @@ def _kept(path: Path) -> list[dict]:
 
 
 def answer() -> None:
-    """Annotate what the standard input asks for, in this process, which is the package's alone."""
+    """Annotate the request on standard input and write the preferences; the entry point of the separate process."""
     request = json.load(sys.stdin)
     import pandas as pd
     from alpaca_eval import main
@@ -156,10 +157,10 @@ def answer() -> None:
         annotation_kwargs={"chunksize": CHUNK},
         caching_path=request["caching_path"],
     )
-    found = {row["instruction"]: row["preference"] for row in annotations if _is_preference(row["preference"])}
-    write_json(Path(request["answer"]), found)
+    preferences = {row["instruction"]: row["preference"] for row in annotations if _is_preference(row["preference"])}
+    write_json(Path(request["answer"]), preferences)
 
 
 def _is_preference(value: object) -> bool:
-    """Whether the package got one: where it failed, it keeps -1, None or NaN."""
+    """Return whether a value is a preference; for a failure the package stores -1, None or NaN."""
     return isinstance(value, (int, float)) and 1 <= value <= 2

@@ -14,6 +14,6 @@ class AlpacaEvalOptions(EndpointOptions):
 
     model: str = ""  # "": the annotator's own
     annotator: str = "weighted_alpaca_eval_gpt4_turbo"  # one of alpaca-eval's by name, or a folder or file like theirs
-    request: dict[str, Any] = field(default_factory=dict)  # changes of its request; a field of null is not sent
-    engine: Literal["harness", "official"] = "harness"  # who asks: we, or the package itself
-    difficulty: Literal["auto", "official", "estimated"] = "auto"  # auto: the official table where it can be had
+    request: dict[str, Any] = field(default_factory=dict)  # changes to its request; null fields are not sent
+    engine: Literal["harness", "official"] = "harness"  # what sends the requests; official: the package itself
+    difficulty: Literal["auto", "official", "estimated"] = "auto"  # auto: the official table if available

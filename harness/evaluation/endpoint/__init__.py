@@ -1,1 +1,1 @@
-"""Asking an OpenAI-compatible endpoint: within a budget, and for each question once."""
+"""Requests to an OpenAI-compatible endpoint, within a budget and once per question."""

@@ -1,9 +1,8 @@
-"""Many questions to one chat endpoint: asked at once within limits, each answer paid once, none lost or invented.
+"""Asks many questions of one chat endpoint, concurrently and within limits; each answer is paid for once and cached.
 
-`ask_all` is the one way to an endpoint, for every judge that has one. The official client retries what HTTP says can
-be retried (timeouts, lost connections and bodies that break off, status 408, 409, 429 and 5xx, with exponential
-backoff and jitter, or after what Retry-After asks for); an answer that came whole and is spoilt (no JSON, no choices)
-is asked for again here, with the same backoff.
+All judges behind an endpoint use `ask_all`. The official client retries what HTTP allows to be retried (timeouts, lost
+connections, truncated bodies, and status 408, 409, 429 and 5xx, with exponential backoff and jitter or after the time
+in Retry-After). A complete but malformed response (no JSON, no choices) is retried here, with the same backoff.
 """
 
 from __future__ import annotations
@@ -24,22 +23,23 @@ from harness.evaluation.endpoint.options import EndpointOptions, read_key, url_o
 from harness.evaluation.endpoint.reply import Reply, SpoiltError, UnparsableError, first_choice, parsed
 
 if TYPE_CHECKING:
+    import httpx2
     from openai import AsyncOpenAI
 
 REFUSAL_CODES = ("content_filter", "content_policy_violation")  # error codes of endpoints that filter the request
 HOPELESS = {401: "the endpoint does not accept the key", 404: "the endpoint has no such model or address"}
 LONGEST_DETAIL = 200  # characters
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before another attempt at a spoilt answer: the client's own
-OPTIONAL = ("logprobs", "top_logprobs")  # parameters without which an answer is still one
-FORBIDDEN_STATUS = (400, 422)  # with which endpoints refuse a parameter
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before retrying a malformed response, as in the client
+OPTIONAL = ("logprobs", "top_logprobs")  # parameters that a request can do without
+FORBIDDEN_STATUS = (400, 422)  # statuses with which endpoints reject a parameter
 
 
 @dataclass(frozen=True)
 class Ask:
     """One question.
 
-    `messages` are what is sent. `identity` (JSON) is what determines the answer besides endpoint and parameters:
-    the template's hash and the texts, but not a delimiter that is drawn at random. Equal identities are one question.
+    `messages` are sent to the endpoint. `identity` (JSON) is what determines the answer besides endpoint and
+    parameters: the template's hash and the texts, but no random delimiter. Equal identities are the same question.
     """
 
     identity: Mapping
@@ -48,10 +48,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one question.
+    """The outcome of one question.
 
-    `status` is "ok" (then `value` is what the reader made of the reply), "refused", "unparsable" or "failed", with
-    the reason in `detail`. `usage` is what it used when it was paid for, also where it comes from the cache.
+    `status` is "ok", with the reader's result in `value`, or "refused", "unparsable" or "failed", with the reason in
+    `detail`. `usage` is what the answer used when it was paid for, also for an answer from the cache.
     """
 
     status: str
@@ -71,15 +71,15 @@ def ask_all(
     account: str,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """Ask every question that the cache does not answer; return one answer for each, in their order.
+    """Ask every question that is not in the cache; return one answer per question, in order.
 
-    - `read(reply)` returns the value of a usable reply, or raises `UnparsableError`. Refusals do not come to it.
-    - `parameters` are the request's fields besides `messages`: model, temperature, max_completion_tokens, ... Where
-      the endpoint refuses logprobs, it is asked again without them.
-    - `cache` is the folder of the kept answers, `account` what spending is booked on (for `options.budget_usd`).
-    - `progress(1)` is called as each is done.
+    - `read(reply)` returns the value of a usable reply, or raises `UnparsableError`. It is not called for refusals.
+    - `parameters` are the request's fields besides `messages`: model, temperature, max_completion_tokens, ... If the
+      endpoint rejects logprobs, the request is repeated without them.
+    - `cache` is the folder of cached answers; `account` is what spending is booked on (for `options.budget_usd`).
+    - `progress(k)` is called when k more questions are done.
 
-    Nothing that an endpoint does raises. Raises `UserError` for a key that is not set or a cache that is damaged.
+    Errors of the endpoint become answers with a status. Raises `UserError` for a missing key or a damaged cache.
     """
     return asyncio.run(_ask_all(asks, read, options, parameters, cache, account, progress)) if asks else []
 
@@ -87,7 +87,7 @@ def ask_all(
 def forecast_asks(
     asks: Sequence[Ask], options: EndpointOptions, parameters: Mapping[str, object], *, cache: Path
 ) -> Forecast:
-    """Return what `ask_all` would take. Makes no call and needs no key."""
+    """Return the expected cost of `ask_all`. Makes no call and needs no key."""
     keys = {cache_key(ask, options, parameters): ask for ask in asks}
     missing = list(keys.values())
     if (cache / CACHE_FILE).is_file():
@@ -101,14 +101,22 @@ def forecast_asks(
 
 
 def cache_key(ask: Ask, options: EndpointOptions, parameters: Mapping[str, object]) -> str:
-    """Return the hash of all that determines an answer.
+    """Return the hash of everything that determines an answer.
 
-    The endpoint is part of it: one model name on two servers may be two models, or one at two precisions.
+    The endpoint is included, because two servers may use one name for different models or precisions.
     """
     return hash_value({"endpoint": url_of(options), "parameters": dict(parameters), "ask": dict(ask.identity)})
 
 
-async def _ask_all(asks, read, options, parameters, cache, account, progress) -> list[Answer]:
+async def _ask_all(
+    asks: Sequence[Ask],
+    read: Callable[[Reply], float],
+    options: EndpointOptions,
+    parameters: Mapping[str, object],
+    cache: Path,
+    account: str,
+    progress: Callable[[int], None],
+) -> list[Answer]:
     import httpx2
     from openai import AsyncOpenAI
 
@@ -129,16 +137,25 @@ async def _ask_all(asks, read, options, parameters, cache, account, progress) ->
                 return answer
 
             counts = {key: keys.count(key) for key in keys} if len(set(keys)) < len(keys) else dict.fromkeys(keys, 1)
-            first = dict(reversed(list(zip(keys, asks, strict=True))))  # of equal questions one is asked
+            first = dict(reversed(list(zip(keys, asks, strict=True))))  # equal questions are asked once
             order = list(dict.fromkeys(keys))
             answers = dict(zip(order, await asyncio.gather(*(one(k, first[k]) for k in order)), strict=True))
     return [answers[key] for key in keys]
 
 
 class _Session:
-    """One client, one cache, one purse and one limit on the requests under way, while a list of questions is asked."""
+    """The state of one `ask_all`: the client, the cache, the budget and the limit on concurrent requests."""
 
-    def __init__(self, read, options, parameters, client: AsyncOpenAI, cache: AnswerCache, account: str, key: str):
+    def __init__(
+        self,
+        read: Callable[[Reply], float],
+        options: EndpointOptions,
+        parameters: Mapping[str, object],
+        client: AsyncOpenAI,
+        cache: AnswerCache,
+        account: str,
+        key: str,
+    ):
         self.read = read
         self.options = options
         self.parameters = dict(parameters)
@@ -149,19 +166,19 @@ class _Session:
         self.price = price_of(options.model, options.price)
         self.purse = Purse(options.budget_usd, lambda: cache.spent(account))
         self.slots = asyncio.Semaphore(options.concurrency)
-        self.hopeless = ""  # why no further question can be answered
+        self.hopeless = ""  # the reason why no further question is asked, "" if there is none
 
     async def answer(self, cache_key: str, ask: Ask) -> Answer:
         kept = self.cache.get(cache_key)
         if kept is None:
             async with self.slots:
-                kept = self.cache.get(cache_key)  # another process may have asked it meanwhile
+                kept = self.cache.get(cache_key)  # another process may have asked it in the meantime
                 if kept is None:
                     return await self._ask_until_whole(cache_key, ask)
         return Answer("ok", kept.value, text=kept.text, usage=kept.usage)
 
     async def _ask_until_whole(self, cache_key: str, ask: Ask) -> Answer:
-        """Ask again, at growing intervals, for an answer that came and is spoilt."""
+        """Ask, and retry malformed responses at increasing intervals."""
         for attempt in range(self.options.max_retries + 1):
             try:
                 return await self._ask_within_budget(cache_key, ask)
@@ -188,9 +205,9 @@ class _Session:
 
         body = {**self.parameters, "messages": list(ask.messages)}
         try:
-            # The client's own way to the bare response: what it holds is for us to check.
+            # Get the client's raw response, because its content is checked here.
             response = await self.client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-        except Exception as error:  # an endpoint can make its client raise anything; none of it may stop the others
+        except Exception as error:  # the client can raise anything; no error may stop the other questions
             if self._refuses_logprobs(error, body):
                 return await self._ask(cache_key, ask, bound)
             return self._failure(error)
@@ -217,7 +234,7 @@ class _Session:
         return answer
 
     def _refuses_logprobs(self, error: Exception, body: Mapping) -> bool:
-        """Whether this was refused for asking for logprobs; if so, none are asked for from now on."""
+        """Return whether the request was rejected because of logprobs; if so, later requests do without them."""
         refused = getattr(error, "status_code", None) in FORBIDDEN_STATUS and "logprob" in str(error).lower()
         if refused:
             self.parameters = {name: value for name, value in self.parameters.items() if name not in OPTIONAL}
@@ -228,7 +245,7 @@ class _Session:
         if getattr(error, "code", None) in REFUSAL_CODES:
             return Answer("refused", detail=self._short(f"{name}: {error}"))
         status = getattr(error, "status_code", None)
-        if status in HOPELESS:  # and what it says is not repeated: endpoints quote a part of the key in it
+        if status in HOPELESS:  # its message is not repeated, because endpoints quote part of the key in it
             self.hopeless = f"{name}: {HOPELESS[status]}"
             return Answer("failed", detail=self.hopeless)
         return Answer("failed", detail=self._short(f"{name}: {error}"))
@@ -241,12 +258,12 @@ class _Session:
 
 
 def _pacers(options: EndpointOptions) -> list[Callable]:
-    """Return hooks that hold every attempt back until the limits per minute allow it."""
+    """Return request hooks that delay every attempt until the per-minute limits allow it."""
 
     def pacer(per_minute: float, amount: Callable) -> Callable:
         free_at = 0.0
 
-        async def wait(request) -> None:
+        async def wait(request: httpx2.Request) -> None:
             nonlocal free_at
             now = asyncio.get_running_loop().time()
             start = max(now, free_at)

@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk: asked once, kept for every later run, with what each of them cost."""
+"""The on-disk cache of paid answers and their costs: each question is asked once, and later runs reuse its answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CREATE INDEX IF NOT EXISTS spending_by_account ON spending (account, usd);
 
 @dataclass(frozen=True)
 class Kept:
-    """A usable answer: the value that was read from it, its text, the model that served it, and what it used."""
+    """A usable answer: the value parsed from it, its text, the model that served it, and its usage."""
 
     value: float
     text: str
@@ -36,16 +36,17 @@ class Kept:
 
 
 class AnswerCache:
-    """A SQLite file of answers by key and of all spending, in WAL mode: several runs may use it at once.
+    """A SQLite file with answers by key and all spending, in WAL mode, so that several runs can use it concurrently.
 
-    A context manager. What `keep` and `spend` write is on disk when they return, so an interrupted run loses nothing
-    that it had. Spending is on the account of an experiment's judge, and holds unusable answers too: they cost as much.
+    A context manager. `keep` and `spend` return once their data are on disk, so an interrupted run loses no answer it
+    had received. Spending is booked on the account of an experiment's judge and includes unusable answers, which cost
+    the same. Raises `UserError` if the file cannot be used.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # None: each write is a commit
+        self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # None: each write commits
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
@@ -61,14 +62,14 @@ class AnswerCache:
         self._database.close()
 
     def get(self, key: str) -> Kept | None:
-        """Return the answer, or None if this was not answered yet."""
+        """Return the answer, or None if there is none yet."""
         row = self._database.execute(
             "SELECT value, text, served_by, prompt_tokens, completion_tokens, usd FROM answers WHERE key = ?", (key,)
         ).fetchone()
         return Kept(*row[:3], Usage(*row[3:])) if row else None
 
     def keep(self, key: str, answer: Kept, account: str, model: str) -> None:
-        """Keep a usable answer and book what it cost, both or neither."""
+        """Store a usable answer and book its cost, in one transaction."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             row = (key, answer.value, answer.text, answer.served_by, *_columns(answer.usage), _now())
@@ -80,13 +81,13 @@ class AnswerCache:
             raise
 
     def spend(self, account: str, model: str, usage: Usage) -> None:
-        """Book what an answer cost."""
+        """Book the cost of an answer."""
         self._database.execute(
             "INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?)", (account, model, *_columns(usage), _now())
         )
 
     def spent(self, account: str) -> float:
-        """Return what was booked on an account, in USD; where the price was not known, nothing was."""
+        """Return the total booked on an account, in USD; answers without a known price count as 0."""
         row = self._database.execute("SELECT TOTAL(usd) FROM spending WHERE account = ?", (account,)).fetchone()
         return row[0]
 

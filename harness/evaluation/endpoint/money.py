@@ -1,4 +1,4 @@
-"""What judging costs: prices of tokens, an upper bound for a request, and a budget that is never passed."""
+"""The cost of judging: token prices, an upper bound per request, and a budget that is never exceeded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.core.records import Usage
 
 TABLE = Path(__file__).parent / "prices.yaml"
 MILLION = 1_000_000
-BYTES_PER_TOKEN = 4  # of English text, for estimates; a bound counts a token for every byte
+BYTES_PER_TOKEN = 4  # for estimates on English text; upper bounds count one token per byte
 
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens of a request and of an answer."""
+    """Price in USD per million input tokens (of a request) and output tokens (of an answer)."""
 
     input: float
     output: float
@@ -31,14 +31,14 @@ class Price:
         return (self.input * prompt_tokens + self.output * completion_tokens) / MILLION
 
 
-def price_of(model: str, given: Mapping[str, float]) -> Price | None:
-    """Return the given price, or the packaged table's for exactly this model; None where neither knows it."""
-    row = given or _table().get(model)
+def price_of(model: str, price: Mapping[str, float]) -> Price | None:
+    """Return `price`, or if it is empty the packaged table's price for exactly this model, or None without one."""
+    row = price or _table().get(model)
     return Price(float(row["input"]), float(row["output"])) if row else None
 
 
 def check_money(model: str, price: Mapping[str, float], budget: float | None, answer_tokens: int | None) -> None:
-    """Raise `UserError` for a price or a budget that cannot be kept."""
+    """Raise `UserError` for an invalid price, or a budget that cannot be enforced."""
     if price and set(price) != {"input", "output"}:
         raise UserError(f"judge.price must hold input and output (USD per million tokens), got {dict(price)}")
     if any(not value >= 0 for value in price.values()):
@@ -56,7 +56,7 @@ def check_money(model: str, price: Mapping[str, float], budget: float | None, an
 
 
 def usage_in(completion: Mapping, price: Price | None) -> Usage | None:
-    """Return what a completion says it used, with its cost; None where it does not say."""
+    """Return the usage that a completion reports, with its cost; None if it reports none."""
     used = completion.get("usage")
     counts = [used.get(name) if isinstance(used, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
@@ -65,16 +65,17 @@ def usage_in(completion: Mapping, price: Price | None) -> Usage | None:
 
 
 def bound_on(messages: Sequence[Mapping], answer_tokens: int | None, price: Price | None) -> Usage:
-    """Return the most that one attempt can use: no tokeniser makes more tokens than there are bytes."""
+    """Return an upper bound on the usage of one attempt: no tokenizer makes more tokens than there are bytes."""
     prompt = len(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace"))
     return Usage(prompt, answer_tokens or 0, price.of(prompt, answer_tokens or 0) if price else None)
 
 
 class Purse:
-    """A budget shared by the requests under way: none starts that could pass it.
+    """A budget shared by concurrent requests; no request that could exceed it is started.
 
-    `spent()` says what was booked so far, by other processes too. What a request may cost at most is set aside while it is under
-    way; one that does not fit waits for others to come in cheaper, and is refused when none is left to wait for.
+    `spent()` returns the USD booked so far, also by other processes. The maximum cost of a request is reserved while
+    it runs. A request that does not fit waits, because running requests may cost less than reserved, and is refused
+    when none is running.
     """
 
     def __init__(self, budget: float | None, spent: Callable[[], float]):
@@ -85,7 +86,7 @@ class Purse:
         self._changed = asyncio.Condition()
 
     async def take(self, bound: float) -> bool:
-        """Set `bound` USD aside; False where the budget does not hold that much."""
+        """Reserve `bound` USD and return True, or return False if the budget does not allow it."""
         if self._budget is None:
             return True
         async with self._changed:
@@ -97,7 +98,7 @@ class Purse:
             return True
 
     async def give_back(self, bound: float) -> None:
-        """End what `take` began; what was really spent has been booked before."""
+        """Release the reservation of `take`; the actual cost must have been booked before."""
         if self._budget is None:
             return
         async with self._changed:

@@ -1,4 +1,4 @@
-"""Where answers come from and how they are had: the settings that every judge behind an endpoint shares."""
+"""The settings of an endpoint and of its requests, shared by every judge behind an endpoint."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from harness.core.errors import UserError
 from harness.evaluation.endpoint.money import check_money
 
 OPENAI_URL = "https://api.openai.com/v1"
-SHORTEST_SECRET = 8  # characters: a shorter word in place of a key is none, and stands in ordinary text
+SHORTEST_SECRET = 8  # characters; a shorter "key" is a dummy for a server without keys, and may occur in ordinary text
 
 
 @dataclass
 class EndpointOptions:
-    """An OpenAI-compatible chat endpoint, as a section of an experiment file names it."""
+    """An OpenAI-compatible chat endpoint, as configured in an experiment file."""
 
     model: str
-    base_url: str = ""  # "": $OPENAI_BASE_URL, or OpenAI's
-    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; any word for a server without keys
-    concurrency: int = 16  # requests under way at once
-    requests_per_minute: float | None = None  # null: as fast as they are answered; attempts count, not only answers
-    tokens_per_minute: float | None = None  # a request counts a quarter of its bytes; null: no limit
+    base_url: str = ""  # "": $OPENAI_BASE_URL, else OpenAI's
+    key_env: str = "OPENAI_API_KEY"  # the environment variable with the key; any word for a server without keys
+    concurrency: int = 16  # concurrent requests
+    requests_per_minute: float | None = None  # null: no limit; retries count too
+    tokens_per_minute: float | None = None  # a request counts as a quarter of its bytes; null: no limit
     timeout: float = 60.0  # seconds for one attempt
-    max_retries: int = 6  # after a timeout, a lost connection, status 408, 409, 429 or 5xx, or a spoilt answer
+    max_retries: int = 6  # after a timeout, a lost connection, status 408, 409, 429 or 5xx, or a malformed response
     price: dict[str, float] = field(default_factory=dict)  # USD per million tokens: {input: ..., output: ...}
-    budget_usd: float | None = None  # the most that this experiment may spend on this judge, over all its runs
+    budget_usd: float | None = None  # the limit of this experiment's spending on this judge, over all runs
 
 
-# The settings that change how an answer is had, and not which.
+# The settings that affect how an answer is obtained, but not its content.
 TRANSPORT = (
     "key_env",
     "concurrency",
@@ -43,9 +43,9 @@ TRANSPORT = (
 
 
 def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
-    """Raise `UserError` for settings that cannot work. (The key is `check_key`'s: planning needs none.)
+    """Raise `UserError` for invalid settings. (`check_key` checks the key, which planning does not need.)
 
-    `answer_tokens` is the limit on an answer's length, None where there is none.
+    `answer_tokens` is the limit on an answer's length, or None without a limit.
     """
     at_least = {"concurrency": 1, "max_retries": 0}
     for name, low in at_least.items():
@@ -63,17 +63,17 @@ def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
 
 
 def check_key(options: EndpointOptions) -> None:
-    """Raise `UserError` for a key that is not set or cannot be sent."""
+    """Raise `UserError` for a missing key or one that cannot be sent."""
     read_key(options.key_env)
 
 
 def url_of(options: EndpointOptions) -> str:
-    """Return the endpoint's address, the environment's or OpenAI's where the options name none."""
+    """Return the endpoint's URL: from the options, else from $OPENAI_BASE_URL, else OpenAI's."""
     return (options.base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_URL).rstrip("/") + "/"
 
 
 def read_key(name: str) -> str:
-    """Return the key in an environment variable. Raises `UserError`, without the key in it, where it cannot be sent."""
+    """Return the key in an environment variable. Raises `UserError`, which never quotes it, if unset or invalid."""
     key = os.environ.get(name, "").strip()
     if not key:
         raise UserError(
@@ -86,7 +86,7 @@ def read_key(name: str) -> str:
 
 
 def without_key(text: str, key: str) -> str:
-    """Return what an endpoint said with the key taken out, so that nothing that it says brings it into a file."""
+    """Return an endpoint's text with the key removed, so that it cannot get into a file."""
     return text.replace(key, "(key)") if len(key) >= SHORTEST_SECRET else text
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint said: a chat completion, untrusted, and the errors of what is none or holds no verdict."""
+"""Untrusted chat completions from an endpoint, and the errors for malformed ones and for those without a verdict."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Reply:
-    """What the endpoint said: the whole first choice as JSON, untrusted, and its parts that are of the right type."""
+    """An endpoint's reply: the first choice as untrusted JSON, and its fields if they have the right type."""
 
     choice: Mapping
 
     @property
     def text(self) -> str:
-        """The message's text, "" where there is none."""
+        """The message's text, or "" if there is none."""
         text = self._message.get("content")
         return text if isinstance(text, str) else ""
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended: "stop", "length" (cut off), ..."""
+        """Why the answer ended: "stop", "length" (cut off), ..."""
         return str(self.choice.get("finish_reason"))
 
     @property
     def refusal(self) -> str:
-        """The model's or the endpoint's refusal, "" where it did not refuse."""
+        """The model's or the endpoint's refusal, or "" if there is none."""
         refusal = self._message.get("refusal")
         return str(refusal) if refusal else "content filter" if self.finish_reason == "content_filter" else ""
 
     @cached_property
     def tokens(self) -> list[tuple[str, dict[str, float]]]:
-        """The answer's tokens, each with the log-probs of its likeliest alternatives; empty where none were given."""
+        """The answer's tokens, each with the log-probs of its most likely alternatives; empty without log-probs."""
         logprobs = self.choice.get("logprobs")
         content = logprobs.get("content") if isinstance(logprobs, dict) else None
         try:
@@ -51,15 +51,15 @@ class Reply:
 
 
 class UnparsableError(Exception):
-    """Raised by a reader: the endpoint answered, and what it said holds no verdict. The message says why."""
+    """Raised by a reader for an answer without a verdict. The message says why."""
 
 
 class SpoiltError(Exception):
-    """A response that is no chat completion; another attempt may bring one."""
+    """A malformed response, not a chat completion; a retry may succeed."""
 
 
 def parsed(content: bytes) -> dict:
-    """Return a response's body as a JSON object; raises `SpoiltError` for anything else."""
+    """Return a response's body as a JSON object. Raises `SpoiltError` for anything else."""
     try:
         completion = json.loads(content)
     except ValueError:
@@ -70,7 +70,7 @@ def parsed(content: bytes) -> dict:
 
 
 def first_choice(completion: Mapping) -> Mapping:
-    """Return the first choice of a chat completion; raises `SpoiltError` where there is none."""
+    """Return the first choice of a chat completion. Raises `SpoiltError` if there is none."""
     choices = completion.get("choices")
     if not isinstance(choices, list):
         raise SpoiltError("the endpoint's answer is not a chat completion")

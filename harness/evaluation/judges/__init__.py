@@ -1,4 +1,4 @@
-"""The built-in judges. Importing this registers them; their libraries are loaded when a judge is made."""
+"""The built-in judges. Importing this module registers them; their libraries are loaded when a judge is made."""
 
 from harness.evaluation.judges import alpaca_eval, gold, hf_pairwise, openai, preference_model, reward_model
 

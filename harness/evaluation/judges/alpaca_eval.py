@@ -1,8 +1,8 @@
-"""AlpacaEval 2.0's judge: an annotator of the `alpaca-eval` package, asked through our own way to an endpoint.
+"""AlpacaEval 2.0's judge: an annotator of the `alpaca-eval` package, asked through the harness's endpoint client.
 
 Each comparison is asked once, in the order that upstream draws for its instruction. The default annotator answers
-with one token, and the preference is the probability of the policy's label among the two. `engine: official` runs the
-package itself, in a process of its own.
+with one token, and the preference is the probability of the policy's label among the two labels. `engine: official`
+runs the package itself, in a separate process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from harness.evaluation.alpaca_eval.metrics import shows_model_first
 from harness.evaluation.alpaca_eval.official import annotate, check_official, config_of
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
-from harness.evaluation.endpoint.ask import Ask, ask_all, forecast_asks
+from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import TRANSPORT, check_endpoint, check_key
 from harness.evaluation.judges.orders import identical, one_order
 from harness.tasks.sources import read_packaged
 
-RESERVED = ("messages", "model", "n", "stream")  # fields of a request that are not to be set by hand
+RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
 
 
 def check(options: AlpacaEvalOptions) -> None:
-    """Raise `UserError` for settings that cannot work, or an annotator that is not there."""
+    """Raise `UserError` for invalid settings or a missing annotator."""
     for name in RESERVED:
         if name in options.request:
             raise UserError(f"judge.request may not set {name!r}")
@@ -47,16 +47,16 @@ def check(options: AlpacaEvalOptions) -> None:
 
 
 def ready(options: AlpacaEvalOptions) -> None:
-    """Raise `UserError` for a key that is not set, or where the official table is asked for and cannot be had.
+    """Raise `UserError` if the key is missing, or if the official table is required and unavailable.
 
-    What the scores need is had before anything is paid.
+    The table is fetched here because the scores need it, before anything is paid.
     """
     check_key(options)
     difficulty_table(options.difficulty)
 
 
 def forecast(options: AlpacaEvalOptions, context: JudgeContext, comparisons: Sequence[Comparison]) -> Forecast:
-    """Return the calls, tokens and price of judging these; of the package itself no more than the number of calls."""
+    """Return the expected cost of judging the comparisons; for the package itself, only the number of calls."""
     if options.engine == "official":
         return Forecast(len(comparisons), 0, 0, None, None)
     return AlpacaEvalJudge(options, load_annotator(options.annotator), context).forecast(comparisons)
@@ -66,7 +66,7 @@ def forecast(options: AlpacaEvalOptions, context: JudgeContext, comparisons: Seq
     "alpaca_eval", options=AlpacaEvalOptions, check=check, transport=TRANSPORT, ready=ready, forecast=forecast
 )
 def make(options: AlpacaEvalOptions, context: JudgeContext) -> AlpacaEvalJudge | OfficialJudge:
-    """Return the judge with the table that its scores need. Raises `UserError` as `ready` does for that table."""
+    """Return the judge with the table that its scores need. Raises `UserError` for that table as `ready` does."""
     table = difficulty_table(options.difficulty)
     if options.engine == "official":
         return OfficialJudge(options, context, table)
@@ -74,7 +74,7 @@ def make(options: AlpacaEvalOptions, context: JudgeContext) -> AlpacaEvalJudge |
 
 
 class AlpacaEvalJudge:
-    """See the module. There are no labels that it was measured on; `judge-check` does that."""
+    """See the module. Its agreement with labels is not measured here; `judge-check` measures it."""
 
     agreement = None
 
@@ -106,12 +106,12 @@ class AlpacaEvalJudge:
         ]
 
     def forecast(self, comparisons: Sequence[Comparison]) -> Forecast:
-        """See the function of this name."""
+        """See the module's `forecast`."""
         asks = [self._ask(comparison) for comparison in comparisons if identical(comparison) is None]
         return forecast_asks(asks, *self._asking, cache=self.context.cache)
 
     def difficulty(self, comparisons: Sequence[Comparison]) -> dict | None:
-        """Return what `difficulty_of` says of these comparisons."""
+        """See `difficulty_of`."""
         return difficulty_of(comparisons, self.table)
 
     def _policy_first(self, comparison: Comparison) -> bool:
@@ -125,14 +125,14 @@ class AlpacaEvalJudge:
         identity = {"annotator": self.annotator.hash, "instruction": instruction, "outputs": outputs}
         return Ask(identity, self.annotator.messages(instruction, *outputs))
 
-    def _judgement(self, comparison: Comparison, answer) -> Judgement:
+    def _judgement(self, comparison: Comparison, answer: Answer) -> Judgement:
         if answer.status != "ok":
             return Judgement(comparison.id, answer.status, None, detail=answer.detail, usage=answer.usage)
         return one_order(comparison.id, answer.value, self._policy_first(comparison), answer.usage)
 
 
 class OfficialJudge:
-    """The package itself (see `alpaca_official`); what it does not answer is failed."""
+    """The package itself (see `harness.evaluation.alpaca_eval.official`); a comparison without an answer has failed."""
 
     agreement = None
 
@@ -145,13 +145,13 @@ class OfficialJudge:
         self.table = table
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; `progress` is told once, when the package has ended."""
+        """Return one judgement per comparison, in order; `progress` is called once, after the package has finished."""
         preferences, reason = annotate(comparisons, self.options, self.context.cache) if comparisons else ({}, "")
         progress(len(comparisons))
         return [_of_official(c, preferences.get(readable_prompt(c.prompt), math.nan), reason) for c in comparisons]
 
     def difficulty(self, comparisons: Sequence[Comparison]) -> dict | None:
-        """Return what `difficulty_of` says of these comparisons."""
+        """See `difficulty_of`."""
         return difficulty_of(comparisons, self.table)
 
 
@@ -162,7 +162,7 @@ def _of_official(comparison: Comparison, preference: float, reason: str) -> Judg
 
 
 def difficulty_of(comparisons: Sequence[Comparison], table: DifficultyTable) -> dict | None:
-    """Return the table as JSON holds it, for these comparisons; None where one is on no instruction of AlpacaEval's."""
+    """Return the table for these comparisons as a JSON-serialisable dict, or None if a prompt is not AlpacaEval's."""
     places = {row.values["instruction"]: i for i, row in enumerate(read_packaged("alpaca_eval"))}
-    found = {comparison.id: places.get(readable_prompt(comparison.prompt)) for comparison in comparisons}
-    return None if None in found.values() else table.to_json(found)
+    index = {comparison.id: places.get(readable_prompt(comparison.prompt)) for comparison in comparisons}
+    return None if None in index.values() else table.to_json(index)

@@ -1,7 +1,7 @@
-"""What the preference model sees of a response: how it is written, its words, its meaning.
+"""The features of a response for the preference model: its style, its words and its embedding.
 
-Each block of features turns (prompt, response) pairs into rows of a matrix. The model sees the difference of two rows,
-so that a block need say nothing about the prompt alone.
+Each block of features turns (prompt, response) pairs into rows of a matrix. The model's input is the difference of two
+rows, so blocks need no features of the prompt alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,13 @@ from harness.core.prompt import Prompt
 STYLE, WORDS, EMBEDDING = "style", "words", "embedding"
 BLOCKS = (STYLE, WORDS, EMBEDDING)
 ASKED = 300  # characters of the last user turn that are embedded
-VOCABULARY = {
-    "ngram_range": (1, 2),
-    "min_df": 3,
-    "max_features": 2000,
-    "sublinear_tf": True,
-}  # of words and pairs of words
+# Words and pairs of words.
+VOCABULARY = {"ngram_range": (1, 2), "min_df": 3, "max_features": 2000, "sublinear_tf": True}
 DENIALS = {"no", "not", "cannot", "can't", "don't", "won't", "shouldn't", "sorry"}
 
 
 class Features:
-    """The chosen blocks, side by side. `state` (JSON) is what they learned from the responses that they were fitted on."""
+    """The selected blocks of features. `state` (JSON) is what `fit` learned: the vocabulary and its IDF weights."""
 
     def __init__(self, blocks: Sequence[str], embed: Callable, state: dict | None = None):
         self.blocks = tuple(blocks)
@@ -35,7 +31,7 @@ class Features:
         self._embed = embed
 
     def fit(self, responses: Sequence[str]) -> Features:
-        """Learn the vocabulary, if there is to be one, from responses; it takes no labels."""
+        """Learn the vocabulary from responses if the word block is selected; needs no labels. Returns itself."""
         if WORDS in self.blocks:
             from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -43,12 +39,12 @@ class Features:
                 fitted = TfidfVectorizer(**VOCABULARY).fit(responses)
                 order = sorted(fitted.vocabulary_, key=fitted.vocabulary_.__getitem__)
                 self.state = {"vocabulary": order, "idf": fitted.idf_.tolist()}
-            except ValueError:  # no word comes often enough
+            except ValueError:  # no word is frequent enough
                 self.state = {"vocabulary": [], "idf": []}
         return self
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return each block's rows, (n, d) float64."""
+        """Return the rows of each block, (n, d) float64."""
         make = {STYLE: self._style, WORDS: self._words, EMBEDDING: self._meaning}
         return {block: make[block](prompts, responses) for block in self.blocks}
 
@@ -70,18 +66,18 @@ class Features:
 
 
 def style(question: str, response: str) -> list[float]:
-    """Return eleven numbers on how a response is written; the first is the log of its length."""
+    """Return eleven numbers that describe the style of a response; the first is log(1 + length in characters)."""
     words = re.findall(r"[a-z']+", response.lower())
     asked_words = set(re.findall(r"[a-z']+", question.lower()))
     n = max(1, len(words))
     ends = response.count(".") + response.count("?") + response.count("!")
     return [
         math.log1p(len(response)),
-        len(set(words)) / n,  # varied
-        sum(word in asked_words for word in words) / n,  # in the question's own words
+        len(set(words)) / n,  # lexical variety
+        sum(word in asked_words for word in words) / n,  # overlap with the question
         response.count("?") / (1 + ends),
-        float(response.rstrip().endswith("?")),  # asks back
-        float(response.rstrip()[-1:] in (*".!?)'\"",)),  # comes to an end
+        float(response.rstrip().endswith("?")),  # ends with a question
+        float(response.rstrip()[-1:] in (*".!?)'\"",)),  # ends with closing punctuation
         math.log1p(response.count("\n")),
         sum(word in ("i", "i'm", "i'd", "i'll", "my") for word in words) / n,
         sum(word in ("you", "your", "you're") for word in words) / n,
@@ -96,9 +92,9 @@ def asked(prompt: Prompt) -> str:
 
 
 def embedded(prompt: Prompt, response: str) -> str:
-    """Return what is embedded: the end of the last user turn, and the response.
+    """Return the text to embed: the end of the last user turn, and the response.
 
-    The response comes last, because the encoder keeps the end of a text that is too long. A long turn is cut, because
-    it stands on both sides of the difference: the whole of TL;DR's posts took three times as long and told no more.
+    The response comes last, because the encoder keeps the end of an overlong text. A long turn is cut, because it is on
+    both sides of the difference: embedding TL;DR's whole posts took three times as long without better accuracy.
     """
     return f"{asked(prompt)[-ASKED:]}\n\n{response}"

@@ -1,6 +1,6 @@
-"""A programmatic reward as the judge: where the true reward is known, the response that it scores higher is better.
+"""A programmatic reward as the judge: with a known true reward, the response with the higher reward is better.
 
-A controlled setting (2305.18290, section 6.1): such a judge does not err, depends on no order, and costs nothing.
+A controlled setting (2305.18290, section 6.1): the judge makes no errors, is independent of the order, and is free.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from harness.tasks.rewards.base import Reward, find_reward
 class GoldOptions:
     """The settings under `judge:` in an experiment file."""
 
-    reward: str  # a registered reward, or module:function, from prompt and response (texts) to a number
-    margin: float = 0.0  # responses whose rewards differ by no more are a tie
+    reward: str  # a registered reward, or a module:function that maps prompt and response (texts) to a number
+    margin: float = 0.0  # a reward difference of at most this is a tie
 
 
 def check(options: GoldOptions) -> None:
-    """Raise `UserError` for a reward that is not there."""
+    """Raise `UserError` for a negative margin or an unknown reward."""
     if not options.margin >= 0:
         raise UserError(f"judge.margin must be at least 0, got {options.margin}")
     find_reward(options.reward)
@@ -40,7 +40,7 @@ def make(options: GoldOptions, context: JudgeContext) -> GoldJudge:
 
 
 class GoldJudge:
-    """See the module. `agreement`, on all held-out pairs, says how far their labels follow the reward."""
+    """See the module. `agreement`, on all held-out pairs, measures how well their labels follow the reward."""
 
     def __init__(self, options: GoldOptions, reward: Reward, context: JudgeContext):
         self.options = options
@@ -50,11 +50,11 @@ class GoldJudge:
 
     @cached_property
     def agreement(self) -> Agreement | None:
-        """The accuracy on held-out labelled pairs; None where there are none."""
+        """The accuracy on held-out labelled pairs; None if there are none."""
         return measure_agreement(self, [pair for pair in self.context.held_out if pair.paired], self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; a reward that raises or is no number fails that one."""
+        """Return one judgement per comparison, in order; it is "failed" if the reward raises or is NaN."""
         judgements = []
         for comparison in comparisons:
             judgements.append(self._judgement(comparison))

@@ -1,7 +1,7 @@
-"""A local causal language model as the judge, in process: it is asked once and answers with the label alone.
+"""A local causal language model as the judge, in this process; it answers with one token, the label.
 
-The request is the template's; the answer is begun for the model up to the label, and the preference is the first
-label's probability among the two. Both orders are asked, as with a remote judge.
+The request comes from the template, the answer is prefilled up to the label, and the preference is the first label's
+probability among the two labels. Both orders are asked, as with a remote judge.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
@@ -21,8 +23,11 @@ from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions,
 from harness.evaluation.judges.orders import both_orders, identical
 from harness.evaluation.judges.template import Template, load_template
 
+if TYPE_CHECKING:
+    import torch
+
 KIND, FILE = "pairwise-verdicts", "verdicts.json"
-FORMAT = 1  # raised when the same comparison is asked in other tokens
+FORMAT = 1  # incremented when the tokens of a request change
 
 
 @dataclass
@@ -33,7 +38,7 @@ class PairwiseOptions(LocalOptions):
 
 
 def check(options: PairwiseOptions) -> None:
-    """Raise `UserError` for settings that cannot work, or a template or a model that is not there."""
+    """Raise `UserError` for invalid settings, or a missing template or model."""
     check_local(options)
     if options.template:
         load_template(options.template)
@@ -41,9 +46,9 @@ def check(options: PairwiseOptions) -> None:
 
 @register_judge("hf_pairwise", options=PairwiseOptions, check=check, transport=TRANSPORT)
 def make(options: PairwiseOptions, context: JudgeContext) -> PairwiseJudge:
-    """Return the judge of one task. Its weights are loaded when there is something to ask.
+    """Return the judge of one task. Its weights are loaded when the first comparison is asked.
 
-    Raises `UserError` for a tokenizer that cannot tell the template's labels apart.
+    Raises `UserError` if the tokenizer cannot tell the template's labels apart.
     """
     judge = PairwiseJudge(options, load_template(options.template or context.template), context)
     judge.request_ids("")
@@ -62,12 +67,12 @@ class PairwiseJudge:
 
     @cached_property
     def agreement(self) -> Agreement | None:
-        """The accuracy on held-out labelled pairs; None where there are none."""
+        """The accuracy on held-out labelled pairs; None if there are none."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
         return measure_agreement(self, pairs, self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; a request longer than `max_tokens` has failed."""
+        """Return one judgement per comparison, in order; it is "failed" if the request is longer than `max_tokens`."""
         asked = [comparison for comparison in comparisons if not identical(comparison)]
         orders = [
             (comparison, *sides)
@@ -89,7 +94,7 @@ class PairwiseJudge:
         return both_orders(comparison.id, first, second)
 
     def _verdicts(self, orders: Sequence[tuple[Comparison, str, str]]) -> list[float | None]:
-        """Return the probability that the response shown first is better, from the store where this was asked before."""
+        """Return the probability that the response shown first is better, for each order; cached in the store."""
         requests = [self._request(*order) for order in orders]
         inputs = {
             "format": FORMAT,
@@ -100,13 +105,13 @@ class PairwiseJudge:
             "template": self.template.hash,
         }
 
-        def build(folder) -> None:
+        def build(folder: Path) -> None:
             write_json(folder / FILE, self._ask(requests))
 
         return read_json(self.context.store.artifact(KIND, inputs, build).path / FILE)
 
     def _request(self, comparison: Comparison, response_1: str, response_2: str) -> str:
-        """The mark of the fences is a hash of all that stands in them: no text can hold it, and it is always the same."""
+        """Return the filled template. The fences' mark is a hash of their content, which no text can contain."""
         turns = [[message.role, message.content] for message in comparison.prompt]
         return self.template.fill(
             comparison.prompt, response_1, response_2, mark=hash_value([turns, response_1, response_2])[:16]
@@ -120,17 +125,17 @@ class PairwiseJudge:
         if len(set(pairs)) > 1:
             raise UserError(f"judge hf_pairwise: the tokenizer of {self.options.model} has no one way to write a label")
 
-        def read(logits, last) -> list[float]:
+        def read(logits: torch.Tensor, last: torch.Tensor) -> list[float]:
             final = logits[torch.arange(len(last), device=logits.device), last].float()
             return final[:, list(pairs[0])].softmax(dim=1)[:, 0].tolist()
 
-        found: list[float | None] = [None] * len(requests)
+        verdicts: list[float | None] = [None] * len(requests)
         for i, sure in zip(short, self._model.run([{"input_ids": contexts[i]} for i in short], read), strict=True):
-            found[i] = sure
-        return found
+            verdicts[i] = sure
+        return verdicts
 
     def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
-        """Return a request's token ids up to where the two labels part, and the two tokens with which they do."""
+        """Return a request's token ids up to where the two labels diverge, and the two tokens at that position."""
         from harness.core.render import Renderer
 
         renderer = Renderer(self._model.tokenizer)

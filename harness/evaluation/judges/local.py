@@ -1,4 +1,4 @@
-"""What judges that run a transformer in this process share: loading it, and running it over texts of any length."""
+"""Loads transformers models for judges in this process, and runs them over texts of any length."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from harness.core.errors import UserError
 
 @dataclass
 class LocalOptions:
-    """The settings under `judge:` of a model that runs in this process."""
+    """The settings under `judge:` for a model that runs in this process."""
 
     model: str  # a packaged name, a local folder, or a hub id
-    revision: str | None = None  # the hub's
+    revision: str | None = None  # for hub ids
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_tokens: int = 2048  # of one text; a prompt that is too long loses its beginning
+    max_tokens: int = 2048  # per text; an overlong prompt loses its beginning
     batch_size: int = 16
-    device_map: str = ""  # "auto" spreads the model over all GPUs that this process sees; "": the first GPU, or the CPU
-    agreement_pairs: int = 256  # labelled pairs to measure the judge on
+    device_map: str = ""  # "auto" spreads the model over all visible GPUs; "": the first GPU, else the CPU
+    agreement_pairs: int = 256  # labelled pairs for measuring the judge
 
 
 TRANSPORT = ("batch_size", "device_map")
 
 
 def check_local(options: LocalOptions) -> None:
-    """Raise `UserError` for settings that cannot work or a model that is not there."""
+    """Raise `UserError` for invalid settings or a missing model."""
     for name, low in {"max_tokens": 16, "batch_size": 1, "agreement_pairs": 0}.items():
         if getattr(options, name) < low:
             raise UserError(f"judge.{name} must be at least {low}, got {getattr(options, name)}")
@@ -58,7 +58,7 @@ class LocalModel:
 
     @property
     def settings(self):
-        """The model's configuration (a transformers `PretrainedConfig`), without its weights."""
+        """The model's configuration (a transformers `PretrainedConfig`); the weights are not loaded."""
         from transformers import AutoConfig
 
         try:
@@ -70,7 +70,7 @@ class LocalModel:
 
     @property
     def model(self):
-        """The model in eval mode, on its device. Raises `UserError` where the folder holds no such model."""
+        """The model in eval mode, on its device. Raises `UserError` if the folder has another kind of model."""
         if self._model is None:
             import torch
             import transformers
@@ -97,12 +97,12 @@ class LocalModel:
         return self._model
 
     def run(self, encoded: Sequence[Mapping[str, Sequence[int]]], read: Callable) -> list:
-        """Return what `read(logits, last)` makes of each encoded text, in their order.
+        """Return the results of `read(logits, last)` for the encoded texts, in order.
 
-        A text is its `input_ids` and what else the tokenizer gives for each token. Like lengths share a batch, padded on
-        the right and masked by length. `read` is called for each batch with the model's logits and the (batch,)
-        positions of the last tokens, and returns a list. Padding is an id that the batch does not hold: some models
-        take the token before the first that is padding for the last one.
+        An encoded text has `input_ids` and the tokenizer's other per-token fields. Texts of similar length share a
+        batch, padded on the right and masked by length. `read` is called once per batch with the model's logits and the
+        (batch,) positions of the last tokens, and returns one result per text. The padding id does not occur in the
+        batch, because some models take the token before the first padding id as the last one.
         """
         import torch
 

@@ -1,8 +1,8 @@
 """A language model as the judge, behind any OpenAI-compatible endpoint.
 
-Each comparison is asked in both orders. Two equal verdicts are a preference; two opposite ones show that the order
-decided, and are a tie. An order without a usable answer (refused, unparsable, failed) leaves the comparison without a
-preference, under that status; only usable answers are kept, so the next run asks for the others again.
+Each comparison is asked in both orders. Two equal verdicts give a preference; two opposite ones show that the order
+decided, and give a tie. If the answer to an order is unusable (refused, unparsable, failed), the comparison gets that
+status and no preference. Only usable answers are cached, so the next run asks for the others again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from harness.evaluation.endpoint.options import TRANSPORT, EndpointOptions, chec
 from harness.evaluation.judges.orders import both_orders, identical, one_order, policy_first
 from harness.evaluation.judges.template import Template, load_template
 
-MOST_LOGPROBS = 20  # that OpenAI and vLLM give
-RESERVED = ("messages", "model", "n", "stream")  # fields of a request that are not to be set by hand
+MOST_LOGPROBS = 20  # the limit of OpenAI and vLLM
+RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
 
 
 @dataclass
@@ -30,18 +30,18 @@ class OpenAIOptions(EndpointOptions):
     """The settings under `judge:` in an experiment file."""
 
     template: str = ""  # "": the task's own; a built-in one by name (harness/evaluation/judges/templates), or a file
-    both_orders: bool = True  # false: one order for each comparison, half of each; half the price, no flip rate
-    temperature: float | None = 0.0  # null: not sent, for models that accept only their own
+    both_orders: bool = True  # false: one order per comparison, half in each order; half the price, no flip rate
+    temperature: float | None = 0.0  # null: not sent, for models with a fixed temperature
     seed: int | None = None  # null: not sent
-    max_tokens: int | None = 512  # of the whole answer, a reasoning model's thoughts included; null: not sent
+    max_tokens: int | None = 512  # for the whole answer, including a reasoning model's reasoning; null: not sent
     reasoning_effort: str = ""  # for reasoning models: none, low, ...; "": not sent
-    logprobs: int = 5  # alternatives for the label's token, which grade the preference; 0: not asked for
-    extra: dict[str, Any] = field(default_factory=dict)  # further fields of the request, as the endpoint takes them
-    agreement_pairs: int = 0  # labelled pairs to measure the judge on; 0: its agreement is not measured
+    logprobs: int = 5  # alternatives for the label's token, for a graded preference; 0: not requested
+    extra: dict[str, Any] = field(default_factory=dict)  # further request fields, sent unchanged
+    agreement_pairs: int = 0  # labelled pairs for measuring the judge; 0: its agreement is not measured
 
 
 def check(options: OpenAIOptions) -> None:
-    """Raise `UserError` for settings that cannot work or a template that is not there."""
+    """Raise `UserError` for invalid settings or a missing template."""
     for name, low in {"agreement_pairs": 0, "temperature": 0, "max_tokens": 1, "logprobs": 0}.items():
         value = getattr(options, name)
         if value is not None and value < low:
@@ -57,7 +57,7 @@ def check(options: OpenAIOptions) -> None:
 
 
 def parameters_of(options: OpenAIOptions) -> dict[str, object]:
-    """Return the fields of a request besides its messages; what is not set is not sent."""
+    """Return the fields of a request besides its messages; unset options are left out."""
     fields = {
         "temperature": options.temperature,
         "seed": options.seed,
@@ -74,18 +74,18 @@ def parameters_of(options: OpenAIOptions) -> dict[str, object]:
 
 
 def forecast(options: OpenAIOptions, context: JudgeContext, comparisons: Sequence[Comparison]) -> Forecast:
-    """Return the calls, tokens and price of judging these; what is kept costs nothing."""
+    """Return the expected calls, tokens and price of judging the comparisons; cached answers cost nothing."""
     return make(options, context).forecast(comparisons)
 
 
 @register_judge("openai", options=OpenAIOptions, check=check, transport=TRANSPORT, ready=check_key, forecast=forecast)
 def make(options: OpenAIOptions, context: JudgeContext) -> OpenAIJudge:
-    """Return the judge for one task. Raises `UserError` where there is no template of the task's name."""
+    """Return the judge of one task. Raises `UserError` if the template does not exist."""
     return OpenAIJudge(options, load_template(options.template or context.template), context)
 
 
 class OpenAIJudge:
-    """See the module. `agreement` is measured on first use, and only where the options ask for it."""
+    """See the module. `agreement` is measured on first use, and only if the options request it."""
 
     def __init__(self, options: OpenAIOptions, template: Template, context: JudgeContext):
         self.options = options
@@ -96,12 +96,12 @@ class OpenAIJudge:
 
     @cached_property
     def agreement(self) -> Agreement | None:
-        """How often the preferred of two labelled responses was chosen; a tie counts half, a failure not at all."""
+        """The accuracy on held-out labelled pairs; a tie counts 0.5, and failures are left out."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
         return measure_agreement(self, pairs, self.context.labels)
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; `progress(1)` is called as each is done."""
+        """Return one judgement per comparison, in order; `progress(k)` is called when k more are done."""
         asks = [self._asks(comparison) for comparison in comparisons]
         per_comparison = 2 if self.options.both_orders else 1
         answered = 0
@@ -123,7 +123,7 @@ class OpenAIJudge:
         ]
 
     def forecast(self, comparisons: Sequence[Comparison]) -> Forecast:
-        """See the function of this name."""
+        """See the module's `forecast`."""
         asks = [ask for comparison in comparisons for ask in self._asks(comparison)]
         return forecast_asks(asks, *self._asking, cache=self.context.cache)
 
@@ -136,7 +136,7 @@ class OpenAIJudge:
         return [self._ask(comparison, *order) for order in orders]
 
     def _ask(self, comparison: Comparison, response_1: str, response_2: str) -> Ask:
-        """The identity holds the responses in the order in which they are shown, and not the mark of their fences."""
+        """Return the question; its identity has the responses in the order shown, but not the fences' random mark."""
         turns = [[message.role, message.content] for message in comparison.prompt]
         identity = {"template": self.template.hash, "prompt": turns, "responses": [response_1, response_2]}
         content = self.template.fill(comparison.prompt, response_1, response_2)

@@ -1,4 +1,4 @@
-"""Two verdicts on one comparison, in both orders of the responses, put together."""
+"""Combines the verdicts on a comparison, in one or both orders of the responses, into a judgement."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from harness.evaluation.base import Comparison
 
 
 def identical(comparison: Comparison) -> Judgement | None:
-    """Return the tie between two responses that are the same, which no judge need be asked about; else None."""
+    """Return a tie if both responses are identical, so that no judge has to be asked; else None."""
     if comparison.response != comparison.baseline:
         return None
     return Judgement(comparison.id, "tie", 0.5, None, "identical responses: not asked")
 
 
 def policy_first(comparison: Comparison) -> bool:
-    """Whether the policy's response stands first where one order alone is asked: by content, half of the time."""
+    """Return whether the policy's response is shown first if only one order is asked; by hash, half of the time."""
     return int(hash_value([comparison.id, comparison.response, comparison.baseline])[0], 16) % 2 == 0
 
 
 def one_order(id: str, first: float, policy_is_first: bool, usage: Usage | None = None) -> Judgement:
-    """Return the judgement of one verdict: how sure the judge is, in [0, 1], that the response shown first is better."""
+    """Return the judgement from one verdict: `first` is the judge's preference for the first response, in [0, 1]."""
     preference = first if policy_is_first else 1 - first
     return Judgement(id, "tie" if preference == 0.5 else "ok", preference, usage=usage)
 
@@ -28,9 +28,9 @@ def one_order(id: str, first: float, policy_is_first: bool, usage: Usage | None 
 def both_orders(
     id: str, policy_shown_first: float, baseline_shown_first: float, usage: Usage | None = None
 ) -> Judgement:
-    """Return the judgement of two verdicts, each how sure the judge is that the response shown first is better.
+    """Return the judgement from two verdicts, each the judge's preference for the response shown first, in [0, 1].
 
-    Equal verdicts are a preference, the mean of the two. Opposite ones show that the order decided: a tie.
+    Verdicts that agree give their mean as the preference. Opposite ones show that the order decided, and give a tie.
     """
     for_policy = (policy_shown_first, 1 - baseline_shown_first)
     sides = [_side(preference) for preference in for_policy]

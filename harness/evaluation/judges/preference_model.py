@@ -1,10 +1,10 @@
 """The offline judge: a logistic regression that learns from labelled pairs which of two responses people prefer.
 
-It sees a pair as the difference of two rows of features (see `features`), without an intercept. Which blocks of them it
-sees, and how strongly it is penalised, is chosen by the log-loss on prompts that were left out; the margins on those
-prompts calibrate its probability (a slope alone, Platt 1999 without the intercept). The model is antisymmetric: swapping the
-responses turns its preference round, and there is no order to depend on. It is a weak judge; its accuracy on pairs that
-it has not seen stands beside every result.
+Its input is the difference of two rows of features (see `features`), and it has no intercept. The blocks of features
+and the strength of the penalty are selected by cross-validated log-loss on left-out prompts; the margins on those
+prompts calibrate its probability (by a slope only: Platt 1999 without the intercept). The model is antisymmetric:
+swapping the responses inverts its preference, so it is independent of the order. It is a weak judge; its accuracy on
+pairs that it has not seen is reported with every result.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -28,9 +29,9 @@ from losses.registry import nearest
 
 KIND = "preference-models"
 FILE = "model.json"
-FORMAT = 3  # raised when the features or the fit change
+FORMAT = 3  # incremented when the features or the fit change
 FEWEST_PAIRS = 20
-SLOPES = (0.01, 10.0)  # between which the calibration looks: with the lowest, the judge hardly says anything
+SLOPES = (0.01, 10.0)  # search interval of the calibration; at the lower end, probabilities are all close to 0.5
 
 
 @dataclass
@@ -38,17 +39,17 @@ class PreferenceModelOptions:
     """The settings under `judge:` in an experiment file."""
 
     features: list[str] = field(default_factory=lambda: ["style", "style+embedding", "style+words+embedding"])
-    C: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])  # as scikit-learn's: large is weak
-    folds: int = 5  # of the cross-validation that chooses both; pairs of one prompt stay together
+    C: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])  # as in scikit-learn: large is weak
+    folds: int = 5  # folds of the cross-validation that selects both; pairs of one prompt stay together
 
     @property
     def blocks(self) -> list[str]:
-        """All blocks that a candidate names, in a fixed order."""
+        """All blocks named in any candidate, in a fixed order."""
         return [block for block in BLOCKS if any(block in candidate.split("+") for candidate in self.features)]
 
 
 def check(options: PreferenceModelOptions) -> None:
-    """Raise `UserError` for settings that cannot work."""
+    """Raise `UserError` for invalid settings."""
     if not options.C or not all(0 < c < math.inf for c in options.C):
         raise UserError(f"judge.C must hold numbers above 0, got {options.C}")
     if options.folds < 2:
@@ -62,9 +63,9 @@ def check(options: PreferenceModelOptions) -> None:
 
 @register_judge("preference_model", options=PreferenceModelOptions, check=check)
 def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceModelJudge:
-    """Return the judge of one task, fitted on `context.fit` unless the store has that fit, measured on `held_out`.
+    """Return the judge of one task, fitted on `context.fit` (cached in the store) and measured on `context.held_out`.
 
-    Raises `UserError` where there are too few pairs to fit on.
+    Raises `UserError` if there are too few pairs to fit on.
     """
     pairs = [pair for pair in context.fit if pair.paired]
     groups = [hash_value([[message.role, message.content] for message in pair.prompt]) for pair in pairs]
@@ -81,7 +82,7 @@ def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceMo
         "options": asdict(options),
     }
 
-    def build(folder) -> None:
+    def build(folder: Path) -> None:
         features = Features(options.blocks, context.embed)
         features.fit([text for pair in pairs for text in (pair.chosen, pair.rejected)])
         fitted = {"words": features.state, **fit(_differences(features, *_sides(pairs)), groups, options)}
@@ -96,9 +97,9 @@ def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceMo
 
 
 class Scorer:
-    """A fitted model: from prompts, first and second responses to margins `(n,)`, above 0 for the first.
+    """A fitted model: maps prompts, first and second responses to margins `(n,)`, above 0 if the first is better.
 
-    A margin times the model's `slope` is the log-odds that the first is preferred.
+    A margin times the model's `slope` is the log-odds that the first response is preferred.
     """
 
     def __init__(self, fitted: dict, embed: Callable):
@@ -113,7 +114,7 @@ class Scorer:
 
 
 class PreferenceModelJudge:
-    """See the module. `agreement` is the accuracy on the held-out pairs, None where there are none."""
+    """See the module. `agreement` is the accuracy on the held-out pairs, None if there are none."""
 
     def __init__(self, id: str, fitted: dict, context: JudgeContext):
         self.id = id
@@ -123,7 +124,7 @@ class PreferenceModelJudge:
         self.agreement = Agreement(right / n, *wilson_interval(right, n), n, context.labels) if n else None
 
     def judge(self, comparisons: Sequence[Comparison], progress: Callable[[int], None]) -> list[Judgement]:
-        """Return one judgement per comparison, in order; all are computed at once, and `progress` is told once."""
+        """Return one judgement per comparison, in order; all are computed at once, and `progress` is called once."""
         if not comparisons:
             return []
         responses, baselines = [c.response for c in comparisons], [c.baseline for c in comparisons]
@@ -136,11 +137,11 @@ class PreferenceModelJudge:
 
 
 def fit(differences: dict[str, np.ndarray], groups: Sequence[str], options: PreferenceModelOptions) -> dict:
-    """Fit the regression to differences chosen - rejected by block, (n, d) each; return what describes it, as JSON can hold.
+    """Fit the regression to differences (chosen - rejected) by block, each (n, d); return a JSON-serialisable dict.
 
-    That is the blocks (`features`), C, the validation losses of all candidates, the scale of the differences in style (root
-    mean squares), the coefficients, and the slope that calibrates. The lowest log-loss on left-out groups wins; among equals the
-    earlier candidate, and the strongest penalty.
+    The dict has the blocks (`features`), C, the validation losses of all candidates, the scale of the style differences
+    (root mean squares), the coefficients, and the calibration slope. The candidate with the lowest log-loss on left-out
+    `groups` is selected; of equal ones, the earlier candidate and the stronger penalty.
     """
     from scipy.optimize import minimize_scalar
     from sklearn.model_selection import GroupKFold
@@ -176,7 +177,10 @@ def fit(differences: dict[str, np.ndarray], groups: Sequence[str], options: Pref
 
 
 def _coefficients(design: np.ndarray, c: float) -> np.ndarray:
-    """Each pair stands twice, as it is and swapped, at half weight: the classes are balanced and the loss is the same."""
+    """Return the fitted coefficients, (d,).
+
+    Each pair is used twice with weight 0.5, once swapped, which balances the classes and leaves the loss unchanged.
+    """
     from sklearn.linear_model import LogisticRegression
 
     n = len(design)
@@ -186,9 +190,9 @@ def _coefficients(design: np.ndarray, c: float) -> np.ndarray:
 
 
 def _design(differences: dict[str, np.ndarray], blocks: Sequence[str], scale: Sequence[float] | None) -> np.ndarray:
-    """Return blocks side by side, differences in style as tanh(difference / scale), in (-1, 1).
+    """Return the concatenated blocks, with style differences as tanh(difference / scale), in (-1, 1).
 
-    Bounded, so that a response longer (or otherwise more extreme) than any that was learned from does not win by that.
+    They are bounded so that a response does not win by being longer (or otherwise more extreme) than any in the fit.
     """
     columns = {**differences}
     if STYLE in blocks:
@@ -196,11 +200,13 @@ def _design(differences: dict[str, np.ndarray], blocks: Sequence[str], scale: Se
     return np.column_stack([columns[block] for block in BLOCKS if block in blocks])
 
 
-def _differences(features: Features, prompts, first: Sequence[str], second: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the differences of the features by block, exactly 0 where the two responses are the same.
+def _differences(
+    features: Features, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the differences of the features by block, exactly 0 for identical responses.
 
-    The two sides are embedded in separate calls, because the second, the task's baselines, is the same for all
-    policies, and the encoder keeps what it has computed.
+    The two sides are embedded in separate calls, because the second side, the task's baselines, is the same for all
+    policies, and the encoder caches its results.
     """
     one, other = features(prompts, first), features(prompts, second)
     same = [a == b for a, b in zip(first, second, strict=True)]
@@ -215,5 +221,5 @@ def _sides(pairs: Sequence[Preference]) -> tuple[list[Prompt], list[str], list[s
 
 
 def _content(pairs: Sequence[Preference]) -> list:
-    """Return what of the pairs determines a fit: the texts that are embedded, and the questions."""
+    """Return the parts of the pairs that determine a fit: the questions and the texts to embed."""
     return [[asked(p.prompt), embedded(p.prompt, p.chosen), embedded(p.prompt, p.rejected)] for p in pairs]

@@ -1,7 +1,8 @@
 """A reward model as the judge: any sequence classifier with one output, run in this process.
 
-It scores both responses, and the preference is the logistic function of the difference, as such models are trained
-(Bradley-Terry). There is no order to depend on. Scores are kept by content: the baselines of a task are scored once.
+It scores both responses, and the preference is the logistic function of the difference, as in the training of such
+models (Bradley-Terry). It is independent of the order. Scores are cached by content, so a task's baselines are scored
+once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
@@ -19,15 +22,18 @@ from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, JudgeContext, register_judge
 from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
 
+if TYPE_CHECKING:
+    import torch
+
 KIND, FILE = "reward-scores", "scores.json"
-FORMAT = 1  # raised when the same text is scored as other tokens
+FORMAT = 1  # incremented when the tokens of a text change
 
 
 @register_judge("reward_model", options=LocalOptions, check=check_local, transport=TRANSPORT)
 def make(options: LocalOptions, context: JudgeContext) -> RewardModelJudge:
-    """Return the judge. Its weights are loaded when there is something to score.
+    """Return the judge. Its weights are loaded when the first text is scored.
 
-    Raises `UserError` for a model that has another number of outputs than one.
+    Raises `UserError` for a model whose number of outputs is not one.
     """
     judge = RewardModelJudge(options, context)
     outputs = judge.model.settings.num_labels
@@ -47,7 +53,7 @@ class RewardModelJudge:
 
     @cached_property
     def agreement(self) -> Agreement | None:
-        """The accuracy on held-out labelled pairs; None where there are none."""
+        """The accuracy on held-out labelled pairs; None if there are none."""
         pairs = [pair for pair in self.context.held_out if pair.paired][: self.options.agreement_pairs]
         return measure_agreement(self, pairs, self.context.labels)
 
@@ -62,7 +68,7 @@ class RewardModelJudge:
         ]
 
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        """Return the reward of each response, from the store where this list was scored before."""
+        """Return the reward of each response; cached in the store for the same list of texts."""
         texts = [
             [[[message.role, message.content] for message in prompt], response]
             for prompt, response in zip(prompts, responses, strict=True)
@@ -75,23 +81,23 @@ class RewardModelJudge:
             "texts": hash_value(texts),
         }
 
-        def build(folder) -> None:
+        def build(folder: Path) -> None:
             encoded = [self._encoded(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
             write_json(folder / FILE, self.model.run(encoded, self._read))
 
         return read_json(self.context.store.artifact(KIND, inputs, build).path / FILE)
 
-    def _read(self, logits, last) -> list[float]:
+    def _read(self, logits: torch.Tensor, last: torch.Tensor) -> list[float]:
         return logits[:, 0].float().tolist()
 
     def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
-        """Return a dialogue that ends with the response, by the chat template; as a pair of texts where there is none."""
+        """Return the encoded dialogue with the response, by the chat template, or without one as a pair of texts."""
         from harness.core.render import Renderer, control_words, harmless
 
         tokenizer, limit = self.model.tokenizer, self.options.max_tokens
         control = control_words(tokenizer)
         if not tokenizer.chat_template:
-            tokenizer.truncation_side = "left"  # the end of a dialogue is what is answered
+            tokenizer.truncation_side = "left"  # the response answers the end of the dialogue
             texts = (harmless(readable_prompt(prompt), control), harmless(response, control))
             return dict(tokenizer(*texts, truncation="only_first", max_length=limit))
         turns = [{"role": m.role, "content": harmless(m.content, control)} for m in prompt]
@@ -106,12 +112,12 @@ class RewardModelJudge:
 
 
 def by_scores(id: str, policy: float, baseline: float) -> Judgement:
-    """Return the preference between two scores on a scale of log-odds."""
+    """Return the judgement from two scores on a log-odds scale."""
     difference = policy - baseline
     if difference == 0:
         return Judgement(id, "tie", 0.5)
     if not math.isfinite(difference):
         return Judgement(id, "failed", None, detail=f"scores {policy} and {baseline} do not compare")
-    # The side that wins is computed first: far from 0 the other form overflows.
+    # Computed from exp(-|difference|), which cannot overflow.
     smaller = math.exp(-abs(difference)) / (1 + math.exp(-abs(difference)))
     return Judgement(id, "ok", smaller if difference < 0 else 1 - smaller)

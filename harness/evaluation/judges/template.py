@@ -1,8 +1,8 @@
-"""What a language model is asked when it judges, with the texts to judge fenced off, and how its verdict is read.
+"""The request to a language model that judges, with the texts fenced off, and how its verdict is parsed.
 
-Prompts and responses are untrusted: a response may claim a verdict or imitate the end of its own fence. So each text
-stands between tags that carry a mark drawn anew for each request, which no response can know; the texts are put in
-by a single substitution, so that braces in them mean nothing; and the verdict is read from the judge's last line only.
+Prompts and responses are untrusted: a response may claim a verdict or imitate the end of its own fence. So each text is
+between tags with a mark that is new for each request and unknown to the response, the texts are inserted by a single
+substitution, so that braces in them have no effect, and the verdict is parsed from the judge's last line only.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ ANSWER = """First compare the two in one or two sentences. Then end with a line 
 Preferred: 1
 Preferred: 2"""
 VERDICT, LABELS = "Preferred:", ("1", "2")
-READER = 2  # raised when the same answer is read as another verdict
+READER = 2  # incremented when the same answer would be parsed as another verdict
 
 
 @dataclass(frozen=True)
 class Template:
-    """A named question. `text` holds `{prompt}`, `{response_1}` and `{response_2}`; other braces stay as they are.
+    """A named question. `text` contains `{prompt}`, `{response_1}` and `{response_2}`; other braces are literal.
 
-    The answer's last line is to be `verdict` and the label of the response that is better. `answer` asks for that line;
-    it is empty where the text does so itself.
+    The answer's last line should be `verdict` and the label of the better response. `answer` asks for that line; it is
+    empty if the text asks for it.
     """
 
     name: str
@@ -51,30 +51,30 @@ class Template:
 
     @property
     def hash(self) -> str:
-        """The sha256 hex digest of all that is asked but for the texts that are judged, and of how it is read."""
+        """The sha256 hex digest of the request without the texts to judge, and of how the answer is parsed."""
         return hash_value([RULES, self.text, self.answer, self.verdict, self.labels, READER])
 
     @property
     def label(self) -> str:
-        """Name, version and the beginning of the hash, as they stand in a judge's id."""
+        """Name, version and the start of the hash, as used in a judge's id."""
         return f"{self.name}-v{self.version}@{self.hash[:8]}"
 
     def fill(self, prompt: Prompt, response_1: str, response_2: str, *, mark: str = "") -> str:
-        """Return the request for two responses in this order. The mark is drawn at random unless it is given."""
+        """Return the request for two responses in this order. The default mark is random."""
         mark = mark or secrets.token_hex(8)
         texts = {
             "{prompt}": _fenced("prompt", mark, readable_prompt(prompt)),
             "{response_1}": _fenced("response-1", mark, response_1),
             "{response_2}": _fenced("response-2", mark, response_2),
         }
-        question = re.sub("|".join(map(re.escape, PLACEHOLDERS)), lambda found: texts[found.group()], self.text)
+        question = re.sub("|".join(map(re.escape, PLACEHOLDERS)), lambda match: texts[match.group()], self.text)
         return "\n\n".join(filter(None, [RULES.replace("{mark}", mark), question.strip(), self.answer]))
 
     def read(self, reply: Reply) -> float:
-        """Return how sure an answer is that the first response is better, in [0, 1].
+        """Return an answer's preference for the first response, in [0, 1].
 
-        Where the log-probs of the label's token are given, it is that token's probability among the two labels; else it
-        is 1 or 0. Raises `UnparsableError` where the last line is no verdict, or the answer was cut off.
+        With log-probs for the label's token, it is the first label's probability among the two labels; else it is 1 or
+        0. Raises `UnparsableError` if the last line is not a verdict, or if the answer is empty or was cut off.
         """
         text = reply.text.rstrip()
         if not text:
@@ -83,14 +83,14 @@ class Template:
             raise UnparsableError("the answer was cut off; raise judge.max_tokens")
         line = text[text.rfind("\n") + 1 :]
         first, second = map(re.escape, self.labels)
-        found = re.fullmatch(rf'\s*{re.escape(self.verdict)}\s*"?({first}|{second})"?', line)
-        if found is None:
+        match = re.fullmatch(rf'\s*{re.escape(self.verdict)}\s*"?({first}|{second})"?', line)
+        if match is None:
             raise UnparsableError(f"no verdict in the last line: {line[-80:]!r}")
-        sure = self._graded(reply, len(text) - len(line) + found.start(1))
-        return float(found.group(1) == self.labels[0]) if sure is None else sure
+        sure = self._graded(reply, len(text) - len(line) + match.start(1))
+        return float(match.group(1) == self.labels[0]) if sure is None else sure
 
     def _graded(self, reply: Reply, position: int) -> float | None:
-        """Return the probability of the first label at a position of the text; None without log-probs for it."""
+        """Return the first label's probability at a position of the text; None without log-probs at that position."""
         end = 0
         for token, alternatives in reply.tokens:
             end += len(token)
@@ -100,20 +100,20 @@ class Template:
 
 
 def first_of_two(labels: tuple[str, str], logprobs: dict[str, float]) -> float | None:
-    """Return the probability of the first label among the two, from log-probs of tokens; None if neither is there.
+    """Return the first label's probability among the two, from log-probs of tokens; None if neither label is there.
 
-    Variants of a label that differ in spaces and quotes (` 1` and `1`) are added up.
+    The probabilities of a label's variants that differ in spaces and quotes (` 1` and `1`) are summed.
     """
     weights = [sum(math.exp(logp) for token, logp in logprobs.items() if _label(token) == label) for label in labels]
     return weights[0] / sum(weights) if sum(weights) > 0 else None
 
 
 def load_template(name: str) -> Template:
-    """Return the built-in template of this name, or the one in this file.
+    """Return the built-in template of this name, or the template in this file.
 
-    A file may begin with settings between lines of `---`: version, labels (two), verdict (what stands before the label
-    in the last line) and source; one that sets the verdict asks for that line itself. Raises `UserError` if there is
-    no such file, or if it lacks a placeholder.
+    A file may start with settings between lines of `---`: version, labels (two), verdict (the text before the label in
+    the last line) and source. If it sets the verdict, its text must ask for that line. Raises `UserError` for a file
+    that is missing, has invalid settings or lacks a placeholder.
     """
     built_in = {path.stem: path for path in sorted(FOLDER.glob("*.txt"))}
     path = built_in.get(name, Path(name))
@@ -131,26 +131,26 @@ def load_template(name: str) -> Template:
 
 
 def _settings(path: Path, text: str) -> tuple[dict, str]:
-    """Split a template's file into its settings and its text."""
+    """Split a template file's content into settings and text."""
     if not text.startswith("---\n"):
         return {}, text
     head, separator, text = text[4:].partition("\n---\n")
     try:
-        given = yaml.safe_load(head)
+        declared = yaml.safe_load(head)
     except yaml.YAMLError:
-        given = None
+        declared = None
     known = {"version", "labels", "verdict", "source"}
-    if not separator or not isinstance(given, dict) or not set(given) <= known:
+    if not separator or not isinstance(declared, dict) or not set(declared) <= known:
         raise UserError(f"judge template {path}: between the lines of '---' only {', '.join(sorted(known))} may stand")
-    settings = {"version": given.get("version", 1)}
-    if "labels" in given:
-        labels = given["labels"]
+    settings = {"version": declared.get("version", 1)}
+    if "labels" in declared:
+        labels = declared["labels"]
         if not isinstance(labels, list) or len({str(label) for label in labels}) != 2:
             raise UserError(f"judge template {path}: labels must be two different ones, got {labels!r}")
         settings["labels"] = (str(labels[0]), str(labels[1]))
-    if "verdict" in given:
-        settings |= {"verdict": str(given["verdict"]), "answer": ""}
-    elif "labels" in given:
+    if "verdict" in declared:
+        settings |= {"verdict": str(declared["verdict"]), "answer": ""}
+    elif "labels" in declared:
         raise UserError(f"judge template {path}: labels need a verdict, the words before the label in the last line")
     return settings, text
 

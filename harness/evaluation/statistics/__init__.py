@@ -1,1 +1,1 @@
-"""The statistics of comparison."""
+"""Statistics for comparing policies."""

@@ -1,12 +1,12 @@
-"""The frontier of reward against KL: what a method reaches at a given distance from the reference, with intervals.
+"""The frontier of reward against KL: the reward a method reaches at a KL to the reference, with intervals.
 
-A method is a set of policies (strengths, points of training), each with a mean reward and a mean KL. Its frontier is
-their upper concave envelope, from the SFT policy at KL 0 on: whoever draws each response from one of two policies at
-random gets the mixture of their rewards, at no more than the mixture of their KLs (KL is convex), so every point of
-the envelope can be had. Past the best policy it is flat, for a budget need not be spent. Where a budget is larger
-than the KL of all policies of a method, nothing is known, and nothing is said.
+A method is a set of policies (with different strengths or amounts of training), each with a mean reward and a mean KL.
+Its frontier is their upper concave envelope, starting from the SFT policy at KL 0. Drawing each response at random
+from one of two policies gives the mixture of their rewards, at no more than the mixture of their KLs (KL is convex),
+so every point of the envelope is achievable. Beyond the best policy it is flat, because a budget need not be used up.
+For a budget above the KL of all policies of a method, the result is unknown (NaN).
 
-An envelope picks the best of many noisy means, and is too high by some of that noise; more policies pick more of it.
+An envelope selects the best of many noisy means, so it is biased upwards; the bias grows with the number of policies.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class Policies:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What one method reaches.
+    """The frontier of one method.
 
-    `kl` and `reward` are the corners of its envelope. `at` holds the reward at each of `BUDGETS`, `area` the mean gain
-    over the SFT policy's reward between KL 0 and the common budget; both with intervals, and as differences from the
-    first method (`at_difference`, `area_difference`).
+    - `kl` (in nats) and `reward`: the corners of its envelope.
+    - `at`: the reward at each of `BUDGETS`, with intervals.
+    - `area`: the mean gain over the SFT policy's reward between KL 0 and the common budget, with its interval.
+    - `at_difference`, `area_difference`: the same as differences from the first method.
     """
 
     kl: np.ndarray
@@ -53,13 +54,13 @@ class Frontier:
 
 
 def envelope(kl: Sequence[float], reward: Sequence[float], start: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners of the upper concave envelope of the points and of (0, `start`), up to its highest."""
+    """Return the corners (KLs, rewards) of the upper concave envelope of (0, `start`) and the points, to its top."""
     corners: list[tuple[float, float]] = []
     for x, y in sorted([(0.0, start), *((max(0.0, x), y) for x, y in zip(kl, reward, strict=True))]):
         while corners and corners[-1][0] == x and corners[-1][1] <= y:
             corners.pop()
         if corners and y <= corners[-1][1]:
-            continue  # no better than what costs less
+            continue  # no better than a point with a lower KL
         while len(corners) > 1 and _below(corners[-2], corners[-1], (x, y)):
             corners.pop()
         corners.append((x, y))
@@ -67,17 +68,17 @@ def envelope(kl: Sequence[float], reward: Sequence[float], start: float) -> tupl
 
 
 def _below(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    """Whether b lies on or under the line from a to c."""
+    """Return whether b lies on or below the line from a to c."""
     return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
 def reward_at(corners: tuple[np.ndarray, np.ndarray], budget: float) -> float:
-    """Return the height of an envelope at a KL budget; it is flat behind its last corner."""
+    """Return an envelope's reward at a KL budget; the envelope is flat after its last corner."""
     return float(np.interp(budget, *corners))
 
 
 def mean_gain(corners: tuple[np.ndarray, np.ndarray], budget: float) -> float:
-    """Return the mean height of an envelope above its beginning, over KL from 0 to `budget`."""
+    """Return the mean of an envelope's reward minus its reward at KL 0, over KL from 0 to `budget`."""
     x, y = corners
     inside = x < budget
     x = np.append(x[inside], budget)
@@ -90,9 +91,9 @@ def frontiers(
 ) -> tuple[dict[str, Frontier], float]:
     """Return the frontier of each method, and the common budget of their areas: the largest KL that all of them reach.
 
-    `start` is the SFT policy's reward, `(seeds, prompts)`. Intervals are bootstrapped over seeds and prompts, drawn
-    alike for all methods, so that the difficulty of prompts cancels in differences; the envelope is made anew of each
-    resample. With one seed they say nothing about other seeds.
+    `start` is the SFT policy's reward, `(seeds, prompts)`. Intervals are bootstrapped over seeds and prompts. The draws
+    are the same for all methods, so the difficulty of prompts cancels in differences, and the envelope is recomputed
+    for each resample. With one seed, intervals do not cover the variation between seeds.
     """
     seeds, prompts = start.shape
     rng = np.random.default_rng(rng_seed)
@@ -101,23 +102,23 @@ def frontiers(
     common = min(policies.reach for policies in methods.values())
 
     def means(values: np.ndarray) -> np.ndarray:
-        """Return `(1 + resamples, policies)`: the mean of all, then of each resample."""
+        """Return `(1 + resamples, policies)`: the mean of the data, then of each resample."""
         per_seed = np.einsum("psn,rn->rps", values, draws)
         drawn = np.take_along_axis(per_seed, chosen[:, None, :], axis=2).mean(axis=2)
         return np.concatenate([values.mean(axis=(1, 2))[None], drawn])
 
     starts = means(start[None])[:, 0]
-    found, values = {}, {}
+    corners, values = {}, {}
     for name, policies in methods.items():
         hulls = [envelope(*each) for each in zip(means(policies.kl), means(policies.reward), starts, strict=True)]
-        found[name] = hulls[0]
+        corners[name] = hulls[0]
         values[name] = {
             b: np.array([reward_at(h, b) if b <= policies.reach else np.nan for h in hulls]) for b in BUDGETS
         }
         values[name]["area"] = np.array([mean_gain(hull, common) for hull in hulls])
     first = values[next(iter(methods))]
     made = {}
-    for name, (kl, reward) in found.items():
+    for name, (kl, reward) in corners.items():
         own = {key: _interval(value) for key, value in values[name].items()}
         difference = {key: _interval(value - first[key]) for key, value in values[name].items()}
         area, area_difference = own.pop("area"), difference.pop("area")
@@ -126,7 +127,7 @@ def frontiers(
 
 
 def _interval(values: np.ndarray) -> Interval:
-    """Return the first value with the middle `LEVEL` of the others."""
+    """Return the first value, with the central `LEVEL` interval of the others."""
     if np.isnan(values).any():
         return UNKNOWN
     low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -1,7 +1,7 @@
-"""Numbers with their uncertainty: win rates over prompts and seeds, differences between policies, proportions, means.
+"""Estimates with intervals: win rates over prompts and seeds, differences between policies, proportions, means.
 
-Preferences come as a (seeds, prompts) matrix in [0, 1]: 1 where the policy's response won, 0 where the baseline's did,
-0.5 for a tie, NaN where there is no judgement. A missing judgement is left out; it is never a loss.
+Preferences are a (seeds, prompts) matrix in [0, 1]: 1 if the policy's response won, 0 if the baseline's did, 0.5 for a
+tie, NaN without a judgement. Missing judgements are left out; they never count as losses.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scipy.special import ndtri
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-BLOCK = 500  # resamples that are held in memory at once in wide types
-PROMPTS, SEEDS, OTHER_SEEDS = range(3)  # the streams of random numbers: one for each thing that is drawn
+BLOCK = 500  # resamples held in memory at once in wide types
+PROMPTS, SEEDS, OTHER_SEEDS = range(3)  # streams of random numbers, one for each quantity drawn
 
 
 class Interval(NamedTuple):
-    """An estimate with the ends of its interval; all three are NaN where nothing was measured."""
+    """An estimate and the ends of its interval; all three are NaN if nothing was measured."""
 
     value: float
     low: float
@@ -36,22 +36,22 @@ def win_rate(
 ) -> Interval:
     """Return the mean preference of a (seeds, prompts) matrix with its bootstrap interval.
 
-    The interval answers: how much would the win rate move with other prompts of the same kind and, where there are
-    several seeds, with other seeds? Both are drawn with replacement, independently of each other, and the interval
-    holds the middle `level` of the means of the resampled matrices. The draws of prompts depend on `rng_seed` and
-    the number of prompts alone: a report comes out the same twice, and all policies of a task see the same draws.
+    The interval answers: how much would the win rate change with other prompts of the same kind and, if there are
+    several seeds, with other seeds? Prompts and seeds are drawn with replacement, independently of each other, and the
+    interval contains the central `level` of the means of the resampled matrices. The draws of prompts depend only on
+    `rng_seed` and the number of prompts, so reports are reproducible and all policies of a task use the same draws.
 
-    What it does not cover:
+    Not covered:
 
-    - Few seeds. Resampling S seeds shows only (S - 1) / S of the variance between seeds: half of it for 2, two
-      thirds for 3. In simulations with 3 seeds of 256 prompts, the 95 % interval held the truth in 98 % of the cases
-      where seeds did not matter and in 96 % where they moved the rate by 3 points, but only in 83 % where they
-      moved it by 10. With one seed it says nothing at all about other seeds.
-    - The judge. Its errors are taken as they are; its agreement with labels stands beside the number.
-    - Several comparisons at once. Each interval stands alone.
+    - Few seeds. Resampling S seeds shows only (S - 1) / S of the variance between seeds: half of it for 2, two thirds
+      for 3. In simulations with 3 seeds of 256 prompts, the 95 % interval contained the truth in 98 % of the cases
+      where seeds did not matter and in 96 % where they changed the rate by 3 points, but only in 83 % where they
+      changed it by 10. With one seed, the interval does not cover the variation between seeds at all.
+    - The judge's errors. Its agreement with labels is reported next to the win rate.
+    - Multiple comparisons. Each interval is for one win rate on its own.
 
-    Where resampling has nothing to show, because there is one prompt or because every judgement is the same (all won,
-    all lost), the interval is Wilson's for that many prompts instead of one of no width.
+    With a single prompt, or if all judgements are equal (all won, all lost), resampling would give an interval of zero
+    width, so the interval is Wilson's for that number of prompts.
     """
     preferences = _rows_with_values(preferences)
     judged = ~np.isnan(preferences)
@@ -68,13 +68,13 @@ def win_rate(
 def paired_difference(
     a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, level: float = LEVEL, rng_seed: int = 0
 ) -> Interval:
-    """Return the win rate of `a` minus that of `b` with its bootstrap interval.
+    """Return the win rate of `a` minus the win rate of `b`, with its bootstrap interval.
 
-    Both are (seeds, prompts) matrices whose columns are the same prompts; each draw of prompts is applied to both, so
-    that the difficulty of a prompt cancels. Rows of matrices of equal height are the same seeds and are drawn
-    together; otherwise (one SFT policy against three seeds of a loss) the seeds of each are drawn on their own.
-    Prompts, and seeds drawn together, that only one of the two was judged on are left out. The limits are those of
-    `win_rate`. Where all differences are the same the interval has no width: two policies that never differ.
+    Both are (seeds, prompts) matrices whose columns are the same prompts. Each draw of prompts is applied to both, so
+    the difficulty of a prompt cancels. If the numbers of rows are equal, rows are the same seeds and are drawn
+    together; otherwise (one SFT policy against three seeds of a loss) the seeds are drawn separately. Prompts, and
+    seeds drawn together, on which only one of the two was judged are left out. The limitations of `win_rate` apply. If
+    all differences are equal, as for two policies that never differ, the interval has zero width.
 
     Raises `ValueError` if the numbers of prompts differ.
     """
@@ -100,7 +100,7 @@ def paired_difference(
 def wilson_interval(successes: float, n: int, *, level: float = LEVEL) -> tuple[float, float]:
     """Return Wilson's interval of a proportion; ties may count as half a success. (NaN, NaN) for n = 0.
 
-    It keeps its coverage near 0 and 1, where successes / n plus or minus its standard error does not.
+    Unlike the normal approximation, it keeps its coverage near 0 and 1.
     """
     if n == 0:
         return math.nan, math.nan
@@ -108,16 +108,16 @@ def wilson_interval(successes: float, n: int, *, level: float = LEVEL) -> tuple[
     rate = successes / n
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # At the ends the formula is exactly 0 and 1, but its rounding is not.
+    # At the ends the formula gives exactly 0 and 1, but floating point does not.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 def mean_with_error(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of a (seeds, prompts) matrix, or of one row of it, and its standard error. NaN is left out.
+    """Return the mean of a (seeds, prompts) matrix, or of one row of it, and its standard error; NaN is left out.
 
-    For the KL to the reference (log-prob under the policy minus that under the reference, in nats) and for lengths.
-    The error is that of the per-prompt means over the seeds, because responses to one prompt are alike: it covers
-    other prompts, not other seeds. NaN for fewer than two prompts.
+    For the KL to the reference (log-prob under the policy minus log-prob under the reference, in nats) and for lengths.
+    The standard error is computed from per-prompt means over the seeds, because responses to the same prompt are
+    similar: it covers other prompts, not other seeds. It is NaN for fewer than two prompts.
     """
     values = np.atleast_2d(np.asarray(values, dtype=float))
     present = ~np.isnan(values)
@@ -130,10 +130,10 @@ def mean_with_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def mean_of_seeds(rates: Iterable[tuple[float, np.ndarray]], *, level: float = LEVEL, rng_seed: int = 0) -> Interval:
-    """Return the mean of a rate over seeds with its interval, where the rate is more than a mean of preferences.
+    """Return the mean of a rate over seeds with its interval, for rates that are not plain means of preferences.
 
-    `rates` has for each seed the rate and its values (resamples,) on the resamples of the prompts, which are the
-    same for all seeds. Seeds are drawn as in `win_rate`, with its limits; one whose rate is NaN is left out.
+    `rates` has for each seed the rate and its values (resamples,) on resamples of the prompts, which are the same for
+    all seeds. Seeds are drawn as in `win_rate`, with the same limitations; a seed with a NaN rate is left out.
     """
     known = [(value, resampled) for value, resampled in rates if not math.isnan(value)]
     if not known:
@@ -146,28 +146,28 @@ def mean_of_seeds(rates: Iterable[tuple[float, np.ndarray]], *, level: float = L
 
 
 def coverage(preferences: np.ndarray) -> float:
-    """Return the share of judgements that carry a preference: of the cells of the matrix, those that are not NaN."""
+    """Return the share of judgements with a preference: the share of the matrix's elements that are not NaN."""
     preferences = np.asarray(preferences, dtype=float)
     return float((~np.isnan(preferences)).mean()) if preferences.size else math.nan
 
 
 def flip_rate(flipped: Iterable[bool | None]) -> float:
-    """Return how often the two orders gave opposite verdicts, among the judgements that had both; NaN if none had."""
-    known = [bool(flip) for flip in flipped if isinstance(flip, (bool, np.bool_))]  # None and pandas' NA: not known
+    """Return the share of judgements in which the two orders gave opposite verdicts; NaN if none was asked in both."""
+    known = [bool(flip) for flip in flipped if isinstance(flip, (bool, np.bool_))]  # None and pandas' NA mean unknown
     return sum(known) / len(known) if known else math.nan
 
 
 def _rows_with_values(matrix: np.ndarray) -> np.ndarray:
-    """A seed without any judgement is not a seed to be drawn."""
+    """Return the matrix without its all-NaN rows: a seed without judgements must not be drawn."""
     matrix = np.atleast_2d(np.asarray(matrix, dtype=float))
     return matrix[~np.isnan(matrix).all(axis=1)]
 
 
 @lru_cache(maxsize=4)
 def prompt_draws(prompts: int, resamples: int, rng_seed: int) -> np.ndarray:
-    """Return (resamples, prompts) uint8, not to be written to: how often each prompt is in each resample (about once).
+    """Return how often each prompt is in each resample (about once): (resamples, prompts) uint8, must not be modified.
 
-    Kept, because all policies of a task share it; in one byte each, because test sets have up to 10,000 prompts.
+    Cached, because all policies of a task share it; uint8, because test sets have up to 10,000 prompts.
     """
     rng = np.random.default_rng([rng_seed, PROMPTS])
     draws = np.empty((resamples, prompts), dtype=np.uint8)
@@ -183,7 +183,7 @@ def _blocks(resamples: int) -> Iterator[slice]:
 
 
 def _resampled_means(preferences: np.ndarray, prompt_draws: np.ndarray, stream: int, rng_seed: int) -> np.ndarray:
-    """Return the mean of each resampled matrix, (resamples,); NaN where a resample holds no judgement."""
+    """Return the mean of each resampled matrix, (resamples,); NaN for a resample without judgements."""
     judged = ~np.isnan(preferences)
     columns = np.concatenate([np.where(judged, preferences, 0), judged]).astype(np.float32).T
     totals = np.concatenate([prompt_draws[block].astype(np.float32) @ columns for block in _blocks(len(prompt_draws))])

@@ -1,16 +1,17 @@
-"""Length-controlled win rates: what a win rate would be if both responses were equally long.
+"""Length-controlled win rates: the win rate to expect if both responses were equally long.
 
 The model is AlpacaEval 2.0's (Dubois et al., 2404.04475; checked against alpaca_eval 0.6.6, `metrics/glm_winrate.py`):
 the log-odds that the policy's response wins are w_l tanh(d / s) + w_d difficulty + w_b, where d is the difference of
 the lengths in characters, reference minus policy, s its standard deviation over the policy's prompts, and
 `difficulty` a number per prompt. The length-controlled rate is the mean over the prompts of sigmoid(w_d difficulty +
-w_b): the length term is left out. Two things differ between AlpacaEval and the other tasks:
+w_b), without the length term. AlpacaEval and the other tasks differ in two ways:
 
 - AlpacaEval publishes difficulties, and with them the judgements of two variants of the reference model (concise and
   verbose), the *anchors*. Each policy's w_d is fitted; the anchors share w_l and w_d at a tenth of the weight, which
   keeps a policy from gaming the length term. The strength of the L1 penalty is cross-validated.
-- Elsewhere `joint_difficulty` fits the difficulties to the judgements of all policies at once, with w_d = 1 for all,
-  as AlpacaEval's authors fitted theirs. There are no anchors, and the penalty only keeps a policy that always wins finite.
+- For other tasks, `joint_difficulty` fits the difficulties to the judgements of all policies at once, with w_d = 1 for
+  all, as AlpacaEval's authors fitted theirs. There are no anchors, and the penalty only keeps the weights of a policy
+  that always wins finite.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from harness.evaluation.statistics.intervals import prompt_draws
 from harness.evaluation.statistics.logistic import fit_logistic
 
 RESAMPLES = 1000
-BLOCK = 250  # resamples that are fitted at once
+BLOCK = 250  # resamples fitted at once
 FOLDS = 5
 STRENGTHS = np.logspace(-4, 4, 10)  # C, the inverse of the penalty: scikit-learn's default grid
-ANCHOR_WEIGHT = 0.1  # a regularisation of 0.2, shared by the two anchored models
-WEAK_PENALTY = 0.1  # moves the mean prediction by at most this many of the n judgements
-ROUNDS = 500
-SETTLED = 1e-4  # largest change of a difficulty in a round that ends the joint fit
+ANCHOR_WEIGHT = 0.1  # a regularisation of 0.2, divided between the two anchored models
+WEAK_PENALTY = 0.1  # changes the sum of the n predictions by at most this much
+ROUNDS = 500  # upper limit for the joint fit
+SETTLED = 1e-4  # the joint fit ends when no difficulty changes by more than this in a round
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,19 @@ def length_controlled(
     resamples: int = RESAMPLES,
     rng_seed: int = 0,
 ) -> tuple[float, np.ndarray]:
-    """Return one policy's length-controlled win rate, in [0, 1], and those of `resamples` bootstrap resamples.
+    """Return one policy's length-controlled win rate, in [0, 1], and the rates of `resamples` resamples, (resamples,).
 
-    `preferences` (n,) in [0, 1], NaN where there is none: such a row is predicted, but not fitted, as upstream does.
-    `differences` (n,) are lengths in characters, the reference's minus the policy's; `difficulty` is (n,). With
-    `anchors` this is AlpacaEval's model, without them w_d is 1 (see the module). The prompts are resampled as in
-    `statistics.win_rate`, and s and all weights are fitted anew for each resample; the anchors, which are a part of
-    the metric, stay, and so does the strength of the penalty. (Choosing it anew for each of 200 resamples of two published
-    models moved no rate by more than 0.12 points, and no end of an interval by more than 0.02.)
+    `preferences` (n,) are in [0, 1], NaN without a judgement: such a row is predicted but not fitted, as upstream does.
+    `differences` (n,) are lengths in characters, reference minus policy; `difficulty` is (n,). With `anchors` this is
+    AlpacaEval's model; without them w_d is 1 (see the module).
 
-    Where no two lengths differ, there is nothing to control and the result is the win rate. Where all differ by the
-    same, or where nothing was judged, it is NaN: nothing tells the length's effect from the policy's.
+    Prompts are resampled as in `intervals.win_rate`, and s and all weights are refitted for each resample. The anchors,
+    which are part of the metric, and the strength of the penalty stay fixed. (Selecting the strength again for each of
+    200 resamples of two published models changed no rate by more than 0.12 points, and no end of an interval by more
+    than 0.02.)
+
+    If all differences are 0, there is nothing to control and the result is the plain win rate. If they are all the same
+    other number, or nothing was judged, the result is NaN: the effect of length cannot be told from the policy's.
     """
     judged = ~np.isnan(preferences)
     n = len(preferences)
@@ -90,21 +93,22 @@ def length_controlled(
 
 
 def length_terms(differences: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return tanh(d / s) for each row of `counts` (m, n), which say how often each prompt is in a sample: (m, n)."""
+    """Return tanh(d / s), (m, n), for each row of `counts` (m, n), which count each prompt in a sample."""
     total = counts.sum(axis=1, keepdims=True)
     mean = (counts * differences).sum(axis=1, keepdims=True) / total
     variance = (counts * (differences - mean) ** 2).sum(axis=1, keepdims=True) / (total - 1)
     scale = np.sqrt(variance)
-    return np.tanh(differences / np.where(scale > 0, scale, np.inf))  # a resample of equal differences has no term
+    return np.tanh(differences / np.where(scale > 0, scale, np.inf))  # without spread there is no length term
 
 
 def joint_difficulty(preferences: np.ndarray, differences: np.ndarray) -> np.ndarray:
-    """Return the difficulty of each prompt (n,), fitted to all policies' judgements; 0 where there are too few.
+    """Return the difficulty of each prompt, (n,), fitted to all policies' judgements.
 
-    `preferences` (policies, n), NaN where there is none, and `differences` (policies, n) are as in `length_controlled`. The log-odds
-    are w_l tanh(d / s) + w_b + difficulty, with weights of each policy's own. Difficulties are normal around 0, and
-    their variance is estimated with them (empirical Bayes by EM in Laplace's approximation), so that a prompt's is
-    drawn towards 0 as far as its few judgements are noise. With a single policy they cannot be told from noise: all 0.
+    `preferences` (policies, n), NaN without a judgement, and `differences` (policies, n) are as in `length_controlled`.
+    The log-odds are w_l tanh(d / s) + w_b + difficulty, with separate weights for each policy. Difficulties have a
+    normal prior around 0 whose variance is estimated along with them (empirical Bayes, by EM with Laplace's
+    approximation), which shrinks the difficulty of a prompt with few judgements towards 0. With a single policy,
+    difficulties cannot be told from noise, and all are 0.
     """
     judged = ~np.isnan(preferences)
     preferences, differences, judged = (a[judged.any(axis=1)] for a in (preferences, differences, judged))
@@ -131,7 +135,7 @@ def joint_difficulty(preferences: np.ndarray, differences: np.ndarray) -> np.nda
 
 
 class _Problem:
-    """One policy's rows, with the anchors' before them, as `fit_logistic` takes them."""
+    """One policy's rows in the form of `fit_logistic`, preceded by the anchors' rows."""
 
     def __init__(self, targets: np.ndarray, judged: np.ndarray, difficulty: np.ndarray, anchors: Anchors | None):
         self.judged = judged
@@ -141,14 +145,14 @@ class _Problem:
         self.offset = difficulty[None] if anchors is None else 0.0
 
     def fit(self, terms: np.ndarray, counts: np.ndarray, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
-        """Return the weights (m, k): of the length term, of difficulty (with anchors only), and w_b."""
+        """Return the weights (m, k): w_l, w_d (only with anchors), and w_b."""
         features, rows = self._features(terms), self._row_weights(counts)
         return fit_logistic(features, self.targets, rows, penalty, offset=self.offset, start=start)
 
     def chosen_penalty(self, terms: np.ndarray) -> float:
-        """Return the penalty with the lowest cross-entropy on left-out rows, the strongest among equals.
+        """Return the penalty with the lowest cross-entropy on left-out rows; of equal ones, the strongest.
 
-        Folds as scikit-learn's GroupKFold deals out groups of equal size: in turn, from the last row on.
+        Folds are assigned as scikit-learn's GroupKFold assigns groups of equal size: in turn, from the last row.
         """
         rows = self._row_weights(np.ones_like(terms))[0]
         used = np.flatnonzero(rows)
@@ -162,7 +166,7 @@ class _Problem:
         return float(1 / STRENGTHS[means.argmin()])
 
     def mean_prediction(self, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Return for each fit the mean over the sample of the win probability at equal lengths: (m,)."""
+        """Return each fit's win probability at equal lengths, averaged over its sample: (m,)."""
         of_difficulty = 1.0 if self.anchors is None else weights[:, [1]]
         predicted = expit(of_difficulty * self.difficulty + weights[:, [-1]])
         return (counts * predicted).sum(axis=1) / counts.sum(axis=1)

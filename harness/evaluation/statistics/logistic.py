@@ -1,4 +1,4 @@
-"""Many small weighted logistic regressions at once: with fractional targets, an L1 penalty and an offset."""
+"""Many small weighted logistic regressions at once, with fractional targets, an L1 penalty and an offset."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from scipy.special import expit
 
 STEPS = 100
-HALVINGS = 40  # of a step that overshoots, as Newton's can from far away
+HALVINGS = 40  # of a step that overshoots, as Newton steps far from the minimum can
 TOLERANCE = 1e-7
-NOTHING = 1e-14  # of the objective: less than it is exact to
-RIDGE = 1e-9  # keeps the curvature of a feature that is 0 throughout invertible
+NOTHING = 1e-14  # relative change of the objective below its rounding error
+RIDGE = 1e-9  # keeps the Hessian invertible if a feature is 0 everywhere
 
 
 def fit_logistic(
@@ -23,15 +23,17 @@ def fit_logistic(
     offset: np.ndarray | float = 0.0,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the coefficients (m, k) of m regressions that minimise sum_i w_i CE(y_i, sigmoid(o_i + x_i . b)) + penalty |b|_1.
+    """Return the coefficients b (m, k) of m regressions, which minimise the penalised cross-entropy
 
-    `features` are (k, m, n), `targets` in [0, 1], `weights` and `offset` (m, n), `penalty` (m,); each axis but k may
-    be 1 where all regressions share the values. There is no intercept: a feature of ones is one. `start` (m, k) are
-    coefficients to start from. CE is the cross-entropy, so a target of 0.7 is a row of 1 weighing 0.7 and one of 0
-    weighing 0.3. With C = 1 / penalty this is what scikit-learn minimises with `penalty="l1"`.
+        sum_i w_i CE(y_i, sigmoid(o_i + x_i . b)) + penalty |b|_1.
 
-    Method: Newton's with the penalty kept as it is (each step minimises the quadratic model plus the penalty, as
-    liblinear's newGLMNET does), for all regressions together. Its time grows as 3^k: k is to be small.
+    `features` are (k, m, n), `targets` in [0, 1], `weights` and `offset` (m, n), `penalty` (m,); each axis except k may
+    be 1 if all regressions share the values. There is no intercept; add a feature of ones instead. `start` (m, k) are
+    initial coefficients. A target of 0.7 is equivalent to a row with target 1 and weight 0.7 plus a row with target 0
+    and weight 0.3. With C = 1 / penalty this is scikit-learn's objective for `penalty="l1"`.
+
+    The method is Newton's for all regressions together, where each step minimises the quadratic model plus the exact
+    penalty, as in liblinear's newGLMNET. Its time grows as 3^k, so k must be small.
     """
     k = len(features)
     m = np.broadcast_shapes(features.shape[1:], targets.shape, weights.shape, np.shape(offset))[0]
@@ -68,7 +70,7 @@ def fit_logistic(
 def _objective(
     b: np.ndarray, odds: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: np.ndarray
 ) -> np.ndarray:
-    """Return what is minimised, of each regression: (m,)."""
+    """Return the objective of each regression, (m,)."""
     softplus = np.log1p(np.exp(-np.abs(odds))) + np.maximum(odds, 0)
     return (weights * (softplus - targets * odds)).sum(axis=1) + penalty * np.abs(b).sum(axis=1)
 
@@ -76,8 +78,8 @@ def _objective(
 def _penalised_step(b: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     """Return the step d (m, k) that minimises gradient . d + d H d / 2 + penalty |b + d|_1.
 
-    For given signs of b + d the minimum solves a linear system. Near the end the signs are those of b; where they are
-    not, all 3^k are tried. (Coordinate descent takes for ever where two features are all but the same.)
+    For fixed signs of b + d the minimum solves a linear system. Near convergence the signs are those of b; where they
+    are not, all 3^k combinations are tried. (Coordinate descent is very slow if two features are nearly equal.)
     """
     pull = np.einsum("mkj,mj->mk", hessian, b) - gradient
     new = _with_signs(np.sign(b), pull, hessian, penalty)
@@ -99,7 +101,7 @@ def _penalised_step(b: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, pe
 
 
 def _with_signs(signs: np.ndarray, pull: np.ndarray, hessian: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    """Return the x (m, k) that minimises x H x / 2 - pull . x + penalty (signs . x) and is 0 where its sign is."""
+    """Return the x (m, k) that minimises x H x / 2 - pull . x + penalty (signs . x), with x = 0 where `signs` is 0."""
     used = signs != 0
     both = used[:, :, None] & used[:, None, :]
     system = np.where(both, hessian, np.eye(signs.shape[1]))

@@ -1,1 +1,1 @@
-"""Rewards that are known: functions from a prompt and a response to a number."""
+"""Known rewards: functions from a prompt and a response to a number."""

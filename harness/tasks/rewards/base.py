@@ -1,7 +1,7 @@
-"""Programmatic rewards: functions from a prompt and a response to a number, named or given as `module:function`.
+"""Programmatic rewards: functions from a prompt and a response to a number, by registered name or `module:function`.
 
-Where the reward is known, the policies can be scored by it itself, and a judge that prefers what it scores higher
-never errs: the controlled setting of the DPO paper (2305.18290, section 6.1).
+With a known reward, policies can be scored directly, and a judge that prefers the response with the higher reward
+makes no errors: the controlled setting of the DPO paper (2305.18290, section 6.1).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ RewardFunction = Callable[[str, str], float]
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward `function(prompt, response) -> float`, more is better; the prompt is text, as a judge would read it.
+    """A reward `function(prompt, response) -> float`, higher is better; the prompt is text, as shown to a judge.
 
-    `version` says what determines its values (a hash of its code, by default); it is part of every key that a value
-    of it goes into.
+    `version()` identifies what determines its values (by default, a hash of its code). It is part of the key of every
+    artifact that depends on a value.
     """
 
     name: str
@@ -42,10 +42,10 @@ REWARDS: Registry[Reward] = Registry("reward")
 def register_reward(
     name: str, *, version: Callable[[], str] | None = None
 ) -> Callable[[RewardFunction], RewardFunction]:
-    """Register a function `(prompt, response) -> float` under a name.
+    """Return a decorator that registers a function `(prompt, response) -> float` under a name.
 
-    `version()` returns what determines its values besides the code, such as the hash of a fitted model; left out, it
-    is the hash of the source file that the function stands in.
+    `version()` returns what determines its values besides the code, such as the hash of a fitted model; by default it
+    is the hash of the function's source file.
     """
 
     def decorate(function: RewardFunction) -> RewardFunction:
@@ -56,11 +56,11 @@ def register_reward(
 
 
 def find_reward(name: str) -> Reward:
-    """Return the registered reward of this name, the function that `module:function` names, or a text classifier's.
+    """Return the registered reward of this name, the function `module:function`, or a text classifier's reward.
 
-    A classifier is named by a local folder or a hub id (see `harness.tasks.rewards.classifier`).
-    The module is imported as Python would, from the working directory too. Raises `UserError` for a name that is
-    neither (with the nearest), a module that cannot be imported, or a thing in it that cannot be called.
+    A classifier is named by a local folder or a hub id (see `harness.tasks.rewards.classifier`). A module is imported
+    by Python's rules and also from the working directory. Raises `UserError` for a name that is none of these (with
+    the nearest registered name), a module that cannot be imported, or an attribute that cannot be called.
     """
     if name in REWARDS:
         return REWARDS.get(name)
@@ -78,7 +78,7 @@ def find_reward(name: str) -> Reward:
         sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a user's module can raise anything, and its own words help most
+    except Exception as error:  # a user's module can raise anything; its own message helps most
         raise UserError(f"reward {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UserError(f"reward {name!r} is not a function (it is a {type(function).__name__})")

@@ -1,4 +1,4 @@
-"""A text classifier as a reward: how likely it is that the prompt with the response is positive."""
+"""A text classifier as a reward: the probability that the prompt with the response is positive."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harness.core.errors import UserError
 class ClassifierReward:
     """The probability of a classifier's positive label, e.g. siebert/sentiment-roberta-large-english.
 
-    The label is the one whose name begins with "pos", in any case. A text that is too long loses its end. Raises
-    `UserError` for a model that cannot be had, or that has no such label.
+    The positive label is the one whose name starts with "pos", ignoring case. An overlong text loses its end. Raises
+    `UserError` for a model that is unavailable or has no such label.
     """
 
     def __init__(self, name: str):

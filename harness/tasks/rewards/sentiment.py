@@ -1,8 +1,8 @@
-"""The gold reward of the controlled experiment: how likely a review is positive, by a classifier of words.
+"""The gold reward of the controlled experiment: the probability that a review is positive, from a word classifier.
 
-A logistic regression on TF-IDF of single words and pairs of neighbours, fitted on reviews that no policy and no
-prompt uses. It is the truth of that experiment by definition; how often it is right about real reviews is measured
-all the same, on reviews that it has not seen, and kept beside it.
+The classifier is a logistic regression on TF-IDF of words and pairs of adjacent words, fitted on reviews that neither
+policies nor prompts use. In the experiment it is the ground truth by definition; its accuracy on held-out real
+reviews is measured all the same and stored with it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from harness.tasks.rewards.base import register_reward
 
 NAME = "imdb_sentiment"
 WORD = re.compile(r"\w+(?:'\w+)?")
-FEWEST = 3  # reviews that a word or a pair must stand in to be a feature
-STRENGTH = 10.0  # scikit-learn's C: large is weak regularisation
-SHORT = 30  # words of the short texts that accuracy is measured on too
-FORMAT = 1  # raised when features or fit change
+FEWEST = 3  # minimum number of reviews with a word or pair for it to be a feature
+STRENGTH = 10.0  # scikit-learn's C; a large value is weak regularisation
+SHORT = 30  # length in words of the shortened reviews on which accuracy is measured too
+FORMAT = 1  # incremented when the features or the fit change
 
 
 class SentimentModel:
@@ -39,7 +39,7 @@ class SentimentModel:
         self.idf, self.weights, self.intercept = idf, weights, intercept
 
     def __call__(self, text: str) -> float:
-        """Return the probability that a text is positive; that of the intercept where it holds no known word."""
+        """Return the probability that a text is positive; without a known word, the intercept alone decides."""
         counts = Counter(i for i in map(self.index.get, features_of(text)) if i is not None)
         at = np.fromiter(counts, dtype=int, count=len(counts))
         values = (1 + np.log(np.fromiter(counts.values(), dtype=float, count=len(counts)))) * self.idf[at]
@@ -49,13 +49,13 @@ class SentimentModel:
 
 
 def features_of(text: str) -> list[str]:
-    """Return the words of a text, lower-cased, and its pairs of neighbouring words."""
+    """Return the lower-cased words of a text and its pairs of adjacent words."""
     words = WORD.findall(text.lower())
     return words + [f"{a} {b}" for a, b in pairwise(words)]
 
 
 def fit(reviews: Sequence[Review]) -> SentimentModel:
-    """Fit the classifier on rated reviews. Deterministic: no random number enters."""
+    """Fit the classifier on rated reviews. Deterministic: uses no random numbers."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -68,15 +68,15 @@ def fit(reviews: Sequence[Review]) -> SentimentModel:
 
 
 def accuracy(model: SentimentModel, reviews: Sequence[Review], words: int | None = None) -> float:
-    """Return how often the model is right about reviews, or about the first `words` words of each."""
+    """Return the model's accuracy on reviews, or on the first `words` words of each."""
     texts = (" ".join(review.text.split()[:words]) for review in reviews)
     return float(np.mean([(model(text) > 0.5) == r.positive for text, r in zip(texts, reviews, strict=True)]))
 
 
 def fitted_folder() -> Path:
-    """Return the folder of the classifier on the packaged reviews, fitted on first use in the user's cache folder.
+    """Return the folder of the classifier, fitted to the packaged reviews on first use and kept in the user's cache.
 
-    It holds `model.npz`, `features.json`, and `accuracy.json` with what was measured on held-out reviews.
+    It contains `model.npz`, `features.json`, and `accuracy.json` with the accuracy on held-out reviews.
     """
     inputs = _inputs()
 
@@ -94,7 +94,7 @@ def fitted_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def _inputs() -> dict:
-    """Return what determines the classifier."""
+    """Return the inputs that determine the classifier."""
     rated = [[review.id, review.positive] for review in load_reviews()["reward"]]
     return {"format": FORMAT, "reviews": hash_value(rated), "fewest": FEWEST, "strength": STRENGTH}
 
@@ -111,5 +111,5 @@ def _fitted() -> SentimentModel:
 
 @register_reward(NAME, version=lambda: key_of(_inputs()))
 def imdb_sentiment(prompt: str, response: str) -> float:
-    """Return the probability that the review which the response makes of the prompt is positive."""
+    """Return the probability that the review formed by prompt and response is positive."""
     return _fitted()(f"{prompt} {response}")

@@ -1,4 +1,4 @@
-"""AlpacaEval's table of difficulties: the official one where it can be had, never something else under its name."""
+"""AlpacaEval's table of difficulties: the official table if available, and never another table under its name."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ except UserError as error:
 
 @pytest.fixture
 def ask(tmp_path):
-    """Ask for the official table in a fresh process, at a hub that runs here and serves tmp_path/hub."""
+    """Return a function that gets the official table in a new process, from a local hub that serves tmp_path/hub."""
     server = subprocess.Popen([sys.executable, HUB, tmp_path / "hub"], stdout=subprocess.PIPE, text=True)
     address = server.stdout.readline().strip()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

@@ -1,4 +1,4 @@
-"""AlpacaEval 2.0's metrics, recomputed from published annotations of 16 models, and from files that are not so good."""
+"""AlpacaEval 2.0's metrics, recomputed from published annotations of 16 models, and errors for malformed files."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def table():
 
 @pytest.fixture
 def says(capsys):
-    """Run `alpaca-lc` and return its exit status and what it said."""
+    """Run `alpaca-lc` and return its exit status and output."""
 
     def run(*arguments):
         status = main(["alpaca-lc", *map(str, arguments)])
@@ -71,7 +71,7 @@ def test_the_published_win_rates_come_out(model):
 
 @pytest.mark.parametrize("model", PUBLISHED.index)
 def test_the_published_length_controlled_rates_come_out(model, table):
-    """With the estimated difficulties; by position, as upstream aligned them, which matters for incomplete files alone."""
+    """Uses the estimated difficulties, aligned by position like upstream's, which matters for incomplete files only."""
     annotations = read_annotations(path_of(model))
     rate, _ = length_controlled_win_rate(annotations, table, alignment="position", resamples=1)
     assert rate.value == pytest.approx(PUBLISHED.loc[model, "length_controlled_winrate"], abs=0.12)
@@ -112,7 +112,7 @@ def test_the_reference_against_itself_is_at_fifty_percent(table):
 
 
 def test_metrics_by_hand():
-    """A loss at 1.2, a win at 1.9, a draw in its old and its new form, and none: mean of 0.2, 0.9, 0.5, 0.5 is 0.525."""
+    """A loss at 1.2, a win at 1.9, a draw as 0 and as 1.5, and a NaN: the mean of 0.2, 0.9, 0.5 and 0.5 is 0.525."""
     found = win_rates(np.array([1.2, 1.9, 0, 1.5, math.nan]))
     assert (found["n_total"], found["n_wins"], found["n_wins_base"], found["n_draws"]) == (4, 1, 1, 2)
     assert found["win_rate"] == pytest.approx(52.5) and found["discrete_win_rate"] == pytest.approx(50)
@@ -120,7 +120,7 @@ def test_metrics_by_hand():
 
 
 def test_the_command_prints_one_object(says):
-    started = time.process_time()  # whatever else this machine does meanwhile
+    started = time.process_time()  # CPU time, unaffected by other processes
     status, out, err = says(path_of("vicuna-7b"), "--json", "--difficulty", "estimated")
     assert time.process_time() - started < 10
     found = json.loads(out)
@@ -230,7 +230,7 @@ for file in files:
 
 @pytest.mark.slow
 def test_the_official_package_finds_the_same_rates(table, tmp_path):
-    """In a process of its own, given the estimated table in place of the one that it downloads."""
+    """Runs in a separate process, with the estimated table in place of the one that upstream downloads."""
     plain = tmp_path / "df_gamed.csv"
     packaged = REPOSITORY / "harness/tasks/data/alpaca_eval_difficulty.csv.gz"
     plain.write_bytes(gzip.decompress(packaged.read_bytes()))

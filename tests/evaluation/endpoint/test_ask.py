@@ -1,4 +1,4 @@
-"""Asking an endpoint that fails in every way: each answer is there exactly once, and paid once."""
+"""Asking an endpoint that fails in every way: each question gets exactly one answer, paid for once."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from harness.evaluation.endpoint.cache import CACHE_FILE, AnswerCache
 from tests.conftest import REPOSITORY
 from tests.evaluation.fake_openai import Reply, judge_of, prefers
 
-PRICE = {"input": 1000.0, "output": 0.0}  # USD per million tokens: 100 prompt tokens are 10 cents
+PRICE = {"input": 1000.0, "output": 0.0}  # USD per million tokens: 100 prompt tokens cost 10 cents
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def judge(server, make_context):
 
 
 def questions(n: int) -> list[Comparison]:
-    """Comparisons that the policy wins where the number is even."""
+    """Return comparisons of which the policy wins the even-numbered ones."""
     sides = ("a good answer {}", "a poor answer {}")
     return [
         Comparison(
@@ -54,7 +54,7 @@ def right(judgements) -> list[bool]:
 
 
 class Storm:
-    """An endpoint of which 3 requests in 10 fail, each in the next of these ways; it remembers whom it answered."""
+    """An endpoint that fails 3 of 10 requests, cycling through these faults; it counts its answers to each question."""
 
     FAULTS = (
         Reply(status=429, headers={"Retry-After": "0.01"}),
@@ -89,7 +89,7 @@ class Storm:
 
 @pytest.mark.slow
 def test_a_storm_of_faults_costs_no_judgement_and_counts_none_wrongly(server, judge):
-    """Preferences are graded where the endpoint gave logprobs for both orders, for one, or for none."""
+    """Preferences are graded if the endpoint gives logprobs, for both orders, one order or none."""
     server.respond = storm = Storm()
     settings = {"max_retries": 6, "timeout": 1.0, "concurrency": 8}
     comparisons = questions(50)
@@ -170,7 +170,7 @@ def test_killed_and_run_again_only_what_was_under_way_is_paid_twice(server, tmp_
 
 @pytest.mark.slow
 def test_two_processes_share_one_cache(server, tmp_path):
-    """The second begins when thirty answers are there; the first, which asks four at a time, waits for it with the rest."""
+    """The second process starts after 30 answers; the first, with 4 requests at a time, then waits for it."""
     number, both_ask = itertools.count(1), threading.Event()
 
     def respond(request):
@@ -196,7 +196,7 @@ def test_two_processes_share_one_cache(server, tmp_path):
 
 
 def test_a_budget_is_never_passed_and_what_was_paid_is_kept(server, judge, make_context):
-    """Each answer costs 10 cents, and may cost over a dollar for all that is known beforehand."""
+    """Each answer costs 10 cents, but its upper bound before asking is over a dollar."""
     settings = {"price": PRICE, "max_tokens": 10, "concurrency": 8}
     first = judge(questions(40), budget_usd=3.0, **settings)
     with AnswerCache(make_context().cache / CACHE_FILE) as cache:

@@ -1,4 +1,4 @@
-"""AlpacaEval's judge: what it asks is upstream's to the letter, and how it reads the answer gives the published numbers."""
+"""AlpacaEval's judge: its requests are identical to upstream's, and its parsing reproduces the published numbers."""
 
 import json
 import math
@@ -45,13 +45,13 @@ def comparison(place, response="a good answer", baseline=None):
 
 
 def shown(request):
-    """The two outputs of a request, in the order in which it shows them."""
+    """Return the two outputs in a request, in the order shown."""
     content = request.body["messages"][1]["content"]
     return re.findall(r'"output": """(.*?)"""\n    \}', content, re.DOTALL)
 
 
 def weighs(request):
-    """Answers m or M, whichever is the good answer, with a probability of 0.8."""
+    """Answer with the label of the good output, m or M, with a probability of 0.8."""
     first = "a good answer" in shown(request)[0]
     sure, other = math.log(0.8), math.log(0.2)
     logprobs = {"m": sure if first else other, "M": other if first else sure, "Both": -9.0}
@@ -104,7 +104,7 @@ def test_each_comparison_is_one_request_of_one_token(server, judge_of):
 
 
 def test_current_models_get_what_they_want(server, judge_of):
-    """A reasoning model takes no temperature, and must be told not to reason before its one token."""
+    """A reasoning model accepts no temperature, and must be told not to reason before its one token."""
     judge = judge_of(model="gpt-next", request={"temperature": None, "reasoning_effort": "none"})
     judged(judge, comparison(0))
     (request,) = server.requests
@@ -156,7 +156,7 @@ def test_no_text_adds_a_turn_or_another_text():
 
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.csv.gz")), ids=lambda path: path.name.split(".")[0])
 def test_published_log_probs_give_the_published_preferences(path):
-    """To the tenth digit, for every row whose log-probs of both labels are published."""
+    """To ten digits, for every row with published log-probs of both labels."""
     published = pd.read_csv(path).dropna(subset=["logprob_m", "logprob_M"])
     annotator = load_annotator(DEFAULT)
     for row in published.itertuples():
@@ -297,8 +297,8 @@ json.dump({"messages": seen, "preferences": [row["preference"] for row in found]
 
 @pytest.mark.slow
 def test_every_request_is_upstream_s_to_the_letter(tmp_path):
-    """All 805 instructions, with the reference outputs against themselves turned round: the package's own annotator is
-    given an answer that always prefers the first, and what it was about to send is compared."""
+    """All 805 instructions, with the reference outputs against their reversed texts: the package's own annotator gets
+    answers that always prefer the first output, and the requests it would have sent are compared."""
     rows = [{"instruction": r["instruction"], "output_1": r["output"], "output_2": r["output"][::-1]} for r in ROWS]
     path = tmp_path / "found.json"
     result = subprocess.run(
@@ -346,8 +346,8 @@ def test_the_package_itself_answers_the_same_in_a_process_of_its_own(server, jud
 
 @pytest.mark.slow
 def test_a_published_model_judged_again_with_the_published_answers_has_the_published_rates(tmp_path, capsys):
-    """From outputs to rates by the command: 805 outputs of the lengths of vicuna-7b's, and an endpoint that prefers, in
-    each request, what the published judge preferred for its instruction, and by as much."""
+    """From outputs to rates with the command: 805 outputs with the lengths of vicuna-7b's, and an endpoint that gives
+    each instruction the published judge's preference."""
     published = pd.read_csv(PUBLISHED / "vicuna-7b.csv.gz").set_index("instruction_index")
     places = {row["instruction"]: i for i, row in enumerate(ROWS)}
     outputs = [{"instruction": r["instruction"], "output": "x" * published.len_2[i]} for i, r in enumerate(ROWS)]

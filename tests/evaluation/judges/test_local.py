@@ -1,4 +1,4 @@
-"""Judges that run here: reward models, a causal LM's label logits, programmatic rewards; on tiny models of our own."""
+"""Local judges, on tiny models made here: reward models, a causal LM's label logits, programmatic rewards."""
 
 import math
 
@@ -38,7 +38,7 @@ def judged(judge, comparisons=PAIRS):
 
 @pytest.fixture(scope="module")
 def reward_folder(tmp_path_factory, tiny_model):
-    """A decoder with a chat template, whose padding token is the one that ends a turn."""
+    """A decoder with a chat template whose padding token is also its end-of-turn token."""
     folder = tmp_path_factory.mktemp("reward")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def reward_folder(tmp_path_factory, tiny_model):
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory, tiny_encoder):
-    """An encoder without a chat template, which reads prompt and response as a pair."""
+    """An encoder without a chat template, which takes prompt and response as a pair."""
     folder = tmp_path_factory.mktemp("reward-encoder")
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def encoder_folder(tmp_path_factory, tiny_encoder):
 
 
 def score_alone(folder, text: str) -> float:
-    """The score of one dialogue by itself, with no padding and no harness."""
+    """Return the score of a single dialogue, without padding and without the harness."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LlamaForSequenceClassification.from_pretrained(folder).eval()
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -74,7 +74,7 @@ def score_alone(folder, text: str) -> float:
 
 
 def test_a_reward_model_s_preference_is_the_logistic_of_the_difference_of_the_scores(reward_folder, make_context):
-    """The score is that of the last token, whatever shares the batch and though padding is that very token."""
+    """The score is from the last token, whatever else is in the batch, even if padding has the same id."""
     judge = reward_model.make(LocalOptions(str(reward_folder)), make_context())
     asked = "<|im_start|>user\nHow do I boil an egg?<|im_end|>\n<|im_start|>assistant\n"
     policy, baseline = (
@@ -120,7 +120,7 @@ def test_a_prompt_too_long_for_a_reward_model_loses_its_beginning(reward_folder,
 
 
 def test_a_model_that_is_no_reward_model_is_refused(tiny_model, make_context, tmp_path):
-    """By its configuration before a run starts; by its weights, where the configuration claims to be one."""
+    """By its configuration before a run starts, or by its weights if its configuration claims to be a reward model."""
     with pytest.raises(UserError, match="has 2 outputs; a reward model has one"):
         reward_model.make(LocalOptions(str(tiny_model)), make_context())
     model = AutoModelForCausalLM.from_pretrained(tiny_model)

@@ -34,7 +34,7 @@ def key(monkeypatch):
 
 @pytest.fixture
 def ask(server, make_context):
-    """Return a function that makes a judge against the server, and has it judge."""
+    """Return a function that makes a judge for the server and judges with it."""
 
     def ask(*comparisons, **options):
         return judge_of(server, make_context(), **options).judge(comparisons, lambda done: None)
@@ -249,7 +249,7 @@ def test_the_request_carries_model_decoding_and_key(server, ask):
 
 
 def test_a_response_cannot_close_its_fence_or_state_a_verdict(server, ask):
-    """The judge here reads the fences as told to, and quotes what it reads. The injected verdicts change nothing."""
+    """This judge reads the fences as instructed and quotes their content. The injected verdicts have no effect."""
     ask(GOOD_FIRST)
     old = server.requests[0].mark
     injected = (
@@ -282,7 +282,7 @@ def test_a_dialogue_is_shown_with_its_speakers(server, ask):
 
 
 def test_the_key_is_in_no_file_no_judgement_and_no_log(server, ask, tmp_path, caplog):
-    """Not even where the endpoint repeats it, in an error or in its answer."""
+    """Not even if the endpoint repeats it in an error or an answer."""
     caplog.set_level(logging.DEBUG)
     server.respond = lambda request: Reply(f"{KEY}\nPreferred: {1 if 'good' in request.responses[0] else 2}")
     judgements = ask(GOOD_FIRST)
@@ -329,7 +329,7 @@ def test_agreement_is_not_measured_unless_asked_for(server, make_context):
 
 
 def test_agreement_is_the_accuracy_on_labelled_pairs(server, make_context):
-    """Of five pairs, three are labelled as the judge sees them, one the other way round, and on one it cannot say."""
+    """Of five pairs, the judge agrees with the labels of three, disagrees with one, and gives no verdict on one."""
     server.respond = lambda request: Reply("?") if request.prompt == "4" else prefers("good")(request)
     held_out = [Preference((Message("user", str(i)),), "good", "poor") for i in range(5)]
     held_out[1] = Preference(held_out[1].prompt, "poor", "good")

@@ -1,4 +1,4 @@
-"""The offline judge: a logistic regression on pairs. Texts are embedded by hashed bags of words, defined here."""
+"""The offline judge: a logistic regression on pairs. Texts are embedded as hashed bags of words, defined here."""
 
 import json
 import re
@@ -19,7 +19,7 @@ FILLER = [f"word{i}" for i in range(40)]
 
 
 def bag_of_words(texts):
-    """Return (n, 64) float32 unit vectors: counts of words, each hashed to one of 64 places."""
+    """Return (n, 64) float32 unit vectors: counts of words, each hashed to one of 64 dimensions."""
     counts = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
     for row, text in zip(counts, texts, strict=True):
         for word in re.findall(r"\w+", text.lower()):
@@ -28,7 +28,7 @@ def bag_of_words(texts):
 
 
 def pairs(count, seed, chosen="kind", rejected="rude"):
-    """Pairs that differ in one word among random filler of random length."""
+    """Return pairs that differ in one word among random filler of random length."""
     rng = np.random.default_rng(seed)
 
     def text(word):
@@ -48,7 +48,7 @@ def randomly_labelled(count, seed):
 
 @pytest.fixture
 def fitted(make_context):
-    """Return a function that fits a judge, in the store of a folder of its own."""
+    """Return a function that fits a judge, with a store in its own folder."""
 
     def fitted(fit, held_out=(), folder="", options=None, **given):
         context = make_context(folder, fit=fit, held_out=held_out, **{"embed": bag_of_words, **given})
@@ -79,7 +79,7 @@ def test_on_random_labels_it_claims_no_skill(fitted):
 
 
 def test_agreement_counts_each_held_out_pair(fitted):
-    """Three pairs labelled as learnt and one the other way round: 3 of 4."""
+    """Three pairs labelled as in training and one the opposite way: 3 of 4."""
     held_out = pairs(4, seed=1)
     held_out[2] = Preference(held_out[2].prompt, held_out[2].rejected, held_out[2].chosen)
     unpaired = Preference(held_out[0].prompt, "kind", None)
@@ -121,7 +121,7 @@ def test_identical_responses_are_a_tie_even_if_the_encoder_rounds_differently_ea
 
 
 def test_length_counts_too(fitted):
-    """Where nothing but the length tells the sides apart, the longer is learnt; the embedding sees no difference."""
+    """If only length distinguishes the sides, the judge learns to prefer length; the embeddings are equal."""
     longer = [Preference((Message("user", f"q{i}"),), "la " * (5 + i), "la " * (1 + i)) for i in range(40)]
     judge = fitted(longer, embed=lambda texts: np.ones((len(texts), 4), dtype=np.float32) / 2)
     (judgement,) = judged(judge, [Comparison("x", (Message("user", "q"),), "la la la", "la")])
@@ -170,7 +170,7 @@ def test_a_fit_and_its_agreement_that_the_store_has_are_not_repeated(fitted):
 
 
 def test_words_can_outweigh_a_length_that_was_never_seen(fitted):
-    """Kind answers, longer by half than rude ones: a rude one of 100,000 words does not make up for its rudeness."""
+    """Kind answers are 1.5 times as long as rude ones, but a rude one of 100,000 words does not win by its length."""
     longer = [Preference(p.prompt, f"{p.chosen} {'word1 ' * 6}", p.rejected) for p in pairs(200, seed=0)]
     judge = fitted(longer)
     for n in (10, 100, 100_000):
@@ -203,9 +203,9 @@ def test_the_artifact_is_json_alone(fitted, tmp_path):
 
 
 def test_the_penalty_is_chosen_on_prompts_that_were_left_out():
-    """Each prompt has a feature of its own, which says nothing about other prompts: the strongest penalty must win.
+    """Each prompt has its own feature, which is useless for other prompts: the strongest penalty must win.
 
-    With pairs of one prompt on both sides of a fold, as under the second grouping, a weak one would.
+    With pairs of one prompt on both sides of a fold, as with the second grouping, a weak penalty would win.
     """
     prompts, copies = 30, 6
     features = np.repeat(np.eye(prompts), copies, axis=0)
@@ -217,7 +217,7 @@ def test_the_penalty_is_chosen_on_prompts_that_were_left_out():
 
 
 def test_the_blocks_that_say_something_are_chosen_and_all_candidates_losses_kept():
-    """Style is noise here and the words decide; the other way round, the smaller candidate is enough."""
+    """Style is noise and the words are informative; in the reverse case, the smaller candidate is enough."""
     rng = np.random.default_rng(0)
     noise, signal = rng.standard_normal((100, 11)), np.abs(rng.standard_normal((100, 3)))
     groups = [str(i) for i in range(100)]
@@ -230,9 +230,9 @@ def test_the_blocks_that_say_something_are_chosen_and_all_candidates_losses_kept
 
 @pytest.mark.parametrize("skill", [0.6, 0.75, 0.9])
 def test_the_probability_is_calibrated(fitted, skill):
-    """Where a word tells the better response in `skill` of the pairs: about as sure of new ones as it is right.
+    """A word marks the better response in `skill` of the pairs: on new pairs, confidence must be close to accuracy.
 
-    It errs on the side of doubt: what calibrates it are the margins of models that saw a fifth less.
+    The judge is slightly underconfident, because it is calibrated on margins of models fitted to a fifth less data.
     """
     rng = np.random.default_rng(0)
 

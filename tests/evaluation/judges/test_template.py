@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its verdict is read."""
+"""The request to a judge, and how its verdict is parsed."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_the_last_line_is_the_verdict(text):
 
 
 def test_logprobs_of_the_label_grade_the_verdict_wherever_it_stands():
-    """`1` and ` 1` are the same label; the earlier 1 in the reasoning, and other words, count for nothing."""
+    """`1` and ` 1` are the same label; the earlier 1 in the reasoning and other words are ignored."""
     tokens = [
         ("Response 1", {"1": math.log(0.01), "2": math.log(0.99)}),
         (" is", {" is": 0.0}),

@@ -1,4 +1,4 @@
-"""The judge against a real model behind a real OpenAI-compatible server: SmolLM2, as `transformers serve` serves it."""
+"""The judge with a real model behind a real OpenAI-compatible server: SmolLM2 on `transformers serve`."""
 
 import json
 import os
@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info < (3, 11), reason="the server's libraries need Python 3.11"),
 ]
 SERVE = "from transformers.cli.transformers import main; main()"
-# This model answers it with one of the two labels whatever the marks: 48 times of 48 when it was tried.
-# "Which answer is better?" it answers in as many ways as there are marks.
+# With any marks, this model answers this question with one of the two labels (48 of 48 times when tried), whereas its
+# answers to "Which answer is better?" vary with the marks.
 SHORT = """---
 verdict: ""
 labels: ["Yes", "No"]
@@ -62,7 +62,7 @@ def server():
 
 
 def test_a_real_model_behind_a_real_server_judges(server, make_context, tmp_path, monkeypatch):
-    """What a 135M model thinks is worth nothing; that each of its answers is read for what it is, or counted, is."""
+    """A 135M model's verdicts are worthless; what matters is that each is parsed correctly or counted as unusable."""
     monkeypatch.setenv("JUDGE_KEY", "any-word")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     template = tmp_path / "short.txt"

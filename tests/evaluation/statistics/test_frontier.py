@@ -1,4 +1,4 @@
-"""Envelopes, their heights and areas, on curves drawn by hand; intervals on rewards that are known."""
+"""Envelopes, their heights and areas, on hand-made curves; intervals on known rewards."""
 
 import numpy as np
 import pytest

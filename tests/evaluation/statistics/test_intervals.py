@@ -1,4 +1,4 @@
-"""Win rates, their intervals, and the smaller numbers beside them."""
+"""Win rates, their intervals, and the related measures."""
 
 import math
 import time
@@ -25,7 +25,7 @@ def matrix(*rows):
 
 
 def noisy(rng, seeds, prompts, difficulty):
-    """Wins and losses whose chance depends on the prompt."""
+    """Wins and losses with a probability that depends on the prompt."""
     return (rng.random((seeds, prompts)) < difficulty).astype(float)
 
 
@@ -38,7 +38,8 @@ def test_the_interval_of_eight_prompts_by_hand():
 
 
 def test_the_interval_of_two_seeds_by_hand():
-    """One seed always wins and one never does: a quarter of the resamples draws the first twice, a quarter the other."""
+    """One seed always wins and one never does: a quarter of the resamples draws the first twice, a quarter the second
+    twice."""
     assert win_rate(matrix([1] * 50, [0] * 50)) == (0.5, 0.0, 1.0)
 
 
@@ -93,7 +94,7 @@ def test_a_report_comes_out_the_same_twice():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """1,000 experiments of 150 prompts whose chances vary; the truth is their mean chance over all prompts, 0.6."""
+    """1,000 experiments of 150 prompts with varying win probabilities; the truth, their mean over prompts, is 0.6."""
     rng = np.random.default_rng(5)
     hits = 0
     for _ in range(1000):
@@ -104,7 +105,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_a_large_task_takes_well_under_a_second():
     preferences = noisy(np.random.default_rng(6), 3, 256, 0.5)
-    started = time.process_time()  # whatever else this machine does meanwhile
+    started = time.process_time()  # CPU time, unaffected by other processes
     win_rate(preferences, rng_seed=99)
     paired_difference(preferences, preferences[::-1], rng_seed=99)
     assert time.process_time() - started < 1
@@ -128,7 +129,7 @@ def test_a_constant_difference_has_no_spread():
 
 
 def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
-    """600 experiments of one seed; b wins each prompt with 0.1 less chance than a."""
+    """600 experiments of one seed; b's probability of winning is 0.1 less than a's on every prompt."""
     rng = np.random.default_rng(9)
     hits = 0
     for _ in range(600):
@@ -145,7 +146,7 @@ def test_only_prompts_and_seeds_that_both_were_judged_on_are_compared():
 
 
 def test_one_policy_may_have_fewer_seeds():
-    """The seeds of a always win and never win; the only seed of b ties. The difference is drawn as -0.5, 0 or 0.5."""
+    """One seed of a always wins, one never does, and b's only seed ties. Resampled differences are -0.5, 0 or 0.5."""
     assert paired_difference(matrix([1] * 30, [0] * 30), matrix([0.5] * 30)) == (0.0, -0.5, 0.5)
 
 
@@ -170,7 +171,7 @@ def test_wilson_holds_the_rate_lies_in_the_unit_interval_and_mirrors(counts):
 
 
 def test_the_error_of_a_mean_is_that_of_the_prompts():
-    """Prompt means 1, 2, 3 and 6 have mean 3, standard deviation sqrt(14 / 3), error half of that."""
+    """Prompt means 1, 2, 3 and 6 have mean 3, standard deviation sqrt(14 / 3), and half of that as standard error."""
     values = matrix([0, 2, 3, 5], [2, 2, 3, 7])
     assert mean_with_error(values) == pytest.approx((3, math.sqrt(14 / 3) / 2))
     assert mean_with_error(values.mean(axis=0)) == mean_with_error(values)

@@ -1,4 +1,4 @@
-"""Win rates at equal lengths: properties that any such rate must have, and truths that it must find."""
+"""Win rates at equal lengths: properties that any such rate must have, and true values that it must recover."""
 
 import math
 
@@ -10,7 +10,7 @@ from harness.evaluation.statistics.length_control import joint_difficulty, lengt
 
 
 def simulated(rng, policies, prompts, *, length_effect, spread=1.0, scale=100):
-    """Return preferences and length differences of policies of equal quality, and the difficulties behind them."""
+    """Return preferences and length differences of policies of equal quality, and the true difficulties."""
     difficulty = spread * rng.normal(size=prompts)
     differences = np.round(scale * rng.normal(size=(policies, prompts)))
     terms = np.concatenate([length_terms(row, np.ones((1, prompts))) for row in differences])
@@ -25,7 +25,7 @@ def test_the_length_term_by_hand():
 
 
 def test_without_a_length_effect_the_rate_is_the_win_rate():
-    """The fit's mean prediction is the mean preference; what it assigns to length averages to nothing here."""
+    """The fit's mean prediction is the mean preference, and the effect assigned to length averages to 0."""
     rng = np.random.default_rng(0)
     preferences, differences, _ = simulated(rng, 1, 4000, length_effect=0)
     rate, _ = length_controlled(preferences[0], differences[0], np.zeros(4000))
@@ -39,7 +39,7 @@ def test_equal_lengths_leave_the_win_rate_and_its_interval():
 
 
 def test_a_policy_that_wins_by_length_alone_is_no_better():
-    """Longer by 100 characters on average, and preferred for it: it wins 75 %, but at equal lengths 50 %."""
+    """A policy is longer by 100 characters on average and preferred for it: it wins 75 %, but 50 % at equal lengths."""
     rng = np.random.default_rng(1)
     differences = np.round(-100 + 100 * rng.normal(size=3000))
     odds = -2 * length_terms(differences, np.ones((1, 3000)))[0]
@@ -68,7 +68,7 @@ def test_the_order_of_the_rows_does_not_matter():
 
 
 def test_a_row_without_a_preference_is_predicted_but_not_fitted():
-    """A quarter of the rows has none. At difficulties of -50 and 50 they are predicted to lose and to win."""
+    """A quarter of the rows has no judgement. With difficulties of -50 and 50 they are predicted to lose and to win."""
     preferences, differences, difficulty = simulated(np.random.default_rng(4), 1, 200, length_effect=1)
     unjudged = np.arange(200) >= 150
     some = np.where(unjudged, np.nan, preferences[0])
@@ -108,14 +108,15 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 
 def test_seeds_are_drawn_too():
-    """Two seeds that always agree with themselves: 0.2 or 0.8. A quarter of the resamples draws one seed twice."""
+    """Two seeds with constant rates, 0.2 and 0.8. A quarter of the resamples draws only the first, a quarter only the
+    second."""
     rates = [(0.2, np.full(1000, 0.2)), (0.8, np.full(1000, 0.8))]
     assert mean_of_seeds(rates) == pytest.approx((0.5, 0.2, 0.8))
     assert mean_of_seeds([*rates[:1], (math.nan, np.full(1000, math.nan))]) == pytest.approx((0.2, 0.2, 0.2))
 
 
 def test_the_joint_fit_finds_the_difficulties():
-    """Twelve policies see each prompt: the difficulties are drawn towards 0, but in their true order and on their scale."""
+    """With twelve policies per prompt, difficulties are shrunk towards 0 but keep their true order and scale."""
     rng = np.random.default_rng(7)
     preferences, differences, truth = simulated(rng, 12, 400, length_effect=1)
     found = joint_difficulty(preferences, differences)
@@ -136,7 +137,7 @@ def test_a_single_policy_tells_nothing_of_difficulty():
 
 
 def test_the_joint_fit_leaves_the_win_rate_of_policies_that_length_does_not_help():
-    """With w_d = 1 for all, and judgements that the difficulties were fitted to, nothing is added to a win rate."""
+    """With w_d = 1 for all policies and difficulties fitted to these judgements, the win rate is unchanged."""
     rng = np.random.default_rng(10)
     preferences, differences, _ = simulated(rng, 3, 3000, length_effect=0)
     difficulty = joint_difficulty(preferences, differences)

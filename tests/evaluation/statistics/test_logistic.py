@@ -1,4 +1,4 @@
-"""Many small logistic regressions at once, against values by hand, a general optimiser, and scikit-learn."""
+"""Many small logistic regressions at once, against values computed by hand, a general optimiser, and scikit-learn."""
 
 import math
 
@@ -24,7 +24,7 @@ def objective(b, features, targets, weights, offset, penalty):
 
 
 def test_one_feature_of_ones_is_the_log_odds_of_the_weighted_mean():
-    """Weights 3 and 1 on a win and a loss: the mean is 3/4, its log-odds ln 3. An offset is taken off."""
+    """Weights 3 and 1 on a win and a loss: the mean is 3/4, its log-odds ln 3. An offset is subtracted."""
     ones, targets, weights = np.ones((1, 1, 2)), np.array([[1.0, 0.0]]), np.array([[3.0, 1.0]])
     assert fit_logistic(ones, targets, weights, 0.0) == pytest.approx(math.log(3))
     assert fit_logistic(ones, targets, weights, 0.0, offset=np.full((1, 2), 0.5)) == pytest.approx(math.log(3) - 0.5)
@@ -86,7 +86,7 @@ def test_what_is_separable_stays_finite_under_a_penalty():
 
 @pytest.mark.parametrize("difference", [1.0, 1e-3, 1e-6])
 def test_few_rows_features_that_are_all_but_the_same_and_hardly_a_penalty(difference):
-    """Six wins and losses that a line parts: the minimum is far out, where Newton's step overshoots."""
+    """Six linearly separable wins and losses: the minimum is far out, and Newton steps overshoot."""
     rng = np.random.default_rng(3)
     one = rng.normal(size=6)
     features, targets = np.stack([one, one + difference * rng.normal(size=6)]), (one > 0).astype(float)
