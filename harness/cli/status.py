@@ -1,4 +1,4 @@
-"""The command `status`: how far an experiment is, also while another process runs it."""
+"""The command `status`: prints the progress of an experiment, also while another process runs it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def status_as_json(status: Status, shared: dict[str, Build]) -> dict:
 
 
 def status_parts(status: Status, shared: dict[str, Build]) -> list[Text | Table]:
-    """Return the status for a person: a headline, a table by task and loss, then what is under way, failed and left."""
+    """Return the status as readable parts: headline, table by task and loss, then what is under way, failed and left."""
     counts = [f"{status.count('done')} of {len(status.cells)} cells done"]
     counts += [f"{status.count(state)} {state}" for state in ("under way", "failed", "to do") if status.count(state)]
     parts: list[Text | Table] = [
@@ -134,10 +134,10 @@ def _count(cells: Sequence[CellStatus], stage: str) -> str:
 
 def _states(cells: Sequence[CellStatus]) -> Text:
     states = [one.state for one in cells]
-    found = [(state, states.count(state)) for state in ("done", "under way", "failed", "to do") if state in states]
-    if len(found) == 1:
-        return Text(found[0][0], style=COLORS.get(found[0][0], ""))
-    return Text(", ").join(Text(f"{count} {state}", style=COLORS.get(state, "")) for state, count in found)
+    counts = [(state, states.count(state)) for state in ("done", "under way", "failed", "to do") if state in states]
+    if len(counts) == 1:
+        return Text(counts[0][0], style=COLORS.get(counts[0][0], ""))
+    return Text(", ").join(Text(f"{count} {state}", style=COLORS.get(state, "")) for state, count in counts)
 
 
 def _section(title: str, lines: Sequence[str], style: str) -> list[Text]:
