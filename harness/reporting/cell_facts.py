@@ -1,4 +1,4 @@
-"""All that a results folder says of one cell, as JSON values: what `show` prints."""
+"""Everything that a results folder says about one cell, as JSON values: what `show` prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.reporting.cell_files import CellFiles
 
 
 def cell_facts(cell: CellFiles, samples: int) -> dict:
-    """Return what is known of a cell, with the first `samples` responses to each task it is evaluated on.
+    """Return what is known about a cell, with its first `samples` responses on each task that it is evaluated on.
 
-    `config` is that of the experiment's last run that computed something; `inputs` is all that determines the cell's
-    policy, with `differing` naming what the two say differently. What is not there is empty or None.
+    `config` is the configuration of the last run that computed something; `inputs` is everything that determines the
+    cell's policy; `differing` names the settings in which the two differ. What is missing is empty or None.
     """
     manifest, train = cell.experiment.manifest, cell.artifact("train") or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
@@ -42,7 +42,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
 
 
 def changed_settings(config: Mapping) -> dict[str, object]:
-    """Return what a configuration sets otherwise than by default, by dotted names."""
+    """Return the settings of a configuration that differ from the defaults, by dotted name."""
     tasks = {}
     for name, task in config.get("tasks", {}).items():
         generate = asdict(GenerateConfig()) if task.get("generate") else None
@@ -52,7 +52,7 @@ def changed_settings(config: Mapping) -> dict[str, object]:
 
 
 def shown_steps(metrics: Sequence[Mapping], limit: int) -> list[Mapping]:
-    """Return about `limit` rows of each split, evenly spaced, the first and the last among them, in their order."""
+    """Return about `limit` rows of each split, evenly spaced and in order, including the first and the last."""
     keep = set()
     for split in {row["split"] for row in metrics}:
         places = [place for place, row in enumerate(metrics) if row["split"] == split]
@@ -62,7 +62,7 @@ def shown_steps(metrics: Sequence[Mapping], limit: int) -> list[Mapping]:
 
 
 def _differing(config: Mapping, inputs: Mapping) -> list[str]:
-    """Return the dials of training that the last run's configuration has otherwise than the cell."""
+    """Return the training dials whose value in the last run's configuration differs from the cell's."""
     own = {"train": inputs.get("train", {}), "sft": inputs.get("start", {}).get("sft", {})}
     return [
         f"{section}.{name}"
@@ -81,25 +81,30 @@ def _evaluation(cell: CellFiles, task: str, count: int) -> dict:
         "baseline": cell.experiment.plan.get("baselines", {}).get(task, ""),
         "judges": {name: judge.get("id") for name, judge in judges.items()},
         "responses": len(rows),
-        "win_rates": {name: rate for name, found in verdicts.items() if (rate := _win_rate(found))},
+        "win_rates": {name: rate for name, by_question in verdicts.items() if (rate := _win_rate(by_question))},
         "samples": [
-            {**row, "verdicts": {name: found[row["id"]] for name, found in verdicts.items() if row["id"] in found}}
+            {
+                **row,
+                "verdicts": {
+                    name: by_question[row["id"]] for name, by_question in verdicts.items() if row["id"] in by_question
+                },
+            }
             for row in rows[:count]
         ],
     }
 
 
 def _win_rate(verdicts: Mapping[str, Mapping]) -> dict | None:
-    """Return the mean preference of a judge's verdicts and their number; None where none carries a preference."""
-    found = [row["preference"] for row in verdicts.values() if row["status"] in COUNTED]
-    return {"win_rate": sum(found) / len(found), "n": len(found)} if found else None
+    """Return the mean preference of a judge's verdicts and their number; None if no verdict carries a preference."""
+    preferences = [row["preference"] for row in verdicts.values() if row["status"] in COUNTED]
+    return {"win_rate": sum(preferences) / len(preferences), "n": len(preferences)} if preferences else None
 
 
 def _dotted(values: Mapping, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _dotted(value, f"{prefix}{name}.")
+            flat |= _dotted(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,4 +1,4 @@
-"""What a results folder says of one cell: the one place where `status`, `show` and `export` read its files."""
+"""Reads the files of one cell in a results folder. `status`, `show` and `export` read them only here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters
 
 @dataclass(frozen=True)
 class ExperimentFiles:
-    """The folder of an experiment, below the folder of all results. What is not there is empty."""
+    """The folder of an experiment, below the folder of all results. Missing files are read as empty."""
 
     folder: Path
 
@@ -28,22 +28,22 @@ class ExperimentFiles:
 
     @property
     def store(self) -> Path:
-        """The artifacts that experiments share."""
+        """The folder of the artifacts that experiments share."""
         return self.folder.parent / "store"
 
     @cached_property
     def plan(self) -> Mapping:
-        """What `plan.json` holds."""
+        """The content of `plan.json`."""
         return _json(self.folder / "plan.json")
 
     @cached_property
     def manifest(self) -> Mapping:
-        """What `manifest.json` holds: configuration, hashes and counts of the last run that computed something."""
+        """The content of `manifest.json`: configuration, hashes and counts of the last run that computed something."""
         return _json(self.folder / "manifest.json")
 
     @cached_property
     def planned(self) -> list[CellFiles]:
-        """The cells of the plan, in its order; a grid may name one setting twice."""
+        """The cells of the plan in order, each once, although a grid may name one setting twice."""
         return [CellFiles(self, cell) for cell in {cell["key"]: cell for cell in self.plan.get("cells", [])}.values()]
 
     @cached_property
@@ -54,13 +54,13 @@ class ExperimentFiles:
         return [*self.planned, *(CellFiles(self, cell) for cell in left if cell["key"] not in keys)]
 
     def judges(self, task: str) -> list[str]:
-        """The names of a task's judges: "" where there is one."""
+        """The names of a task's judges; "" for a single judge."""
         return self.plan.get("judges", {}).get(task, [""])
 
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One cell: `record` is what `cell.json` or the plan says of it. What is not there is None or empty."""
+    """One cell; `record` is its entry in `cell.json` or in the plan. Missing files are read as None or empty."""
 
     experiment: ExperimentFiles
     record: Mapping
@@ -113,12 +113,12 @@ class CellFiles:
 
     @property
     def summary(self) -> Mapping:
-        """What its training took."""
+        """The budget that its training used."""
         return _json(self.folder / "train/summary.json")
 
     @property
     def environment(self) -> Mapping:
-        """Code, versions and hardware that trained it."""
+        """The code, versions and hardware that trained it."""
         return _json(self.folder / "train/environment.json")
 
     @property
@@ -128,7 +128,7 @@ class CellFiles:
 
     @property
     def metrics(self) -> list[dict]:
-        """The steps of its training."""
+        """The logged rows of its training."""
         return _rows(self.folder / "train/metrics.jsonl")
 
     def samples(self, task: str) -> list[dict]:
@@ -136,7 +136,7 @@ class CellFiles:
         return _rows(self.folder / f"sample-{task}/samples.jsonl")
 
     def judge(self, task: str, name: str) -> Mapping:
-        """Who judged its responses."""
+        """The record of the judge of its responses."""
         return _json(self.folder / judging(task, name) / "judge.json")
 
     def judgements(self, task: str, name: str) -> dict[str, dict]:
