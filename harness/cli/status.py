@@ -78,7 +78,7 @@ def status_as_json(status: Status, shared: dict[str, Build]) -> dict:
 
 
 def status_parts(status: Status, shared: dict[str, Build]) -> list[Text | Table]:
-    """Return the status as readable parts: headline, table by task and loss, then what is under way, failed and left."""
+    """Return the status as readable parts: headline, table by task and loss, what is under way, failed and left."""
     counts = [f"{status.count('done')} of {len(status.cells)} cells done"]
     counts += [f"{status.count(state)} {state}" for state in ("under way", "failed", "to do") if status.count(state)]
     parts: list[Text | Table] = [

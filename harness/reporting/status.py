@@ -46,7 +46,7 @@ class CellStatus:
 
     @property
     def state(self) -> str:
-        """The state of the whole cell: under way if a stage is, else failed if it failed, else done if all stages are."""
+        """The state of the whole cell: under way or failed if a stage is, in this order; done if all stages are."""
         states = [stage.state for stage in self.stages]
         if UNDER_WAY in states:
             return UNDER_WAY

@@ -20,7 +20,10 @@ Z = 1.96  # standard errors on each side in a 95 % interval of a mean
 
 
 def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
-    """Return the leaderboard of `build_leaderboard` as a Markdown page: a table and notes per task, then one of training."""
+    """Return the leaderboard of `build_leaderboard` as a Markdown page.
+
+    It has one table with notes for each task, and one table of training.
+    """
     page = [f"# {escape(experiment)}: leaderboard"]
     for title, rows in tables(frame):
         page += [f"## {escape(title)}", markdown_table(_result_columns(rows))]

@@ -57,7 +57,7 @@ def comparisons_of(plan: Plan, task: str, split: str, samples: Artifact) -> list
 
 @dataclass(frozen=True)
 class Standalone:
-    """A judge outside a run, what it was made from, and the results folder in whose store its answers are kept."""
+    """A judge outside a run, what it was made from, and the folder of all results, where its answers are kept."""
 
     judge: Judge
     choice: JudgeChoice

@@ -28,7 +28,7 @@ def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Judge a cell's responses. Missing verdicts are asked for again; given ones come from the judge's cache."""
+    """Judge a cell's responses. Missing verdicts are asked for again; earlier ones come from the judge's cache."""
     plan = worker.plan
     judge = worker.judge(cell.task, target.task, target.judge)
     samples = find_artifact(plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split))
