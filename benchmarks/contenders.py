@@ -1,4 +1,4 @@
-"""The ways to train one epoch of DPO that are measured against each other, all on the same setting."""
+"""The ways to train one epoch of DPO that are compared, all with the same setting."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from losses import get_loss
 
 
 def nothing(*_: object) -> None:
-    """For the callbacks that a measurement has no use for."""
+    """A callback that does nothing."""
 
 
 def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", settings: Mapping | None = None) -> Run:
-    """The harness, by the functions that a cell's training consists of."""
+    """Run the harness, through the functions that make up a cell's training."""
     accelerator = Accelerator(cpu=setting.device.type == "cpu")
     source = BatchSource(setting.sequences, setting.pad_token, setting.train.micro_batch_tokens, shared_prompt)
     policy = load_policy(setting.folder, setting.model).to(setting.device)
@@ -50,7 +50,7 @@ def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", set
 
 
 def trl(setting: Setting, **options) -> Run:
-    """TRL's DPOTrainer with its defaults, but for what makes it compute the same: see benchmarks/README.md."""
+    """Run TRL's DPOTrainer with its defaults, except for what makes it compute the same: see benchmarks/README.md."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from transformers.utils import logging
@@ -112,6 +112,6 @@ CONTENDERS: dict[str, Callable[[Setting], Run]] = {
     "ours": lambda setting: ours(setting, shared_prompt=False),
     "ours_shared_prompt": ours,
 }
-FASTEST = {  # what TRL's documentation offers for speed where memory allows: no activation checkpointing
+FASTEST = {  # what TRL's documentation recommends for speed if memory allows: no activation checkpointing
     "trl_fastest": lambda setting: trl(setting, precompute_ref_log_probs=True, gradient_checkpointing=False)
 }

@@ -66,7 +66,10 @@ def main() -> int:
 
 
 def grid(setting: Setting, dataset: str, pairs: int) -> tuple[float, float]:
-    """Return the seconds, and CPU seconds, that the training stages of all cells take; SFT, which TRL is spared too, is done before."""
+    """Return the seconds, and CPU seconds, that the training stages of all cells take.
+
+    SFT is done before and is not counted: TRL does not need it either.
+    """
     with tempfile.TemporaryDirectory(dir=setting.scratch) as results:
         experiment = ExperimentConfig(
             name="grid",

@@ -1,8 +1,8 @@
 """How close judging comes to the rate that the endpoint allows.
 
-A stand-in endpoint in a process of its own answers each request after a fixed time. With c requests under way at once,
-n requests take n x time / c at best. This asks for n judgements, one request each, and prints the share of that ideal
-rate that was reached; the cache and everything else is as in a run.
+A stand-in endpoint in a separate process answers each request after a fixed time. With c concurrent requests, n
+requests take at least n x time / c. This script asks for n judgements, one request each, and prints the share of that
+ideal rate that was reached; the cache and everything else work as in a run.
 
     python benchmarks/judge_throughput.py --judgements 5000 --concurrency 64 --seconds 0.2
 """
@@ -37,7 +37,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length
 
 
 def serve(seconds: float, port) -> None:
-    """Answer every request after this many seconds, for ever; put the port where the parent reads it."""
+    """Answer every request after this many seconds, for ever; send the port to the parent process."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -60,7 +60,7 @@ def serve(seconds: float, port) -> None:
 
 
 def measure(judgements: int, concurrency: int, seconds: float) -> dict[str, float]:
-    """Return the seconds that the judgements took, the ideal, and the share of the ideal rate."""
+    """Return the seconds that the judgements took, the ideal seconds, and the share of the ideal rate."""
     os.environ.setdefault("BENCHMARK_KEY", "any-word")
     spawn = multiprocessing.get_context("spawn")
     port = spawn.Queue()

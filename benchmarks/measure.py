@@ -1,4 +1,4 @@
-"""Measuring: alternating runs, the machine's matrix rate, the arithmetic that an epoch needs, and what is printed."""
+"""Measuring: alternating runs, the machine's matrix rate, the arithmetic of an epoch, and the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def alternate(contenders: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Run every contender in turn, `repeats` times over, so that what else the machine does hits all alike."""
+    """Run every contender in turn, `repeats` times, so that other load on the machine affects all of them equally."""
     runs: dict[str, list[T]] = {name: [] for name in contenders}
     for repeat in range(repeats):
         for name, run in contenders.items():
@@ -70,7 +70,7 @@ def median(values: list[float]) -> float:
 def report(
     title: str, facts: Mapping, rows: list[dict], figures: Mapping[str, float], out: Path | None, name: str
 ) -> None:
-    """Print a table and, last, the figures on one line; with `out`, write all of it with the machine as JSON."""
+    """Print a table and, last, the figures on one line; with `out`, write everything and the machine as JSON."""
     print(f"\n{title}")
     for key, value in facts.items():
         print(f"  {key}: {value}")
@@ -91,7 +91,7 @@ def report(
 
 
 def spelled(value: object) -> str:
-    """Return a cell of a table: numbers to three digits."""
+    """Return the text of a table cell: numbers with three digits."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

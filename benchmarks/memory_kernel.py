@@ -1,7 +1,7 @@
-"""Peak memory of the loss part: log-probs of completion tokens and their gradients, by our kernel and by full logits.
+"""Peak memory of the loss: log-probs of completion tokens and their gradients, with our kernel and with full logits.
 
-Each path runs in a process of its own, so that neither finds memory that the other left. What is counted comes on top of
-the hidden states and the LM head. The last line is `name=value` pairs: MiB, seconds, and the ratio of the peaks.
+Each path runs in a process of its own, so that neither finds memory that the other left. The hidden states and the LM
+head are not counted. The last line is `name=value` pairs: MiB, seconds, and the ratio of the peaks.
 
     python benchmarks/memory_kernel.py
     python benchmarks/memory_kernel.py --tokens 512 --vocabulary 49152
@@ -31,7 +31,10 @@ PATHS = {"kernel": token_logprobs, "naive": full_logits}
 
 
 def measure(path: str, tokens: int, vocabulary: int, hidden_size: int, dtype: str) -> dict[str, float]:
-    """Run one path forward and backward in this process; return its peak in MiB, the seconds, and the summed log-prob."""
+    """Run one path forward and backward in this process.
+
+    Returns its peak in MiB, the seconds, and the summed log-prob.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
 
@@ -42,7 +45,7 @@ def measure(path: str, tokens: int, vocabulary: int, hidden_size: int, dtype: st
     few = torch.zeros(1, dtype=torch.long, device=device)
     PATHS[path](
         leaf(1, hidden_size), leaf(2, hidden_size), few
-    ).sum().backward()  # libraries load, which is not counted
+    ).sum().backward()  # loads libraries, which is not counted
     hidden, weight = leaf(tokens, hidden_size), leaf(vocabulary, hidden_size)
     targets = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
     peak, started = Peak(device), time.perf_counter()

@@ -1,7 +1,7 @@
 """Peak memory of one DPO epoch, each contender in a process of its own, on the same pairs.
 
 On the CPU the peak is the process's largest resident set, less what it held with everything imported and the data made;
-on a GPU it is what the allocator gave out at most.
+on a GPU it is the most that the allocator had handed out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> int:
 
 def peak(given: argparse.Namespace) -> float:
     """Return the MiB that one contender's epoch takes beyond what its process held before."""
-    import trl  # noqa: F401 (imported in every process, so that imports count for none)
+    import trl  # noqa: F401 (imported in every process, so that imports are counted for none)
 
     with tempfile.TemporaryDirectory() as scratch:
         setting = make_setting(given, Path(scratch))

@@ -1,4 +1,4 @@
-"""The most memory that a process holds, beyond what it holds to begin with."""
+"""The most memory that a process holds, beyond what it holds at the start."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-FORGET = Path("/proc/self/clear_refs")  # Linux: "5" makes the peak of the resident set begin anew
-STATUS = Path("/proc/self/status")  # has that peak; getrusage's is at least that of the process that started this one
+FORGET = Path("/proc/self/clear_refs")  # Linux: writing "5" resets the peak of the resident set
+STATUS = Path("/proc/self/status")  # has that peak; getrusage's is at least that of the parent process
 
 
 class Peak:
-    """The most memory since it was made, of this process or of a GPU.
+    """The peak memory since the object was made, of this process or of a GPU.
 
-    Outside Linux the process's peak cannot begin anew: there only what exceeds an earlier peak is seen.
+    Outside Linux the process's peak cannot be reset, so only what exceeds an earlier peak is seen.
     """
 
     def __init__(self, device: torch.device):
@@ -26,7 +26,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(device)
         elif FORGET.exists():
             gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed and is kept for later would hide what comes
+            ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept for reuse would hide later allocations
             FORGET.write_text("5")
         self.before = self._now()
 

@@ -1,7 +1,7 @@
-"""The yardstick: DPO as one writes it in plain PyTorch, with the obvious things done right and nothing else.
+"""The plain baseline: DPO as one writes it in plain PyTorch, with the obvious optimisations and nothing else.
 
 The reference's log-probs are cached, only completion positions reach the LM head, and an effective batch is sorted by
-length before it is cut into micro-batches. Nothing of the harness is used but the tokens.
+length before it is cut into micro-batches. Only the tokens come from the harness.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the tables of RESULTS.md from the JSON files that the benchmarks left in results/."""
+"""Writes the tables of RESULTS.md from the JSON files that the benchmarks left in results/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from measure import spelled
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-# What the project set out to reach; a figure without a goal is shown alone.
+# The project's goals; a figure without a goal is shown alone.
 AT_LEAST = {
     "ratio_default": 9,
     "ratio_precomputed": 6,

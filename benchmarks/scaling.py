@@ -73,7 +73,7 @@ def with_pairs(given: argparse.Namespace, pairs: int) -> argparse.Namespace:
 
 
 def first(setting: Setting, pairs: int, **changes) -> Setting:
-    """Return the setting with its first pairs alone."""
+    """Return the setting with only its first pairs."""
     return dataclasses.replace(setting, examples=setting.examples[:pairs], **changes)
 
 
@@ -83,14 +83,14 @@ def longer(setting: Setting, times: int) -> Setting:
 
 
 def rpo_setting(setting: Setting, batch_size: int) -> Setting:
-    """Return the setting with the largest of the batches' pairs, in batches of one size, and random embeddings."""
+    """Return the setting with the pairs of the largest batch, in batches of one size, and random embeddings."""
     drawn = np.random.default_rng(0).normal(size=(max(BATCHES), EMBEDDING)).astype(np.float32)
     train = dataclasses.replace(setting.train, batch_size=batch_size)
     return first(setting, max(BATCHES), train=train, embeddings=drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
 def loss_seconds(pairs: int, repeats: int = 50) -> float:
-    """Return the seconds that RPO's M x M part takes, forward and backward, on its own."""
+    """Return the seconds that only RPO's M x M part takes, forward and backward."""
     torch.manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(pairs, EMBEDDING), dim=1)
     seconds = []

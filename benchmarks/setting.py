@@ -1,4 +1,4 @@
-"""What every contender trains on: one model, one set of token pairs in one order, one optimiser."""
+"""The setting that all contenders share: one model, one set of token pairs in one order, one optimiser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXTS = {"hh": ("chosen", "rejected"), "tldr": ("post", "model_summary", "human_
 PROMPT_TOKENS = {"hh": 256, "tldr": 512}  # posts are long: 250 tokens on average at 256, 368 at 512
 COMPLETION_TOKENS = 128
 TOKENIZER_SIZE = 8192
-# "tiny" is for the tests. The larger two have the shape of Qwen2.5's models of that size, its vocabulary included.
+# "tiny" is for the tests. The two largest have the shape and the vocabulary of Qwen2.5's models of that size.
 SCALES = {
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     | {"num_key_value_heads": 2, "vocab_size": 8192},
@@ -43,7 +43,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A model folder, token pairs and how to train on them; `batches` is the epoch, in the order that all follow."""
+    """A model folder, token pairs and how to train on them; `batches` is the epoch, in the same order for all contenders."""
 
     model: ModelConfig
     pad_token: int
@@ -62,7 +62,7 @@ class Setting:
 
     @property
     def folder(self) -> Path:
-        """Where the model is."""
+        """The folder of the model."""
         return Path(self.model.name)
 
     def pairs(self) -> list[tuple[Tokens, Tokens]]:
@@ -81,7 +81,7 @@ class Setting:
 
 
 class Watch:
-    """Seconds since it was made, by the clock and of this process's CPU time, once the device has done its work."""
+    """Seconds since the object was made, by the clock and in CPU time of this process, once the device has finished."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -99,7 +99,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of the epoch and of what was computed before it (the reference's log-probs), and the loss of each step."""
+    """Seconds of the epoch and of what was computed before it (the reference's log-probs), and each step's loss."""
 
     seconds: float
     cpu_seconds: float
@@ -124,7 +124,7 @@ def arguments(description: str, *, pairs: int, repeats: int) -> argparse.Argumen
 
 
 def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; exit with status 2 and one line on what cannot be run."""
+    """Parse the command line; exit with status 2 and one line about options that cannot be run."""
     given = parser.parse_args()
     if given.pairs < 1 or given.pairs % given.batch_size or given.batch_size % given.micro_pairs:
         parser.error("--pairs must be a multiple of --batch-size, and that a multiple of --micro-pairs")
@@ -136,7 +136,7 @@ def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def make_setting(given: argparse.Namespace, scratch: Path) -> Setting:
-    """Build model and tokenizer in `scratch`, tokenise the pairs; the learning rate makes the curves move."""
+    """Build model and tokenizer in `scratch`, tokenise the pairs; the learning rate is high enough to move the loss."""
     torch.set_num_threads(given.threads)
     tokenizer = _tokenizer()
     folder = _model(scratch / "model", given.scale, tokenizer)
@@ -169,7 +169,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _model(folder: Path, scale: str, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Write a Llama of random weights, each a bf16 number, so that either dtype begins with the same ones."""
+    """Write a Llama with random weights, each a bf16 number, so that both dtypes start with the same weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
         **SCALES[scale],
@@ -185,7 +185,7 @@ def _model(folder: Path, scale: str, tokenizer: PreTrainedTokenizerFast) -> Path
 
 
 def task_config(dataset: str, pairs: int, dev_pairs: int = 1) -> TaskConfig:
-    """Return the configuration of a packaged data set with so many training pairs."""
+    """Return the configuration of a packaged data set with this many training pairs."""
     return TaskConfig(
         train_pairs=pairs,
         dev_pairs=dev_pairs,

@@ -79,13 +79,13 @@ def main() -> int:
 
 
 def largest_difference(runs: dict[str, list[Run]]) -> float:
-    """Return how far two contenders' losses of the same step are apart at most."""
+    """Return the largest difference between two contenders' losses of the same step."""
     curves = torch.tensor([run.losses for found in runs.values() for run in found], dtype=torch.float64)
     return (curves.max(dim=0).values - curves.min(dim=0).values).max().item()
 
 
 def plot(runs: dict[str, list[Run]], path: Path) -> None:
-    """Draw the loss curves over each other."""
+    """Draw the loss curves in one plot."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Which operations an epoch spends its time on, for each contender: what keeps it from the machine's matrix rate."""
+"""The operations that each contender spends an epoch's time on, which keep it from the machine's matrix rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from measure import report
 from setting import Setting, arguments, checked, make_setting
 from torch.profiler import ProfilerActivity, profile
 
-# Operations by what they are; the first that an operation's name contains counts.
+# Kinds of operations: the first kind that has a part of the operation's name counts.
 KINDS = {
     "matrix products": ("mm", "linear", "matmul"),
     "attention": ("attention",),

@@ -45,14 +45,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the options ask for; raises `UserError` for a file that is not what it should be."""
-    found = metrics(options.file, options.difficulty, options.alignment)
-    print(json.dumps({k: _json(v) for k, v in found.items()}, indent=2) if options.json else _readable(found))
+    """Print the requested metrics; raises `UserError` for an invalid file."""
+    values = metrics(options.file, options.difficulty, options.alignment)
+    print(json.dumps({k: _json(v) for k, v in values.items()}, indent=2) if options.json else _readable(values))
     return 0
 
 
 def metrics(file: Path, difficulty: str = "auto", alignment: str = ALIGNMENTS[0]) -> dict[str, object]:
-    """Return all that the command prints of a file; rates in percent, NaN where there is none."""
+    """Return everything that the command prints about a file; rates in percent, NaN if there is none."""
     from harness.evaluation.alpaca_eval.difficulty import difficulty_table
     from harness.evaluation.alpaca_eval.metrics import length_controlled_win_rate, read_annotations, win_rates
     from harness.evaluation.statistics.length_control import RESAMPLES
@@ -72,21 +72,22 @@ def metrics(file: Path, difficulty: str = "auto", alignment: str = ALIGNMENTS[0]
     }
 
 
-def _readable(found: dict) -> str:
+def _readable(values: dict) -> str:
     lines = [
-        f"win rate            {found['win_rate']:.2f} %, standard error {found['standard_error']:.2f}, n {found['n_total']}"
+        f"win rate            {values['win_rate']:.2f} %, standard error {values['standard_error']:.2f}, "
+        f"n {values['n_total']}"
     ]
-    if found["length_controlled_missing"]:
-        lines.append(f"length-controlled   not given: {found['length_controlled_missing']}")
-        if found["alignment"] == "instruction":
+    if values["length_controlled_missing"]:
+        lines.append(f"length-controlled   not given: {values['length_controlled_missing']}")
+        if values["alignment"] == "instruction":
             lines.append("                    (--alignment position takes rows as they come, as upstream does)")
     else:
-        value, low, high = (found[f"length_controlled_{end}"] for end in ("winrate", "low", "high"))
+        value, low, high = (values[f"length_controlled_{end}"] for end in ("winrate", "low", "high"))
         lines.append(
             f"length-controlled   {value:.2f} % [{low:.2f}, {high:.2f}], 95 % bootstrap interval over the instructions"
         )
-        note = f" ({found['difficulty_note']})" if found["difficulty_note"] else ""
-        lines.append(f"difficulties        {found['difficulty']}{note}")
+        note = f" ({values['difficulty_note']})" if values["difficulty_note"] else ""
+        lines.append(f"difficulties        {values['difficulty']}{note}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: how one is added to the command line, and the arguments that name an experiment."""
+"""Shared by the commands: adding a command, and the arguments that name an experiment or a cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.core.errors import UserError
 from harness.experiment.file import load_experiment
 
 Handler = Callable[[argparse.Namespace], int]  # returns the exit status
-OF_RESULTS = ("name", "results")  # the keys that say which results are meant
+OF_RESULTS = ("name", "results")  # the keys that locate results
 
 
 def add_command(
@@ -43,7 +43,7 @@ def add_experiment_command(
 def add_cell_command(
     commands: argparse._SubParsersAction, name: str, handler: Handler, help: str, epilog: str
 ) -> argparse.ArgumentParser:
-    """Add a command that takes a cell, by what `harness.reporting.find_cell` understands."""
+    """Add a command that takes a cell, named in any way that `harness.reporting.find_cell` understands."""
     command = add_command(commands, name, handler, help, help, epilog)
     command.add_argument(
         "cell",
@@ -60,7 +60,10 @@ def add_cell_command(
 
 
 def experiment_of_results(options: argparse.Namespace) -> ExperimentConfig:
-    """Return the experiment whose results a command reads; raises `UserError` for overrides that have no say in that."""
+    """Return the experiment whose results a command reads.
+
+    Raises `UserError` for overrides of keys other than `OF_RESULTS`, because they would have no effect.
+    """
     for override in options.overrides:
         if override.partition("=")[0] not in OF_RESULTS:
             raise UserError(f"override {override!r}: what the last run left is shown; only name= and results= count")

@@ -1,4 +1,4 @@
-"""The command `check`: hold losses to the conformance suite."""
+"""The command `check`: runs the conformance suite on losses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the losses, print what was found, and say in the exit status whether all passed."""
+    """Check the losses and print the outcomes; the exit status says whether all passed."""
     if bool(options.targets) == options.all:
         raise UserError("name the losses or .py files to check, or give --all for every registered loss")
     from harness.conformance.outcomes import FAILED, outcome_table, summary_table

@@ -1,4 +1,4 @@
-"""The command `export`: a trained policy as a folder that plain transformers code loads."""
+"""The command `export`: writes a trained policy as a folder that plain transformers code loads."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export a policy; say where it is and how close to the trained one."""
+    """Export a policy; print where it is and how close its log-probs are to the trained policy's."""
     from harness.reporting.find_cell import find_cell
 
     cell = find_cell(options.cell, options.results, options.experiment)
-    from harness.run.export import ExportOptions, export_cell  # torch and transformers, only now
+    from harness.run.export import ExportOptions, export_cell  # imports torch and transformers
 
     wanted = ExportOptions(options.at, options.adapter, options.dtype, options.model)
     exported = export_cell(cell, options.into, wanted, _command(cell.key, options))
@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _command(key: str, options: argparse.Namespace) -> str:
-    """Return the command that does the same, whatever else there will be in the results."""
+    """Return a command that repeats this export, even when there are more results to choose from."""
     words = ["python", "-m", "harness", "export", key, "--into", str(options.into)]
     words += ["--adapter"] * options.adapter
-    given = {"--results": options.results if options.results != "results" else "", "--experiment": options.experiment}
-    given |= {
+    flags = {"--results": options.results if options.results != "results" else "", "--experiment": options.experiment}
+    flags |= {
         "--at": "" if options.at is None else f"{options.at:g}",
         "--dtype": options.dtype,
         "--model": options.model,
     }
-    return shlex.join(words + [word for name, value in given.items() if value for word in (name, value)])
+    return shlex.join(words + [word for name, value in flags.items() if value for word in (name, value)])

@@ -1,4 +1,4 @@
-"""The command `judge`: judge anyone's outputs against a baseline, with the judges of the experiments."""
+"""The command `judge`: judges anyone's outputs against a baseline, with the judges of the experiments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge a file, write and print what came of it; raises `UserError` for what could not work."""
+    """Judge a file, write the judgements and print a summary; raises `UserError` for invalid files or options."""
     from harness.core.store import write_jsonl
     from harness.evaluation.alpaca_eval.metrics import metrics_of
     from harness.evaluation.outputs import judged_summary, read_comparisons
@@ -60,42 +60,42 @@ def run(options: argparse.Namespace) -> int:
     )
     table = made.judge.difficulty(comparisons) if hasattr(made.judge, "difficulty") else None
     of_alpaca_eval = metrics_of(comparisons, judgements, table) if table else {}
-    found = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
-    print(json.dumps(found, indent=2) if options.json else judged_text(found))
-    return 0 if found["coverage"] == 1 else 1
+    summary = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
+    print(json.dumps(summary, indent=2) if options.json else judged_text(summary))
+    return 0 if summary["coverage"] == 1 else 1
 
 
-def judged_text(found: dict) -> str:
-    """Return a summary in lines for a person."""
+def judged_text(summary: dict) -> str:
+    """Return a summary as readable lines."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f} %"
 
-    usage, interval = found["usage"], ""
-    if found["win_rate"] is not None:
-        interval = f"{found['win_rate']:.1f} % [{found['win_rate_low']:.1f}, {found['win_rate_high']:.1f}]"
+    usage, interval = summary["usage"], ""
+    if summary["win_rate"] is not None:
+        interval = f"{summary['win_rate']:.1f} % [{summary['win_rate_low']:.1f}, {summary['win_rate_high']:.1f}]"
     lines = {
-        "judge": found["judge"],
-        "win rate": f"{interval or '-'} (95 % interval over prompts; a tie is half a win) of {found['n']}",
-        "LC": _length_controlled(found),
-        "coverage": f"{percent(found['coverage'])} ({', '.join(f'{n} {s}' for s, n in found['statuses'].items())})",
-        "flip rate": percent(found["flip_rate"]),
-        "first shown": percent(found["first_rate"]),
+        "judge": summary["judge"],
+        "win rate": f"{interval or '-'} (95 % interval over prompts; a tie is half a win) of {summary['n']}",
+        "LC": _length_controlled(summary),
+        "coverage": f"{percent(summary['coverage'])} ({', '.join(f'{n} {s}' for s, n in summary['statuses'].items())})",
+        "flip rate": percent(summary["flip_rate"]),
+        "first shown": percent(summary["first_rate"]),
     }
     lines = {name: line for name, line in lines.items() if line}
     if usage:
         price = "no known price" if usage["usd"] is None else f"{usage['usd']:.2f} USD"
         lines["paid"] = f"{usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens, {price}, once"
-    lines["judgements"] = found["judgements"]
+    lines["judgements"] = summary["judgements"]
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 
 
-def _length_controlled(found: dict) -> str:
-    """Return the line of AlpacaEval's length-controlled win rate; empty for another judge or other prompts."""
-    if "length_controlled_winrate" not in found:
+def _length_controlled(summary: dict) -> str:
+    """Return the line of AlpacaEval's length-controlled win rate; empty for other judges and other prompts."""
+    if "length_controlled_winrate" not in summary:
         return ""
-    if found["length_controlled_winrate"] is None:
+    if summary["length_controlled_winrate"] is None:
         return "- (takes a judgement of each of the 805 instructions)"
-    value, low, high = (found[f"length_controlled_{end}"] for end in ("winrate", "low", "high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}] (length-controlled; {found['difficulty']} difficulties)"
+    value, low, high = (summary[f"length_controlled_{end}"] for end in ("winrate", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}] (length-controlled; {summary['difficulty']} difficulties)"

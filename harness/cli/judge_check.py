@@ -1,4 +1,4 @@
-"""The command `judge-check`: how far a judge agrees with people, on data that no policy has to do with."""
+"""The command `judge-check`: measures how far a judge agrees with people, on data independent of any policy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check a judge, keep and print what was found; raises `UserError` for what could not work."""
+    """Check a judge, store the result and print it; raises `UserError` for invalid data or options."""
     from harness.core.errors import UserError
     from harness.core.store import write_json
     from harness.evaluation.judge_check import check_measures
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     task = options.task or (options.data if options.data in ("hh", "tldr") else "hh")
     made = standalone_judge(options.judge, task, f"judge-check {options.data}", options.results)
     judgements = made.judge.judge([row.comparison for row in labelled.rows], lambda done: None)
-    found = {
+    result = {
         "judge": made.judge.id,
         "data": options.data,
         "labels": labelled.labels,
@@ -59,13 +59,13 @@ def run(options: argparse.Namespace) -> int:
     }
     file = check_file(made.results, made.judge.id, options.data)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, found)
-    print(json.dumps(found, indent=2) if options.json else check_text(found, str(file)))
-    return 0 if found["coverage"] == 1 else 1
+    write_json(file, result)
+    print(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
+    return 0 if result["coverage"] == 1 else 1
 
 
-def check_text(found: dict, file: str) -> str:
-    """Return what was found in lines for a person."""
+def check_text(result: dict, file: str) -> str:
+    """Return the result of a check as readable lines."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f} %"
@@ -74,18 +74,18 @@ def check_text(found: dict, file: str) -> str:
         interval = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if row["n"] else ""
         return f"{percent(row['accuracy'])}{interval} of {row['n']}"
 
-    price = found["usd_per_1000"]
+    price = result["usd_per_1000"]
     lines = {
-        "judge": found["judge"],
-        "data": f"{found['data']}, {found['labels']}"
-        + "".join(f"; {n} dropped: {why}" for why, n in found["dropped"].items()),
-        "accuracy": f"{accuracy(found)} (95 % interval; a tie is half right)",
-        **{f"  {name}": accuracy(row) for name, row in found["subsets"].items()},
-        "Cohen's kappa": "-" if found["kappa"] is None else f"{found['kappa']:.3f}",
-        "coverage": percent(found["coverage"]) + "".join(f"; {n} {status}" for status, n in found["missing"].items()),
-        "flip rate": percent(found["flip_rate"]),
-        "first shown": percent(found["first_rate"]) if found["first_rate"] is not None else "- (no order)",
-        "longer answer": f"{percent(found['longer'])} (the labels: {percent(found['labels_longer'])})",
+        "judge": result["judge"],
+        "data": f"{result['data']}, {result['labels']}"
+        + "".join(f"; {n} dropped: {why}" for why, n in result["dropped"].items()),
+        "accuracy": f"{accuracy(result)} (95 % interval; a tie is half right)",
+        **{f"  {name}": accuracy(row) for name, row in result["subsets"].items()},
+        "Cohen's kappa": "-" if result["kappa"] is None else f"{result['kappa']:.3f}",
+        "coverage": percent(result["coverage"]) + "".join(f"; {n} {status}" for status, n in result["missing"].items()),
+        "flip rate": percent(result["flip_rate"]),
+        "first shown": percent(result["first_rate"]) if result["first_rate"] is not None else "- (no order)",
+        "longer answer": f"{percent(result['longer'])} (the labels: {percent(result['labels_longer'])})",
         "USD per 1,000": "no known price" if price is None else f"{price:.2f}",
         "kept in": file,
     }

@@ -1,4 +1,4 @@
-"""The command `losses`: what is registered."""
+"""The command `losses`: lists the registered losses."""
 
 from __future__ import annotations
 

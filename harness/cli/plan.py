@@ -1,4 +1,4 @@
-"""The command `plan`: what an experiment will take, before anything is computed, called or paid for."""
+"""The command `plan`: says what an experiment will cost, before anything is computed, called or paid for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `pretrain`: the model that an experiment trains from scratch, by itself."""
+"""The command `pretrain`: trains the model that an experiment would train from scratch, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train the model, unless it is there already, and copy it where it was asked for."""
+    """Train the model unless the store has it, and copy it to the requested folder."""
     experiment = load_experiment(options.experiment, options.overrides, runs=False)
     if experiment.model.from_scratch is None:
         raise UserError(f"{options.experiment}: model.from_scratch is not there; it says what to train")

@@ -1,4 +1,4 @@
-"""The command `report`: tables and plots again, from what the runs left."""
+"""The command `report`: rebuilds tables and plots from stored results."""
 
 from __future__ import annotations
 

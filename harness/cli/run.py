@@ -1,4 +1,4 @@
-"""The command `run`: train, sample, judge and score what an experiment asks for, then write its report."""
+"""The command `run`: trains, samples, judges and scores what an experiment asks for, then writes its report."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run an experiment."""
     experiment = load_experiment(options.experiment, options.overrides)
-    from harness.run.runner import run_experiment  # torch and transformers, only now
+    from harness.run.runner import run_experiment  # imports torch and transformers
 
     return run_experiment(experiment, Console())

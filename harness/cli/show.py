@@ -1,4 +1,4 @@
-"""The command `show`: all that is known of one cell."""
+"""The command `show`: prints everything that is known about one cell."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ EPILOG = """examples:
 CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without --batch
 it needs no torch, model or data. Of the batch, the tokens that the loss is taken of are bold and underlined, in a file or
 a pipe between ⟦ and ⟧; the others are what they are conditioned on."""
-LONGEST = 800  # characters of a text; --json has all of it
+LONGEST = 800  # characters shown of a text; --json has all of it
 STEPS = 10  # rows of each kind in the table of training
 PIPED_WIDTH = 120  # characters
-COLUMNS = {  # of the table of training: the field and its format
+COLUMNS = {  # of the training table: the field and its format
     "loss": ("loss", "{:.4f}"),
     "margin": ("margin", "{:+.3f}"),
     "accuracy": ("accuracy", "{:.3f}"),
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=max(console.width, PIPED_WIDTH))
     if options.batch:
-        from harness.run.first_batch import first_batch  # torch and transformers, only now
+        from harness.run.first_batch import first_batch  # imports torch and transformers
 
         parts = batch_parts(cell.label, first_batch(cell), marked=not console.is_terminal)
     else:
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def cell_parts(facts: Mapping) -> Iterable[RenderableType]:
-    """Yield what is known of a cell, for a person, section by section."""
+    """Yield what is known about a cell as readable sections."""
     yield Text(visible(f"{facts['label']}  ({facts['key']})"), style="bold")
     yield _lines(_identity(facts))
     yield from _section("settings", _settings(facts))
@@ -101,7 +101,7 @@ def cell_parts(facts: Mapping) -> Iterable[RenderableType]:
 
 
 def batch_parts(label: str, batch: Sequence[SeenSequence], *, marked: bool) -> Iterable[RenderableType]:
-    """Yield the sequences of a batch; what the loss is taken of is set off by style or, if `marked`, by brackets."""
+    """Yield the sequences of a batch. Style or (`marked`) brackets set off the tokens that the loss is computed on."""
     tokens, trained = sum(s.tokens for s in batch), sum(s.trained for s in batch)
     yield Text(visible(f"{label}: first batch"), style="bold")
     yield Text(f"  {len(batch)} sequences, {tokens:,} tokens, the loss is taken of {trained:,}")
@@ -109,7 +109,7 @@ def batch_parts(label: str, batch: Sequence[SeenSequence], *, marked: bool) -> I
         yield Text(
             f"\n{number}  {sequence.role}: {sequence.tokens} tokens, {sequence.trained} trained on", style="cyan"
         )
-        if marked:  # unwrapped: in a file it is what the model sees, and nothing else
+        if marked:  # not wrapped, so that a file holds exactly what the model sees
             yield Text(
                 "".join(f"⟦{_unmarked(part)}⟧" if of_loss else _unmarked(part) for part, of_loss in sequence.parts)
             )
@@ -124,8 +124,8 @@ def visible(text: object) -> str:
 
 
 def _unmarked(text: str) -> str:
-    """Return visible text in which no bracket passes for one of ours."""
-    return re.sub("[⟦⟧]", lambda found: f"\\u{ord(found.group()):04x}", visible(text))
+    """Return visible text whose own ⟦ and ⟧ are escaped, so that they cannot be mistaken for marks."""
+    return re.sub("[⟦⟧]", lambda bracket: f"\\u{ord(bracket.group()):04x}", visible(text))
 
 
 def _identity(facts: Mapping) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _settings(facts: Mapping) -> dict[str, str]:
 
     own = {name: str(value) for name, value in facts["settings"].items()}
     changed = changed_settings(facts["config"])
-    others = ("name", "losses.", "seeds")  # what the experiment has besides this cell
+    others = ("name", "losses.", "seeds")  # belong to the experiment, not to this cell
     lines = own | {name: str(value) for name, value in changed.items() if not name.startswith(others)}
     if facts["differing"]:
         differing = ", ".join(facts["differing"])
@@ -244,7 +244,7 @@ def _section(title: str, lines: Mapping[str, str]) -> Iterable[RenderableType]:
 
 
 def _lines(lines: Mapping[str, str]) -> Table:
-    """Lay names and values out in two columns; long values are folded within theirs."""
+    """Lay out names and values in two columns; long values wrap within their column."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

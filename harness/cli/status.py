@@ -1,4 +1,4 @@
-"""The command `status`: how far an experiment is, also while another process runs it."""
+"""The command `status`: prints the progress of an experiment, also while another process runs it."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ def _count(cells: Sequence[CellStatus], stage: str) -> str:
 
 def _states(cells: Sequence[CellStatus]) -> Text:
     states = [one.state for one in cells]
-    found = [(state, states.count(state)) for state in ("done", "under way", "failed", "to do") if state in states]
-    if len(found) == 1:
-        return Text(found[0][0], style=COLORS.get(found[0][0], ""))
-    return Text(", ").join(Text(f"{count} {state}", style=COLORS.get(state, "")) for state, count in found)
+    counts = [(state, states.count(state)) for state in ("done", "under way", "failed", "to do") if state in states]
+    if len(counts) == 1:
+        return Text(counts[0][0], style=COLORS.get(counts[0][0], ""))
+    return Text(", ").join(Text(f"{count} {state}", style=COLORS.get(state, "")) for state, count in counts)
 
 
 def _section(title: str, lines: Sequence[str], style: str) -> list[Text]:

@@ -1,1 +1,1 @@
-"""From an experiment file to cells with keys."""
+"""Turns an experiment file into cells with keys."""

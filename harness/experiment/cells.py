@@ -1,4 +1,4 @@
-"""What an experiment is cut into: tasks with their data, and cells, each of which is one policy with its key."""
+"""The parts of an experiment: tasks with their data, and cells, each of which is one policy with its key."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from losses import Loss, PreferenceBatch
 from losses.needs import NEEDS
 from losses.registry import Registry, origin_of
 
-FORMAT = 1  # raised when training changes what the same experiment computes
+FORMAT = 1  # raise it when a change of the code changes what the same experiment computes
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy: a task, a loss with its settings, a seed. The SFT policy is the cell without a loss.
+    """One policy: a task, a loss with its settings, and a seed. The SFT policy is the cell without a loss.
 
-    A cell is a value: told apart by its key, which covers all that determines the policy, and picklable.
+    Cells are picklable values. They compare by their key, which covers everything that determines the policy.
     """
 
     key: str
@@ -40,21 +40,21 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What the cell is, in words for a person."""
+        """A readable description of the cell."""
         settings = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
         return " ".join(part for part in (self.task, self.loss, settings, f"seed={self.seed}") if part)
 
     @property
     def point(self) -> str:
-        """The key of what the cell shares with those that differ from it in the seed alone."""
+        """A key that is equal for cells that differ only in their seed."""
         return key_of({name: value for name, value in self.inputs.items() if name != "seed"})
 
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task of the experiment with its data, tokenised; `hash` is that of the data as they were read.
+    """A task of the experiment with its tokenised data.
 
-    `generation` is how a task makes preferences that it does not have.
+    `hash` is the hash of the data as read. `generation` says how a task without preferences of its own generates them.
     """
 
     name: str
@@ -71,7 +71,10 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class CellMaker:
-    """Makes the cells of one task: `start` determines its SFT policy, `needed` what the needs' parts of a key are."""
+    """Makes the cells of one task.
+
+    `start` holds what determines its SFT policy; the needs compute their parts of a cell's key from `needed`.
+    """
 
     experiment: ExperimentConfig
     planned: PlannedTask
@@ -80,7 +83,7 @@ class CellMaker:
     evaluated_on: tuple[str, ...]
 
     def cell(self, loss: Loss | None, settings: Mapping[str, object], seed: int) -> Cell:
-        """Return the cell of a loss with its settings and a seed; without a loss that of the SFT policy."""
+        """Return the cell of a loss with its settings and a seed; without a loss, the cell of the SFT policy."""
         inputs: dict[str, object] = {"start": self.start, "seed": seed}
         splits = self.planned.prepared.splits
         if self.planned.generation:
@@ -101,7 +104,7 @@ class CellMaker:
 
 
 def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
-    """Return what determines a task's SFT policy: the key of that artifact."""
+    """Return what determines a task's SFT policy: the inputs of that artifact's key."""
     model = experiment.model
     tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
@@ -122,7 +125,7 @@ def drawing_inputs(planned: PlannedTask, start: Mapping[str, object]) -> dict:
 
 
 def loss_sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
-    """Return the hashes of all code that a loss consists of: its files, what its settings name, the batch it reads."""
+    """Return the hashes of a loss's source files: its own, those of its needs and chosen options, and the batch's."""
     own = [need.compute for need in map(NEEDS.get, sorted(loss.needs)) if need.compute is not None]
     origins = [origin_of(function) for function in (*loss.functions, *own, PreferenceBatch.from_logps)]
     for name, parameter in loss.hyperparameters.items():

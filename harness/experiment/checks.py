@@ -1,4 +1,4 @@
-"""What is wrong with an experiment beyond names and types, found before anything is written or computed."""
+"""Checks of an experiment beyond names and types, made before anything is written or computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from losses import Loss
 
 
 def check_writable(folder: Path) -> None:
-    """Try to write where the results will be, and leave nothing there."""
+    """Raise `UserError` if the results folder cannot be written; leave nothing behind."""
     place = folder
     try:
         place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
@@ -28,7 +28,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_lengths(experiment: ExperimentConfig, context: int | None) -> None:
-    """Reject lengths that the model cannot read. (What it cannot train is found when it is loaded, before any write.)"""
+    """Reject lengths beyond the model's `context` (tokens; None: unknown).
+
+    Whether the model can be trained is checked when it is loaded, before anything is written.
+    """
     for name, task in experiment.tasks.items():
         for what, length in (
             ("max_completion_tokens", task.max_completion_tokens),
@@ -42,7 +45,7 @@ def check_lengths(experiment: ExperimentConfig, context: int | None) -> None:
 
 
 def check_needs(losses: Iterable[Loss], suppliers: Mapping[str, Supplier]) -> None:
-    """Reject losses that need what the backbone, whose suppliers these are, cannot give."""
+    """Reject losses with a need for which the backbone has no supplier."""
     for loss in losses:
         for need in sorted(loss.needs):
             try:
@@ -52,29 +55,32 @@ def check_needs(losses: Iterable[Loss], suppliers: Mapping[str, Supplier]) -> No
 
 
 def check_data(name: str, losses: Mapping[str, Loss], planned: PlannedTask) -> None:
-    """Reject losses that need pairs, lists or scores which the data of their task do not have."""
-    for (split, found), loss in itertools.product(planned.prepared.splits.items(), losses.values()):
-        paired = planned.generation.paired if planned.generation else found.paired
+    """Reject losses that need pairs, lists or scores that their task's data lack."""
+    for (split, token_split), loss in itertools.product(planned.prepared.splits.items(), losses.values()):
+        paired = planned.generation.paired if planned.generation else token_split.paired
         if not paired and loss.data != "unpaired":
             wanted = "pairs" if loss.data == "paired" else "several responses to each prompt"
             raise UserError(
-                f"loss {loss.name!r} needs {wanted}, and the data of task {name!r} are unpaired; use an unpaired loss such as rpo_unpaired"
+                f"loss {loss.name!r} needs {wanted}, and the data of task {name!r} are unpaired; "
+                "use an unpaired loss such as rpo_unpaired"
             )
         made = planned.generation is not None and paired  # generated pairs have scores
-        without = 0 if made else sum(not example.scores for example in found.examples)
-        ranked = loss.data == "listwise" and without < len(found.examples)  # plain pairs alone are ranks as they are
+        without = 0 if made else sum(not example.scores for example in token_split.examples)
+        ranked = loss.data == "listwise" and without < len(token_split.examples)  # without any scores, pairs give ranks
         if without and (ranked or "scores" in loss.needs):
             raise UserError(
-                f"loss {loss.name!r} needs scores, and {without} of {len(found.examples)} {split} examples of task "
-                f"{name!r} have none; give each a score (score_chosen and score_rejected, or a list of responses)"
+                f"loss {loss.name!r} needs scores, and {without} of {len(token_split.examples)} {split} examples "
+                f"of task {name!r} have none; "
+                "give each a score (score_chosen and score_rejected, or a list of responses)"
             )
 
 
 def check_trunk(trunk_bytes: int, model: ModelConfig) -> None:
-    """Reject activations of the frozen layers that would take more of the disk than they may."""
+    """Reject activations of the frozen layers (`trunk_bytes`) that would exceed `model.trunk_cap_gb` on disk."""
     needed, cap = trunk_bytes / 1e9, model.trunk_cap_gb
     if needed > cap:
         raise UserError(
-            f"tune: last_layers would store {needed:.3g} GB of the frozen layers' activations, and model.trunk_cap_gb is "
-            f"{cap:g}; raise it, lower train_pairs or the token limits, set model.dtype=bfloat16, or use tune: lora"
+            f"tune: last_layers would store {needed:.3g} GB of the frozen layers' activations, and "
+            f"model.trunk_cap_gb is {cap:g}; "
+            "raise it, lower train_pairs or the token limits, set model.dtype=bfloat16, or use tune: lora"
         )

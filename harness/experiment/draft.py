@@ -1,6 +1,6 @@
-"""An experiment before its model is there: names looked up, settings checked, data read. Nothing is trained.
+"""An experiment before its model exists: names looked up, settings checked, data read. Nothing is trained.
 
-Most of what a user can get wrong is found here, before anything expensive starts.
+Most user errors are detected here, before anything expensive starts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.tasks import TaskData
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known of an experiment without its model. `data` holds each task's data as they were read."""
+    """What is known about an experiment without its model. `data` holds each task's data as read."""
 
     experiment: ExperimentConfig
     resolved: Resolved
@@ -32,7 +32,7 @@ class Draft:
     store: Store
 
     def model(self) -> Path | None:
-        """Return the folder of the model; None where the experiment has yet to train it from scratch.
+        """Return the folder of the model; None if the experiment has yet to train it from scratch.
 
         Raises `UserError` for a model that cannot be read.
         """
@@ -46,7 +46,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     """Look up every name of an experiment, check what can be checked without its model, and read its data.
 
     Raises `UserError` or `RegistryError` for an unknown name or setting, data that cannot be read, a judge that could
-    not work (a missing key too, where the experiment is `to_run`), lengths beyond the model's context, or a results
+    not work (including a missing key if the experiment is `to_run`), lengths beyond the model's context, or a results
     folder that cannot be written.
     """
     load_plugins(experiment.plugins)
@@ -66,7 +66,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
 
 
 def _context(draft: Draft) -> int | None:
-    """Return how many tokens the model can read; None where it does not say."""
+    """Return the model's context in tokens; None if its configuration does not state it."""
     model = draft.experiment.model
     if model.from_scratch:
         return model.from_scratch.context

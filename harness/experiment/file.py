@@ -1,4 +1,4 @@
-"""Reading an experiment file: YAML and overrides into the typed dataclasses of `harness.core.config`, checked."""
+"""Reads an experiment file: YAML and overrides become the typed, checked dataclasses of `harness.core.config`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from harness.core.errors import UserError
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bool = True) -> ExperimentConfig:
     """Read an experiment file, apply `key.path=value` overrides, and return it typed and checked.
 
-    One that only names a model, and compares nothing, is good where nothing of it `runs`.
+    Pass `runs=False` for a file that is not run; it may then name a model only, without seeds, losses or tasks.
     Raises `UserError` for a missing file, broken YAML, an unknown key (with the nearest), or a wrong type.
     Names of losses, tasks and judges are checked by `harness.experiment.plan`, which knows the registries.
     """
     path = Path(path)
     try:
-        given = OmegaConf.load(path)
+        raw = OmegaConf.load(path)
     except FileNotFoundError:
         raise UserError(f"no experiment file at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -39,9 +39,9 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
-    if not OmegaConf.is_dict(given):
+    if not OmegaConf.is_dict(raw):
         raise UserError(f"{path}: an experiment file is a mapping of keys, such as 'tasks:' and 'losses:'")
-    config = merged(ExperimentConfig, given, str(path))
+    config = merged(ExperimentConfig, raw, str(path))
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
@@ -57,11 +57,14 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
     return experiment
 
 
-def merged(schema: Any, given: Any, where: str) -> Any:
-    """Merge `given` into an OmegaConf structured `schema`; raise `UserError` naming key, place and remedy."""
+def merged(schema: Any, values: Any, where: str) -> Any:
+    """Merge `values` into an OmegaConf structured `schema`.
+
+    Raises `UserError` naming the key, the place and the remedy.
+    """
     base = OmegaConf.structured(schema) if isinstance(schema, type) else schema
     try:
-        result = OmegaConf.merge(base, given)
+        result = OmegaConf.merge(base, values)
         OmegaConf.to_container(result, resolve=True, throw_on_missing=True)
         return result
     except OmegaConfBaseException as error:
@@ -86,7 +89,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:
-    """Reject values that no run could use: the first thing that is wrong is raised."""
+    """Raise `UserError` for the first value that no run could use."""
     rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _heads, _samples]
     for problem in itertools.chain.from_iterable(rule(experiment) for rule in rules):
         raise UserError(f"{where}: {problem}")

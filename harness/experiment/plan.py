@@ -1,6 +1,6 @@
-"""From a draft and its model to a plan: data tokenised, cells made, the keys of all that is to be computed.
+"""Turns a draft and its model into a plan: tokenised data, cells, and the keys of everything to compute.
 
-Nothing is trained here. A model that the experiment trains from scratch is made before, as the first stage of a run.
+Nothing is trained here. A model trained from scratch is made before, as the first stage of a run.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class Plan:
     renderer: Renderer
     encoder: Encoder
     tasks: dict[str, PlannedTask]
-    starts: dict[str, dict]  # for each training task what determines its SFT policy: the key of that artifact
+    starts: dict[str, dict]  # by training task: what determines its SFT policy
     cells: list[Cell]
     store: Store
     second_reference: Path | None = None
 
     def cell(self, key: str) -> Cell:
-        """Return the cell with this key; raises `KeyError` where the plan has none."""
+        """Return the cell with this key; raises `KeyError` if the plan has none."""
         return {cell.key: cell for cell in self.cells}[key]
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell's results are."""
+        """Return the folder of a cell's results."""
         return cell_folder(self.experiment.folder, cell.key)
 
     @property
     def decoding(self) -> dict:
-        """What determines a sample besides policy, prompt and seed; how many are drawn at once does not."""
+        """The sampling settings that determine a response. The number drawn at once is not one of them."""
         return numeric(self.experiment.sample)
 
     @property
     def trunk_bytes(self) -> int:
-        """What the frozen layers' activations take on disk: 0 where all layers are trained."""
+        """Disk space for the frozen layers' activations, in bytes; 0 unless `model.tune` is last_layers."""
         model = self.experiment.model
         if model.tune != "last_layers":
             return 0
@@ -101,7 +101,7 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     """Tokenise the data of a draft for a model (a folder) and expand the experiment into cells.
 
     Raises `UserError` for data that do not fit the losses or the lengths, a second reference with another tokenizer,
-    or activations of frozen layers that would take more of the disk than they may.
+    or activations of frozen layers that would exceed `model.trunk_cap_gb` on disk.
     """
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
@@ -139,7 +139,10 @@ def make_plan(draft: Draft, model: Path) -> Plan:
 
 
 def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], renderer: Renderer) -> Path | None:
-    """Return the folder of the second reference where a loss needs one; it must read the same tokens."""
+    """Return the folder of the second reference; None if no loss needs one.
+
+    Raises `UserError` if none is named, or if its tokenizer is not the model's.
+    """
     wanting = [loss.name for loss in losses.values() if "second_reference" in loss.needs]
     if not wanting:
         return None

@@ -1,11 +1,11 @@
-"""Losses, tasks and judges of the user's own: Python files that an experiment names, and installed packages."""
+"""Loads the user's own losses, tasks and judges from Python files that an experiment names and from packages."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from harness.core.errors import UserError
 from losses import RegistryError, get_loss, list_losses
 from losses.spec import LOSSES
 
-# Groups of entry points. What one loads registers whatever it holds; the group says what a package offers.
+# Groups of entry points. Loading one registers everything it holds; the group tells readers what a package offers.
 ENTRY_POINTS = ("harness.losses", "harness.judges", "harness.tasks")
 
 
 def load_plugins(files: Sequence[str]) -> None:
     """Import the plugin files and the modules that installed packages declare as entry points, so that they register.
 
-    A path is taken from the working directory. Raises `UserError` naming the file for whatever goes wrong in it.
+    Paths are relative to the working directory. An error in a file is raised as a `UserError` that names the file.
     """
     for file in files:
         path = Path(file).resolve()
@@ -46,18 +46,18 @@ def losses_of(target: str) -> list[str]:
     if not target.endswith(".py"):
         return [get_loss(target).name]
     path = str(Path(target).resolve())
-    found = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
-    if not found:
+    names = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
+    if not names:
         raise UserError(f"{target} registers no loss; see @register_loss in docs/your-own-loss.md")
-    return found
+    return names
 
 
-def _importing(what: str, load) -> None:
+def _importing(what: str, load: Callable[[], object]) -> None:
     try:
         load()
     except RegistryError as error:
         raise UserError(f"{what}: {error}") from None
-    except Exception as error:  # a user's file can raise anything, and its own words help most
+    except Exception as error:  # a user's file can raise anything; its own message helps most
         line = error.__traceback__
         while line.tb_next is not None:
             line = line.tb_next

@@ -1,4 +1,4 @@
-"""The names in an experiment file, turned into what is registered under them. Reads no data, no model, no key."""
+"""Resolves the names in an experiment file to what is registered under them. Reads no data, model or key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from losses.registry import nearest
 
 @dataclass(frozen=True)
 class JudgeChoice:
-    """A judge of the experiment: its name in a panel ("" where there is one), and the tasks that it judges (): all."""
+    """A judge of the experiment.
+
+    `name` is its name in a panel, "" for a single judge; `tasks` are the tasks that it judges, () for all.
+    """
 
     name: str
     kind: JudgeKind
@@ -36,10 +39,10 @@ class JudgeChoice:
 class Resolved:
     """What an experiment's names stand for.
 
-    `points` are the grid: a loss's name with settings, for each policy to train from one task and seed; `points_of`
-    is, for each training task, the part of it that the task trains with.
-    `generations` are how those tasks that generate their preferences do it.
-    `evaluated_on` says for each training task on which tasks its policies are evaluated, itself first.
+    - `points`: the grid, a (loss name, settings) for each policy to train from one task and seed.
+    - `points_of`: by training task, the part of the grid that is trained on it.
+    - `evaluated_on`: by training task, the tasks that its policies are evaluated on, itself first.
+    - `generations`: how each generating task makes its preferences.
     """
 
     losses: dict[str, Loss]
@@ -68,7 +71,9 @@ def resolve(experiment: ExperimentConfig) -> Resolved:
     tasks = {name: _task(name, config) for name, config in experiment.tasks.items()}
     evaluated_on = _evaluations(experiment, tasks)
     points_of = {name: _points_of(name, experiment, points) for name in evaluated_on}
-    generations = {name: found for name, task in tasks.items() if (found := _generation(name, task, experiment))}
+    generations = {
+        name: generation for name, task in tasks.items() if (generation := _generation(name, task, experiment))
+    }
     resolved = Resolved(losses, points, points_of, tasks, evaluated_on, generations, _judges(experiment))
     for task in tasks:
         if not resolved.judges_of(task):
@@ -78,17 +83,17 @@ def resolve(experiment: ExperimentConfig) -> Resolved:
     return resolved
 
 
-def _grid(loss: Loss, given: object) -> list[dict]:
+def _grid(loss: Loss, entry: object) -> list[dict]:
     """Return the settings that an entry of `losses:` expands to; the word "grid" stands for the registered values."""
     where = f"losses.{loss.name}"
-    if given == "grid":
+    if entry == "grid":
         return loss.grid()
-    if given is not None and not isinstance(given, Mapping):
+    if entry is not None and not isinstance(entry, Mapping):
         raise UserError(
-            f"{where}: give hyper-parameters as a mapping (a list is a grid), or the word 'grid'; got {given!r}"
+            f"{where}: give hyper-parameters as a mapping (a list is a grid), or the word 'grid'; got {entry!r}"
         )
     axes = []
-    for key, value in (given or {}).items():
+    for key, value in (entry or {}).items():
         parameter = loss.hyperparameters.get(key)
         if value == "grid" and parameter and parameter.type is not str:
             value = list(parameter.grid)
@@ -121,7 +126,7 @@ def _points_of(task: str, experiment: ExperimentConfig, points: list[tuple[str, 
 
 
 def _generation(name: str, task: Task, experiment: ExperimentConfig) -> Generation | None:
-    """Return how a task makes its preferences; None where it has its own."""
+    """Return how a task generates its preferences; None if it has its own."""
     config = experiment.tasks[name]
     if not task.generates:
         if config.generate is not None:
@@ -147,7 +152,8 @@ def _evaluations(experiment: ExperimentConfig, tasks: Mapping[str, Task]) -> dic
         sources = experiment.tasks[name].evaluates
         if task.trains and sources:
             raise UserError(
-                f"tasks.{name}.evaluates: {name} trains policies of its own; only tasks such as alpaca_eval evaluate others'"
+                f"tasks.{name}.evaluates: {name} trains policies of its own; "
+                "only tasks such as alpaca_eval evaluate others'"
             )
         for source in sources if not task.trains else ():
             if source not in evaluated:
@@ -165,35 +171,38 @@ def _evaluations(experiment: ExperimentConfig, tasks: Mapping[str, Task]) -> dic
 
 
 def _judges(experiment: ExperimentConfig) -> dict[str, JudgeChoice]:
-    """Return the one judge of an experiment under the name "", or its panel."""
+    """Return the judges of an experiment by name; a single judge has the name ""."""
     if not experiment.judges:
         return {"": resolve_judge(experiment.judge, "judge")}
     if experiment.judge != ExperimentConfig().judge:
         raise UserError("an experiment has a judge or a panel: give either 'judge' or 'judges'")
     panel = {}
-    for name, given in experiment.judges.items():
+    for name, section in experiment.judges.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"judges: name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)")
-        if not isinstance(given, Mapping):
+        if not isinstance(section, Mapping):
             raise UserError(
-                f"judges.{name}: give what 'judge' takes, for example {{kind: preference_model}}; got {given!r}"
+                f"judges.{name}: give what 'judge' takes, for example {{kind: preference_model}}; got {section!r}"
             )
-        tasks = given.get("tasks") or []
+        tasks = section.get("tasks") or []
         if not isinstance(tasks, list) or not set(tasks) <= set(experiment.tasks):
             raise UserError(f"judges.{name}.tasks must list tasks of this experiment ({', '.join(experiment.tasks)})")
-        rest = {key: value for key, value in given.items() if key != "tasks"}
+        rest = {key: value for key, value in section.items() if key != "tasks"}
         panel[name] = resolve_judge(rest, f"judges.{name}", name, tuple(tasks))
     return panel
 
 
 def resolve_judge(
-    given: Mapping[str, object], where: str = "judge", name: str = "", tasks: tuple[str, ...] = ()
+    section: Mapping[str, object], where: str = "judge", name: str = "", tasks: tuple[str, ...] = ()
 ) -> JudgeChoice:
-    """Look up the kind of a judge section and type its options; raises `UserError` or `RegistryError` naming `where`."""
-    given = dict(given)
-    kind_name = given.pop("kind", "preference_model")
+    """Look up the kind of a judge section and type its options.
+
+    Raises `UserError` or `RegistryError` naming `where`.
+    """
+    section = dict(section)
+    kind_name = section.pop("kind", "preference_model")
     if not isinstance(kind_name, str):
         raise UserError(f"{where}.kind must be a name, got {kind_name!r}")
     kind = JUDGES.get(kind_name)
-    options = OmegaConf.to_object(merged(kind.options, given, f"{where} ({kind.name})"))
+    options = OmegaConf.to_object(merged(kind.options, section, f"{where} ({kind.name})"))
     return JudgeChoice(name, kind, options, tasks)

@@ -1,4 +1,4 @@
-"""All that a results folder says of one cell, as JSON values: what `show` prints."""
+"""Everything that a results folder says about one cell, as JSON values: what `show` prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.reporting.cell_files import CellFiles
 
 
 def cell_facts(cell: CellFiles, samples: int) -> dict:
-    """Return what is known of a cell, with the first `samples` responses to each task it is evaluated on.
+    """Return what is known about a cell, with its first `samples` responses on each task that it is evaluated on.
 
-    `config` is that of the experiment's last run that computed something; `inputs` is all that determines the cell's
-    policy, with `differing` naming what the two say differently. What is not there is empty or None.
+    `config` is the configuration of the last run that computed something; `inputs` is everything that determines the
+    cell's policy; `differing` names the settings in which the two differ. What is missing is empty or None.
     """
     manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
@@ -41,7 +41,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
 
 
 def changed_settings(config: Mapping) -> dict[str, object]:
-    """Return what a configuration sets otherwise than by default, by dotted names."""
+    """Return the settings of a configuration that differ from the defaults, by dotted name."""
     tasks = {}
     for name, task in config.get("tasks", {}).items():
         generate = asdict(GenerateConfig()) if task.get("generate") else None
@@ -51,7 +51,7 @@ def changed_settings(config: Mapping) -> dict[str, object]:
 
 
 def shown_steps(metrics: Sequence[Mapping], limit: int) -> list[Mapping]:
-    """Return about `limit` rows of each split, evenly spaced, the first and the last among them, in their order."""
+    """Return about `limit` rows of each split, evenly spaced and in order, including the first and the last."""
     keep = set()
     for split in {row["split"] for row in metrics}:
         places = [place for place, row in enumerate(metrics) if row["split"] == split]
@@ -61,7 +61,7 @@ def shown_steps(metrics: Sequence[Mapping], limit: int) -> list[Mapping]:
 
 
 def _differing(config: Mapping, inputs: Mapping) -> list[str]:
-    """Return the dials of training that the last run's configuration has otherwise than the cell."""
+    """Return the training dials whose value in the last run's configuration differs from the cell's."""
     own = {"train": inputs.get("train", {}), "sft": inputs.get("start", {}).get("sft", {})}
     return [
         f"{section}.{name}"

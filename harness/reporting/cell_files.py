@@ -1,4 +1,4 @@
-"""What a results folder says of one cell: the one place where `status`, `show` and `export` read its files."""
+"""Reads the files of one cell in a results folder. `status`, `show` and `export` read them only here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters
 
 @dataclass(frozen=True)
 class ExperimentFiles:
-    """The folder of an experiment, below the folder of all results. What is not there is empty."""
+    """The folder of an experiment, below the folder of all results. Missing files are read as empty."""
 
     folder: Path
 
@@ -44,7 +44,7 @@ class ExperimentFiles:
 
     @property
     def store(self) -> Path:
-        """The artifacts that experiments share."""
+        """The folder of the artifacts that experiments share."""
         return self.folder.parent / "store"
 
     @cached_property
@@ -54,7 +54,7 @@ class ExperimentFiles:
 
     @cached_property
     def manifest(self) -> Mapping:
-        """What `manifest.json` holds: configuration, hashes and counts of the last run that computed something."""
+        """The content of `manifest.json`: configuration, hashes and counts of the last run that computed something."""
         return _json(self.folder / "manifest.json")
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The figure of training: what compares across losses while they train."""
+"""The figure of training curves: metrics that are comparable across losses."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from harness.reporting.figure import (
 )
 from harness.reporting.style import GREY, Style, Styles
 
-DECADES = 1e4  # up to here a logarithmic axis names 1, 2 and 5 of each decade, beyond it the decades alone
-BINS = 40  # a curve of single batches is averaged over so many stretches of training at most
-MARKED = 12  # points of a curve that carry its marker, about
+DECADES = 1e4  # up to this ratio a logarithmic axis labels 1, 2 and 5 of each decade, above it only the decades
+BINS = 40  # a curve of single batches is averaged within at most this many stretches of training
+MARKED = 12  # about this many points of a curve carry its marker
 CURVES = (  # split, column, factor, label of the axis
     ("dev", "accuracy", 100, "accuracy, %\n(dev pairs)"),
     ("dev", "margin", 1, "margin, nats\n(dev pairs)"),
@@ -39,9 +39,9 @@ SEEDS = Patch(color=GREY, alpha=0.2, linewidth=0, label="lowest to highest seed"
 
 
 def training_figure(metrics: pd.DataFrame, look: Styles) -> Figure | None:
-    """Draw what compares across losses while they train: accuracy, margin and gradient norm, never the loss itself.
+    """Draw the training metrics that are comparable across losses: accuracy, margin and gradient norm, never the loss.
 
-    One column of panels per task, or one task's panels side by side. Lines are means over seeds, bands reach from the
+    One column of panels per task, or one task's panels side by side. Lines are means over seeds; bands reach from the
     lowest seed to the highest.
     """
     curves = [curve for curve in CURVES if metrics.loc[metrics["split"] == curve[0], curve[1]].notna().any()]
@@ -61,7 +61,9 @@ def training_figure(metrics: pd.DataFrame, look: Styles) -> Figure | None:
         axis.set_ylabel(label)
         if column == "grad_norm":
             axis.set_yscale("log")
-            low, high = axis.get_ylim()  # over many decades the locator has no room for 2 and 5, and would give none
+            low, high = (
+                axis.get_ylim()
+            )  # over many decades the locator has no room for 2 and 5, and would place no ticks
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < DECADES * low else (1,)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter(NullFormatter())

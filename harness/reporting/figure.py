@@ -1,4 +1,4 @@
-"""What every figure is made with: panels, legends, labels that keep clear of each other, and files written whole."""
+"""What all figures use: panels, legends, labels that do not overlap, and files that are never left incomplete."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from matplotlib.transforms import Bbox
 
 from harness.reporting.style import RC
 
-FORMATS = {"png": {}, "pdf": {"CreationDate": None}}  # with metadata that make a file the same twice
+FORMATS = {"png": {}, "pdf": {"CreationDate": None}}  # with metadata that make the files reproducible
 DISTANCES = (6, 10, 15, 22, 30, 40)  # of a label from its point, in points
 NEAR = 10  # a label farther off than this gets a line to its point
-DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # right and up
-CHARACTER = 0.075  # about the width of a character, in inches
-HANDLE = 0.75  # of a legend's entry beside its text, in inches
+DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # (right, up)
+CHARACTER = 0.075  # approximate width of a character, in inches
+HANDLE = 0.75  # width of a legend's entry besides its text, in inches
 PANEL_WIDTH = 3.4  # inches
-PER_LINE = 3  # panels beside each other
-TICKS = 5  # intervals between ticks at most: more would touch
-STEPS = (1, 2, 2.5, 5, 10)  # what ticks count by
-REFERENCE = {"color": "black", "linewidth": 0.9, "linestyle": ":"}  # the line of what others are compared with
+PER_LINE = 3  # panels in a row
+TICKS = 5  # most intervals between ticks: with more, labels would touch
+STEPS = (1, 2, 2.5, 5, 10)  # steps between ticks, times a power of ten
+REFERENCE = {
+    "color": "black",
+    "linewidth": 0.9,
+    "linestyle": ":",
+}  # the line of the value that others are compared with
 
 
 def wrapped(text: str, width: int) -> str:
@@ -47,7 +51,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def grid(figure: Figure, lines: int, columns: int, count: int) -> list[Axes]:
-    """Return the first `count` axes of a grid, line by line, without the rest."""
+    """Return the first `count` axes of a grid, row by row; the others are removed."""
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
@@ -55,7 +59,7 @@ def grid(figure: Figure, lines: int, columns: int, count: int) -> list[Axes]:
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend below the panels, in as many columns as fit, and make the figure higher by it."""
+    """Put a legend below the panels, in as many columns as fit, and make the figure higher to leave room for it."""
     widths = [len(str(handle.get_label())) * CHARACTER + HANDLE for handle in handles]
 
     def width(columns: int) -> float:
@@ -68,7 +72,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as PNG (200 dpi) and PDF, each whole or not at all, without a date: the same twice."""
+    """Write a figure as PNG (200 dpi) and PDF, never incomplete and without a date, so that files are reproducible."""
     with rc_context(RC):
         for kind, metadata in FORMATS.items():
             temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}.{kind}"
@@ -82,10 +86,10 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def place_labels(
     axis: Axes, points: Sequence[tuple[float, float]], labels: Sequence[tuple[str, str]], keep_clear: Iterable[Bbox]
 ) -> None:
-    """Write (text, colour) beside each point where it covers least: of other labels above all, and of `keep_clear`.
+    """Write (text, colour) beside each point, where it overlaps least with other labels and with `keep_clear`.
 
-    `points` are in data coordinates, `keep_clear` in pixels. The layout of the figure must be final. A label that has
-    to go far gets a line to its point.
+    `points` are in data coordinates, `keep_clear` in pixels. Overlap with other labels counts most. The layout of the
+    figure must be final. A label far from its point gets a line to it.
     """
     renderer = axis.figure.canvas.get_renderer()
     frame = axis.get_window_extent(renderer)

@@ -1,4 +1,4 @@
-"""The cell that a user means: by its key, the beginning of one, or task/loss/settings/seed as a leaderboard prints them."""
+"""Finds the cell that a user names by a key, the beginning of one, or task/loss/settings/seed as in a leaderboard."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHOWN = 8  # candidates in a message
 def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
     """Return the cell that `text` names among all results, or among those of one experiment.
 
-    `text` is a key, the beginning of one, or task/loss/settings/seed. Of the latter, parts may be left out at the end
-    as long as one cell fits.
+    `text` is a key, the beginning of one, or task/loss/settings/seed, whose last parts may be left out as long as only
+    one cell matches.
 
-    Raises `UserError` where there are no results, where no cell fits (it names the nearest), or where several do (it
-    lists them).
+    Raises `UserError` if there are no results, if no cell matches (it names the nearest), or if several do (it lists
+    them).
     """
     cells = [cell for one in _experiments(Path(results), experiment) for cell in one.cells]
     if not cells:
@@ -40,16 +40,16 @@ def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
 def _experiments(results: Path, name: str) -> list[ExperimentFiles]:
     if not results.is_dir():
         raise UserError(f"no folder {results}; say with --results FOLDER where the results are")
-    found = {experiment.name: experiment for experiment in experiments_in(results)}
+    experiments = {experiment.name: experiment for experiment in experiments_in(results)}
     if not name:
-        return list(found.values())
-    if name not in found:
-        raise UserError(f"no experiment {name!r} in {results}{nearest(name, found)}")
-    return [found[name]]
+        return list(experiments.values())
+    if name not in experiments:
+        raise UserError(f"no experiment {name!r} in {results}{nearest(name, experiments)}")
+    return [experiments[name]]
 
 
 def _hint(text: str, cells: list[CellFiles]) -> str:
-    """Return the nearest key or label, as much of it as was given; without one near, what there is."""
+    """Return a hint: the nearest key or label, cut to the length of `text`; else the number of cells and an example."""
     parts = text.count("/") + 1
     shown = {"/".join(c.label.split("/")[:parts]) for c in cells} if parts > 1 else {c.key[: len(text)] for c in cells}
     close = nearest(text, sorted(shown)) if text else ""

@@ -1,4 +1,4 @@
-"""Reward against KL: for each method its envelope, as a table with intervals, a page, and a figure."""
+"""Reward against KL: the envelope of each method, as a table with intervals, a page and a figure."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from harness.reporting.style import GREY, Style, Styles
 from harness.reporting.tables import escape, interval_texts, markdown_table
 
 KEYS = {**{f"reward_at_kl_{budget:g}": budget for budget in BUDGETS}, "frontier_area": None}
-WIDTH, HEIGHT, PER_LINE = 4.6, 3.8, 2  # of a panel in inches; panels beside each other
+WIDTH, HEIGHT, PER_LINE = 4.6, 3.8, 2  # size of a panel in inches; panels in a row
 START = {"color": GREY, "marker": "*", "markersize": 9}  # the SFT policy
 COMMON = {"color": GREY, "linewidth": 0.9, "linestyle": ":"}  # the budget up to which areas are compared
 
 
 def frontier_table(measures: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per method: `GROUP`, method, the common budget, how many policies and seeds, and each of `KEYS` with its
-    interval (`_low`, `_high`) and its difference from the first method (`_difference`, ...).
+    """Return one row per method, with intervals.
 
-    `measures` is of `load_measures`. A method counts where all its policies were measured on the same seeds and
-    prompts as the SFT policy.
+    The columns are `GROUP`, method, the common budget, the numbers of policies, seeds and prompts, the reach, and each
+    of `KEYS` with its interval (`_low`, `_high`) and its difference from the first method (`_difference`, ...).
+
+    `measures` comes from `load_measures`. Only policies that were measured on the same seeds and prompts as the SFT
+    policy count.
     """
     rows = []
     for key, group in measures.groupby(GROUP, sort=False):
         methods, start = _policies(group)
         if not methods:
             continue
-        found, common = frontiers(methods, start)
-        for method, frontier in found.items():
+        by_method, common = frontiers(methods, start)
+        for method, frontier in by_method.items():
             row = {**dict(zip(GROUP, key, strict=True)), "method": method, "common_budget": common}
             row |= {"policies": len(methods[method].kl), "seeds": len(start), "prompts": start.shape[1]}
             row["reach"] = methods[method].reach
@@ -85,7 +87,7 @@ def frontier_page(table: pd.DataFrame, experiment: str) -> str:
 def frontier_figure(measures: pd.DataFrame, look: Styles) -> Figure | None:
     """Draw each policy's mean reward against its mean KL, and the envelope of each method; None without numbers.
 
-    A method looks as its first policy does in the other figures.
+    A method has the style of its first policy in the other figures.
     """
     panels = [(key, *_policies(group)) for key, group in measures.groupby(GROUP, sort=False)]
     panels = [panel for panel in panels if panel[1]]
@@ -118,11 +120,11 @@ def frontier_figure(measures: pd.DataFrame, look: Styles) -> Figure | None:
 
 
 def _draw(axis: Axes, methods: Mapping[str, Policies], start: np.ndarray, styles: Mapping[str, Style]) -> None:
-    found, common = frontiers(methods, start, resamples=1)
+    by_method, common = frontiers(methods, start, resamples=1)
     axis.axhline(start.mean(), color=GREY, linewidth=0.9, linestyle="--")
     axis.axvline(common, **COMMON)
     for name, policies in methods.items():
-        frontier, style = found[name], styles[name]
+        frontier, style = by_method[name], styles[name]
         kl, reward = policies.kl.mean(axis=(1, 2)), policies.reward.mean(axis=(1, 2))
         axis.plot(kl, reward, color=style.colour, marker=style.marker, linestyle="none", markersize=3.5, alpha=0.55)
         corners = np.append(frontier.kl, policies.reach), np.append(frontier.reward, frontier.reward[-1])
@@ -130,29 +132,30 @@ def _draw(axis: Axes, methods: Mapping[str, Policies], start: np.ndarray, styles
     axis.plot([0], [start.mean()], **START, linestyle="none")
     reaches = sorted(policies.reach for policies in methods.values())
     axis.set_xlim(-0.03 * reaches[-1], 1.05 * reaches[-1])
-    if reaches[-1] > 4 * BUDGETS[-1]:  # a policy far away would press the others together
+    if reaches[-1] > 4 * BUDGETS[-1]:  # a distant policy would squeeze the others together
         axis.set_xscale("symlog", linthresh=BUDGETS[-1])
         axis.xaxis.set_major_formatter("{x:g}")
 
 
 def _policies(group: pd.DataFrame) -> tuple[dict[str, Policies], np.ndarray]:
-    """Return the policies of each method, and the SFT policy's reward, `(seeds, prompts)`, of one group of rows.
+    """Return the policies of each method and the SFT policy's reward, `(seeds, prompts)`, for one group of rows.
 
-    There are none where the SFT policy was not measured (its cell failed, or is not done yet).
+    Both are empty if the SFT policy was not measured (its cell failed, or is not done yet).
     """
     start = group[group["loss"] == SFT]
     if start.empty:
         return {}, np.empty((0, 0))
     seeds, ids = sorted(start["seed"].unique()), sorted(start["id"].unique())
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    by_method: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     if not seeds:
         return {}, np.empty((0, 0))  # the SFT policy has not been measured yet
     for _, rows in group[group["loss"] != SFT].groupby([*POLICY_IN_GROUP, "at"], sort=False):
         values = tuple(matrix(rows, name, seeds, ids) for name in ("reward", "kl_exact"))
         if not any(np.isnan(value).any() for value in values):
-            found.setdefault(rows.iloc[0]["method"], []).append(values)
+            by_method.setdefault(rows.iloc[0]["method"], []).append(values)
     methods = {
-        name: Policies(np.stack([r for r, _ in each]), np.stack([kl for _, kl in each])) for name, each in found.items()
+        name: Policies(np.stack([r for r, _ in each]), np.stack([kl for _, kl in each]))
+        for name, each in by_method.items()
     }
     return methods, matrix(start, "reward", seeds, ids)
 

@@ -1,6 +1,6 @@
-"""The checks of judges against human labels (`python -m harness judge-check`): where they are kept, and what they say.
+"""Checks of judges against human labels (`python -m harness judge-check`): where they are stored, and their summary.
 
-A check belongs to a judge's id, so it stands beside every result that the same judge, with the same template, gave.
+A check belongs to a judge's id, so it is shown with every result of the same judge with the same template.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ NO_CHECK = "none was run"
 
 
 def check_file(results: Path, judge: str, data: str) -> Path:
-    """Return where the check of a judge on these data is or would be; `results` is the folder of all experiments."""
+    """Return the path of a judge's check on these data; `results` is the folder of all experiments."""
     return _folder(results, judge) / f"{_slug(data)}.json"
 
 
 def checks_of(results: Path, judge: str) -> str:
-    """Return the checks of a judge in words, each with its file below `results`; `NO_CHECK` where there is none."""
-    found = []
+    """Return a summary of a judge's checks, each with its file below `results`; `NO_CHECK` if there is none."""
+    checks = []
     for path in sorted(_folder(results, judge).glob("*.json")):
         check = read_json(path)
         accuracy, low, high = (f"{100 * check[name]:.1f}" for name in ("accuracy", "low", "high"))
-        found.append(f"{check['data']}: {accuracy} % [{low}, {high}] of {check['n']} ({path.relative_to(results)})")
-    return "; ".join(found) or NO_CHECK
+        checks.append(f"{check['data']}: {accuracy} % [{low}, {high}] of {check['n']} ({path.relative_to(results)})")
+    return "; ".join(checks) or NO_CHECK
 
 
 def _folder(results: Path, judge: str) -> Path:

@@ -1,4 +1,4 @@
-"""How far the judges of a panel rank the same policies alike."""
+"""How far the judges of a panel agree in ranking the same policies."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class RankingAgreement(NamedTuple):
 def ranking_agreements(leaderboard: pd.DataFrame) -> list[RankingAgreement]:
     """Return the agreement of every two judges of a panel, for each task and training task of a leaderboard.
 
-    The policies are the rows that both have a win rate for; fewer than two, or a judge that tells none apart, have no
-    ranking. Tau-b counts pairs of policies that the two judges order alike minus those that they order differently, and
-    corrects for ties (Kendall 1945; scipy's `kendalltau`).
+    The policies are the rows for which both judges have a win rate. With fewer than two, or if a judge rates all of
+    them the same, there is no ranking. Tau-b counts pairs of policies that the two judges order alike minus those that
+    they order differently, and corrects for ties (Kendall 1945; scipy's `kendalltau`).
     """
     from scipy.stats import kendalltau
 
-    found = []
+    agreements = []
     for (task, trained_on), rows in leaderboard.groupby(["task", "trained_on"], sort=False):
         rates = rows.pivot(index=["loss", "settings"], columns="judge_name", values="win_rate")
         for judge, other in combinations(rows["judge_name"].unique(), 2):
             both = rates[[judge, other]].dropna()
             tau = float(kendalltau(both[judge], both[other]).statistic) if len(both) > 1 else math.nan
-            found.append(RankingAgreement(task, trained_on, judge, other, tau, len(both)))
-    return found
+            agreements.append(RankingAgreement(task, trained_on, judge, other, tau, len(both)))
+    return agreements

@@ -26,7 +26,7 @@ from harness.reporting.results import FAILED, NOT_RUN, TABLE, Results, matrix
 
 OK, INCOMPLETE = "ok", "incomplete"
 
-# The columns of leaderboard.csv, in their order, with what they mean. Intervals hold 95 %.
+# The columns of leaderboard.csv in order, with their meaning. Intervals are 95 % intervals.
 COLUMNS = {
     "task": "the task whose test prompts the policy was sampled on",
     "trained_on": "the task whose preferences the policy was trained on",
@@ -80,15 +80,15 @@ COLUMNS = {
     **measures.COLUMNS,
     "cells": "keys of the cells behind the row, in the order of the seeds: the folders under cells/",
 }
-SAME = 6  # decimals of a win rate in %: what differs beyond them is the noise of the judge's arithmetic
+SAME = 6  # decimals of a win rate in %: differences beyond them are noise of the judge's arithmetic
 _COUNTS = ("rank", "n", "judge_agreement_n", "examples", "tokens", "steps", "forward_passes")
 
 
 def build_leaderboard(results: Results) -> pd.DataFrame:
     """Return one row per (task, judge, trained_on, loss, settings) with the columns of `COLUMNS`.
 
-    Tables come in the order of the experiment's tasks; within each, complete and incomplete rows by win rate, then
-    what has not run, then what failed. Raises `UserError` where one table mixes judges.
+    Tables come in the order of the experiment's tasks. Within each, complete and incomplete rows come first, by win
+    rate, then rows that have not run, then failed ones. Raises `UserError` if one table mixes judges.
     """
     order = list(results.baselines)
     tables = sorted(results.evaluations.groupby(TABLE, sort=False), key=lambda table: order.index(table[0][0]))
@@ -126,7 +126,7 @@ def _row(
     first, seeds = group.iloc[0], group["seed"].tolist()
     values = {name: matrix(prompts, name, seeds, ids) for name in ("preference", "kl", "tokens", "characters")}
     preferences = values["preference"]
-    judged = coverage(preferences) if ids else 0.0  # where nothing has been sampled, all is missing
+    judged = coverage(preferences) if ids else 0.0  # if nothing has been sampled, all of it is missing
     difference = paired_difference(preferences, start) if first["loss"] != SFT else UNKNOWN
     kl, kl_error = mean_with_error(values["kl"])
     characters, characters_error = mean_with_error(values["characters"])
@@ -180,12 +180,12 @@ def _status(group: pd.DataFrame, judged: float) -> str:
 
 
 def _check_one_judge(task: str, evaluations: pd.DataFrame) -> None:
-    """Two judges have two scales: a table of both would rank the judges."""
+    """Raise `UserError` if a table mixes judges: each has its own scale, so the table would rank the judges."""
     judged = evaluations[evaluations["judge"] != ""]
     cells = {judge: _listed(rows["cell"]) for judge, rows in judged.groupby("judge")}
     if len(cells) > 1:
-        found = "; ".join(f"{judge!r} judged cells {keys}" for judge, keys in cells.items())
-        raise UserError(f"the results on {task} mix judges ({found}); run the experiment again, so that one judges all")
+        mixed = "; ".join(f"{judge!r} judged cells {keys}" for judge, keys in cells.items())
+        raise UserError(f"the results on {task} mix judges ({mixed}); run the experiment again, so that one judges all")
 
 
 def _percent(name: str, interval: Interval) -> dict[str, float]:

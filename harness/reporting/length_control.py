@@ -18,8 +18,11 @@ FITTED = "fitted"
 
 
 class Controlled(NamedTuple):
-    """For each cell that has one its rate and the resampled rates, as `mean_of_seeds` takes them; and whose
-    difficulties they rest on: "fitted", "official" or "estimated"."""
+    """The length-controlled win rates of one table.
+
+    `rates` holds, for each cell that has one, its rate and the resampled rates, as `mean_of_seeds` takes them.
+    `difficulty` is the origin of the difficulties: "fitted", "official" or "estimated".
+    """
 
     rates: dict[str, tuple[float, np.ndarray]]
     difficulty: str
@@ -28,9 +31,9 @@ class Controlled(NamedTuple):
 def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, ids: list) -> Controlled:
     """Return the length-controlled win rates of all cells of a table, evaluated on the prompts `ids`.
 
-    Where the judge brought AlpacaEval's difficulties, a cell has a rate if all 805 instructions are judged. Elsewhere
-    the difficulties are fitted to all judgements of the table, and each cell's rate is over the prompts that it was
-    judged on.
+    If the judge supplied AlpacaEval's difficulties, a cell has a rate only if all 805 instructions are judged.
+    Otherwise the difficulties are fitted to all judgements of the table, and each cell's rate is over the prompts that
+    it was judged on.
     """
     cells = prompts["cell"].unique().tolist()
     preferences, lengths, baselines = (
@@ -46,9 +49,9 @@ def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, id
             if rows.any()
         }
         return Controlled(rates, FITTED)
-    found = max(tables, key=lambda table: table["origin"] == OFFICIAL)
-    table, order = DifficultyTable.from_json(found), np.argsort([found["index"].get(id, -1) for id in ids])
-    if set(found["index"].values()) != set(range(INSTRUCTIONS)) or set(found["index"]) != set(ids):
+    preferred = max(tables, key=lambda table: table["origin"] == OFFICIAL)
+    table, order = DifficultyTable.from_json(preferred), np.argsort([preferred["index"].get(id, -1) for id in ids])
+    if set(preferred["index"].values()) != set(range(INSTRUCTIONS)) or set(preferred["index"]) != set(ids):
         return Controlled({}, table.origin)
     rates = {
         cell: length_controlled(preferences[i, order], differences[i, order], table.difficulty, table.anchors)

@@ -1,4 +1,4 @@
-"""What was measured where the reward is known: rows of reward and divergence, and the leaderboard columns of them."""
+"""Measurements for tasks with a known reward: rows of reward and divergence, and their leaderboard columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.reporting.results import matrix, read_plan, settings_text
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]
-STRENGTHS = ("beta", "tau")  # the hyper-parameters along which a method's policies lie
+STRENGTHS = ("beta", "tau")  # the hyper-parameters that vary within a method
 MEASURED = ["at", "id", "response", "tokens", "reward", "kl", "kl_exact", "entropy", "reference_logp"]
 
 # Columns of leaderboard.csv for tasks with a known reward; empty for others.
@@ -42,8 +42,8 @@ COLUMNS = {
 def load_measures(folder: Path) -> pd.DataFrame:
     """Return the measured rows of a results folder's cells: `POLICY_IN_GROUP`, seed, method, and `MEASURED`.
 
-    `at` is the share of the training steps that the policy had taken; `method` is the loss with its settings but its
-    strength. Rows of samples that an earlier run left behind are left out. Raises `UserError` for a damaged file.
+    `at` is the share of the training steps that the policy had taken; `method` is the loss with all settings except
+    its strength. Measurements of outdated samples are left out. Raises `UserError` for a damaged file.
     """
     frames = []
     for cell in read_plan(folder).cells:
@@ -64,19 +64,21 @@ def load_measures(folder: Path) -> pd.DataFrame:
                 )
             )
     columns = [*POLICY_IN_GROUP, "seed", "method", *MEASURED]
-    found = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-    return found.assign(method=found["method"].map(_short(found["method"].unique())))
+    rows = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    return rows.assign(method=rows["method"].map(_short(rows["method"].unique())))
 
 
 def _short(methods: Iterable[str]) -> dict[str, str]:
-    """Return methods without the settings that all methods of the same loss have."""
+    """Map each method to its name without the settings that all methods of the same loss share."""
     by_loss: dict[str, list[list[str]]] = {}
     for loss, *settings in map(str.split, methods):
         by_loss.setdefault(loss, []).append(settings)
     return {
-        " ".join([loss, *settings]): " ".join([loss, *(s for s in settings if any(s not in other for other in found))])
-        for loss, found in by_loss.items()
-        for settings in found
+        " ".join([loss, *settings]): " ".join(
+            [loss, *(s for s in settings if any(s not in other for other in variants))]
+        )
+        for loss, variants in by_loss.items()
+        for settings in variants
     }
 
 
@@ -118,7 +120,7 @@ def with_measures(leaderboard: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFr
 
 
 def distinct(texts: Iterable[str], n: int) -> float:
-    """Return the share of different runs of n words among all of them; NaN where there is none."""
+    """Return the share of distinct runs of n words among all runs of n words; NaN if there is none."""
     seen, total = set(), 0
     for text in texts:
         words = text.split()
@@ -133,7 +135,7 @@ def _by_seed(group: pd.DataFrame, n: int) -> float:
 
 
 def _current(measured: Path, sampled: Path) -> bool:
-    """Whether there is a measurement, of the samples that are there."""
+    """Whether there is a measurement, and it is of the current samples."""
     if not (measured / MANIFEST).is_file() or not (sampled / MANIFEST).is_file():
         return False
     of, there = (readable(folder / MANIFEST, read_json) for folder in (measured, sampled))

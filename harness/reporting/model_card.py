@@ -1,4 +1,4 @@
-"""The card of an exported policy: what it is, what it was trained on, and what came out, with intervals."""
+"""The card of an exported policy: what it is, what it was trained on, and its results with intervals."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `kind` is "adapter" or the dtype of a model's weights, `base` names the base model.
+    """An exported policy.
 
-    `at` is the share of its training after which the policy was kept, None at the end; `difference` the largest of a
-    token's log-prob from the trained policy, in nats; `size` the weights' bytes; `command` what wrote it.
+    - `kind`: "adapter", or the dtype of a model's weights; `base`: the name of the base model.
+    - `at`: the share of its training after which the policy was kept; None: the final policy.
+    - `difference`: the largest difference of a token's log-prob from the trained policy's, in nats.
+    - `size`: of the weights, in bytes; `command`: the command that wrote it.
     """
 
     kind: str
@@ -36,7 +38,7 @@ class Exported:
 
     @property
     def described(self) -> str:
-        """What was written, in words."""
+        """A description of what was written."""
         what = "one peft adapter" if self.kind == ADAPTER else f"a model in {self.kind}"
         return (
             f"{what}, {self.size / 1e6:,.1f} MB; log-probs of tokens differ from the trained policy's by at most "
@@ -45,7 +47,7 @@ class Exported:
 
 
 def model_card(cell: CellFiles, exported: Exported) -> str:
-    """Return the card as Markdown, with the hub's metadata before it. Names and settings come out as plain text."""
+    """Return the card as Markdown, after the hub's metadata. Names and settings are shown as plain text."""
     sections = [
         _metadata(cell, exported),
         f"# {escape(cell.loss)} on {escape(cell.task)}",
@@ -146,7 +148,7 @@ def _training(cell: CellFiles) -> dict[str, str]:
 
 
 def _results(cell: CellFiles, at: float | None) -> list[str]:
-    """Return the leaderboard's rows of this configuration, with what must be known to read them."""
+    """Return the leaderboard's rows of this configuration, with the notes that are needed to read them."""
     try:
         results = load_results(cell.experiment.folder)
         leaderboard = build_leaderboard(results)
@@ -193,5 +195,5 @@ def _listed(values: Mapping | Iterable) -> str:
 
 
 def _code(text: str) -> str:
-    """Return text for a code span or block: one line, and nothing that would end it."""
+    """Return text for a code span or block: one line, without characters that would end it."""
     return one_line(text).replace("`", "'")

@@ -31,9 +31,9 @@ from harness.reporting.leaderboard import OK
 from harness.reporting.style import GREY, Style, Styles
 from harness.reporting.tables import Z, tables
 
-CROWD = 10  # more points than this in a panel of `kl_figure` need more room
-LABELS = 16  # more points than this are told by the legend: labels would cover each other
-# What legends explain besides the losses.
+CROWD = 10  # panels of `kl_figure` with more points than this need more room
+LABELS = 16  # more points than this are identified by the legend: labels would overlap
+# Legend entries besides the losses.
 START = {"color": GREY, "linewidth": 0.9, "linestyle": "--"}
 EVEN = Line2D([], [], **REFERENCE, label="50 %: even with the baseline")
 INTERVAL = Line2D([], [], color=GREY, marker="o", label="mean and its 95 % interval")
@@ -57,7 +57,7 @@ def win_rate_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
 def length_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
     """Draw the mean length of each row's responses, in the order of `win_rate_figure`, with the baseline's as a line.
 
-    In characters, since the baseline's responses are not counted in the policy's tokens.
+    Lengths are in characters, since the baseline's responses are not counted in the policy's tokens.
     """
     if not leaderboard["mean_characters"].notna().any():
         return None
@@ -101,7 +101,7 @@ def kl_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
     add_legend(figure, [INTERVAL, EVEN, *_open_marker(drawn), *(_families if labelled else _points)(drawn, look)])
     if not labelled:
         return figure
-    figure.draw_without_rendering()  # the layout must stand before labels are placed
+    figure.draw_without_rendering()  # labels are placed on a final layout
     figure.set_layout_engine("none")
     for axis, rows in panels:
         _label_points(axis, rows, look)
@@ -110,12 +110,12 @@ def kl_figure(leaderboard: pd.DataFrame, look: Styles) -> Figure | None:
 
 def _panels(leaderboard: pd.DataFrame, width: float, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """Return a figure with one titled panel per table of the leaderboard, each of this size in inches."""
-    found = list(tables(leaderboard))
-    columns = min(PER_LINE, len(found))
-    lines = math.ceil(len(found) / columns)
+    titled = list(tables(leaderboard))
+    columns = min(PER_LINE, len(titled))
+    lines = math.ceil(len(titled) / columns)
     figure = new_figure(width * max(columns, 1.4), height * lines)
     panels = []
-    for axis, (title, rows) in zip(grid(figure, lines, columns, len(found)), found, strict=True):
+    for axis, (title, rows) in zip(grid(figure, lines, columns, len(titled)), titled, strict=True):
         axis.set_title(wrapped(title, 30))
         panels.append((axis, rows))
     return figure, panels
@@ -135,7 +135,7 @@ def _dot_label(row: NamedTuple, look: Styles) -> str:
 
 
 def _dots(axis: Axes, rows: pd.DataFrame, look: Styles, values: pd.Series, lows: pd.Series, highs: pd.Series) -> None:
-    """Draw one line per row, the first on top; a row without a number keeps its label, which says why."""
+    """Draw one line per row, the first on top. A row without a number keeps its label, which says why."""
     for height, (row, value, low, high) in enumerate(zip(rows.itertuples(), values, lows, highs, strict=True)):
         if value == value:
             error = np.nan_to_num([[value - low], [high - value]])
@@ -149,7 +149,7 @@ def _dots(axis: Axes, rows: pd.DataFrame, look: Styles, values: pd.Series, lows:
 
 
 def _point(style: Style, status: str) -> dict:
-    """Return how a point is drawn: filled where its row is complete."""
+    """Return the style of a point, which is filled if its row is complete."""
     face = style.colour if status == OK else "white"
     size = 8 if style.marker == "*" else None
     return {
@@ -198,7 +198,7 @@ def _points(leaderboard: pd.DataFrame, look: Styles) -> list[Line2D]:
 
 
 def _crushed(kl: pd.Series) -> bool:
-    """Say whether one policy is so far away that a linear axis would press the others together."""
+    """Whether one policy is so far away that a linear axis would squeeze the others together."""
     distances = kl.abs()[kl.abs() > 0]
     return len(distances) > 2 and distances.max() > 20 * max(1.0, distances.median())
 

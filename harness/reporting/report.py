@@ -1,4 +1,4 @@
-"""The one entry point of reporting: a results folder in; leaderboard, per-prompt table and plots out."""
+"""The only entry point of reporting: turns a results folder into leaderboard, per-prompt table and plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIPED_WIDTH = 100  # characters
 
 @dataclass(frozen=True)
 class Report:
-    """What all outputs are made of: the results, the leaderboard, and, where a reward is known, what was measured."""
+    """The data of all outputs: the results, the leaderboard and, for tasks with a known reward, the measurements."""
 
     results: Results
     leaderboard: pd.DataFrame
@@ -38,11 +38,11 @@ class Report:
 
     @cached_property
     def look(self) -> Styles:
-        """How each loss and setting is drawn, in every figure."""
+        """The style of each loss and setting, the same in every figure."""
         return styles(self.results.cells)
 
 
-# Each file of a report below the results folder, and what makes it; None where there is nothing to show.
+# Each file of a report below the results folder, and the function that makes it; None if there is nothing to show.
 TEXTS: dict[str, Callable[[Report], str | None]] = {
     "leaderboard.csv": lambda report: _csv(report.leaderboard),
     "prompts.csv": lambda report: _csv(report.results.prompts),
@@ -65,9 +65,9 @@ FIGURES: dict[str, Callable[[Report], Figure | None]] = {
 def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
     """Rebuild all `TEXTS` and `FIGURES` of a results folder; return the leaderboard. Without `figures` none is drawn.
 
-    Everything is made from what the folder holds, and comes out the same twice. An output for which there are no
-    numbers is removed, so that none from an earlier run is taken for one of this. Raises `UserError` where the folder
-    holds no run, a damaged file or results of several judges, or cannot be written.
+    Everything is made from the folder's files and is reproducible. An output without numbers is removed, so that one
+    from an earlier run is not mistaken for a current one. Raises `UserError` if the folder holds no run, a damaged
+    file or results of several judges, or if it cannot be written.
     """
     folder = Path(folder)
     report = _load(folder)
@@ -84,7 +84,7 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
 
 
 def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
-    """Print the essential columns, one table per task; at least 100 columns wide where the output is no terminal."""
+    """Print the essential columns, one table per task; at least 100 columns wide if the output is not a terminal."""
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, PIPED_WIDTH))
     for table in terminal_tables(leaderboard):

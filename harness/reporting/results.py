@@ -1,4 +1,4 @@
-"""A results folder as pandas frames: what the plan asks for, and what of it there is."""
+"""A results folder as pandas frames: what the plan asks for, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ METRIC_COLUMNS = ["trained_on", "loss", "settings", "seed", "cell", "split", "st
 class Results:
     """What a results folder holds, restricted to the cells that its plan asks for and in the plan's order.
 
-    - `baselines`: what the policies of each task are judged against, in words; `decoding`: the sampling parameters.
+    - `baselines`: a description of what the policies of each task are judged against; `decoding`: the sampling
+      parameters.
     - `cells`: one row per cell: cell, trained_on, loss, settings, seed, reduction, paper, data, the summary of its
       training (steps, examples, tokens, forward_passes, seconds) and of its last evaluation on the dev pairs
-      (dev_accuracy, dev_margin; NaN where there is none).
+      (dev_accuracy, dev_margin; NaN if there is none).
     - `evaluations`: one row per cell, task that it is evaluated on and judge of that task (judge_name: its name in a
-      panel, "" where there is one): `IDENTITY`, state ("done", "not judged yet",
-      "not run yet", "failed"), stage and reason of a failure, judge, judge_date (YYYY-MM-DD), its agreement with
-      labels (judge_agreement, _low, _high, _n, _labels); judge_check: what `judge-check` found of it, in words;
-      difficulty: the file of the table of difficulties that the judge brought ("" for most). Samples of another
-      decoding count as not run yet.
+      panel, "" for a single judge): `IDENTITY`, state ("done", "not judged yet", "not run yet", "failed"), stage and
+      reason of a failure, judge, judge_date (YYYY-MM-DD), its agreement with labels (judge_agreement, _low, _high, _n,
+      _labels); judge_check: a summary of its `judge-check` results; difficulty: the file of the table of difficulties
+      that the judge supplied ("" for most). Samples with another decoding count as not run yet.
     - `prompts`: one row per response and judge: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie";
-      `first` is the share of verdicts for the response shown first, NaN where the order is none; `kl` is the response's
+      `first` is the share of verdicts for the response shown first, NaN if there is no order; `kl` is the response's
       log-prob under the policy minus that under the reference, in nats.
     - `metrics`: one row per logged step: `METRIC_COLUMNS`; `split` is "train" (a batch) or "dev", log-ratios and
-      their margin are in nats. The value of the loss is left out: it does not compare across losses.
+      their margin are in nats. The loss is left out, because its value is not comparable across losses.
     """
 
     experiment: str
@@ -85,7 +85,7 @@ class Results:
 
 
 def load_results(folder: Path) -> Results:
-    """Read a results folder. Raises `UserError` where there is no plan, or where a file is damaged."""
+    """Read a results folder. Raises `UserError` if there is no plan or if a file is damaged."""
     folder = Path(folder)
     plan = read_plan(folder)
     cells, evaluations, prompts, metrics = [], [], [], []
@@ -111,7 +111,7 @@ def load_results(folder: Path) -> Results:
 
 
 def read_plan(folder: Path) -> PlanRecord:
-    """Read the plan of a results folder, each cell once: the grid of an earlier version may name one twice."""
+    """Read the plan of a results folder, with each cell once: a plan of an earlier version may name one twice."""
     if not (folder / PlanRecord.FILE).is_file():
         raise UserError(
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
@@ -126,7 +126,7 @@ def settings_text(settings: Mapping[str, object]) -> str:
 
 
 def matrix(rows: pd.DataFrame, column: str, seeds: list, ids: list) -> np.ndarray:
-    """Return `column` of per-prompt rows as a (seeds, prompts) array, NaN where there is no row or no value."""
+    """Return `column` of per-prompt rows as a (seeds, prompts) array, NaN if there is no row or no value."""
     table = rows.pivot(index="seed", columns="id", values=column).reindex(index=seeds, columns=ids)
     return table.to_numpy(dtype=float, na_value=np.nan)
 
@@ -155,7 +155,7 @@ def _judgings(cell: CellRecord, plan: PlanRecord) -> list[tuple[str, str]]:
 def _evaluation(
     cell: CellRecord, path: Path, task: str, name: str, failure: Failure | None, decoding: Mapping[str, object]
 ) -> dict[str, object]:
-    """Say how far a cell is on one task. What an earlier run left behind and this one has not redone is not used."""
+    """Return the state of a cell on one task. Results of an earlier run that are outdated are not used."""
     folder = path / stage_folder(JUDGE, task, name)
     samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
     sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
@@ -234,22 +234,22 @@ def _identity(cell: CellRecord) -> dict[str, object]:
 
 
 def _manifest(path: Path) -> dict:
-    """Return an artifact's manifest, empty where there is no artifact."""
+    """Return an artifact's manifest, empty if there is no artifact."""
     return readable(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
 
 
 def _is_of_another(failure: Failure, task: str, name: str) -> bool:
-    """Whether a cell failed on another task, or by another judge of this one: what this judge did stands."""
+    """Whether a cell failed on another task or with another judge, so that this judge's results remain valid."""
     return failure.task not in ("", task) or failure.judge not in ("", name)
 
 
 def _number(record: object, field: str) -> float:
-    """Return a field of a record as a float: NaN where it is None, or there is no such field or no record."""
+    """Return a field of a record as a float; NaN if it is None or missing, or if there is no record."""
     value = getattr(record, field, None)
     return np.nan if value is None else float(value)
 
 
 def _stacked(frames: list[pd.DataFrame], columns: Mapping[str, str]) -> pd.DataFrame:
-    """Stack frames under fixed columns and types, so that an empty folder has them too."""
+    """Concatenate frames with fixed columns and types, so that an empty folder has them too."""
     stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
     return stacked[list(columns)].astype(dict(columns))

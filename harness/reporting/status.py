@@ -1,4 +1,4 @@
-"""How far an experiment is: each stage of each cell, what is under way, what failed and why, how long is left."""
+"""The progress of an experiment: each stage of each cell, what is under way, what failed and why, how long is left."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STAGES = ("train", "sample", "measure", "judge")
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage of a cell: `name` is that of its folder ("judge-hh@gpt"), `stage` its kind ("judge").
+    """One stage of a cell: `name` is its folder ("judge-hh@gpt"), `stage` its kind ("judge").
 
-    `state` is "done", "under way", "failed" or "to do"; `seconds` is what it took if it is done. `build` is there
-    while it is built and where a build of it was interrupted.
+    `state` is "done", "under way", "failed" or "to do"; `seconds` is how long it took, if it is done. `build` is set
+    while it is being built and after an interrupted build.
     """
 
     name: str
@@ -45,7 +45,7 @@ class CellStatus:
 
     @property
     def state(self) -> str:
-        """The cell as a whole: under way if a stage is, else failed if it did, done if every stage is."""
+        """The state of the whole cell: under way or failed if a stage is, in this order; done if all stages are."""
         states = [stage.state for stage in self.stages]
         if UNDER_WAY in states:
             return UNDER_WAY
@@ -56,7 +56,7 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class SharedStatus:
-    """The SFT policy of a task, which its cells share; `state` is "" where it is not known: no cell says its key."""
+    """The SFT policy of a task, which its cells share; `state` is "" if it is unknown: no cell records its key."""
 
     task: str
     state: str
@@ -65,9 +65,9 @@ class SharedStatus:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of one stage: how many times, and in what time, by the median of the `measured` ones that are done.
+    """What is left of one stage: `count` runs, which take `seconds` by the median of the `measured` runs that are done.
 
-    `seconds` is None where none is done yet.
+    `seconds` is None if none is done yet.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left if one process does it; None where a stage that is left was never measured."""
+        """The seconds left with one process; None if a stage that is left was never measured."""
         known = [left.seconds for left in self.left]
         return None if None in known else sum(known)
 
     def count(self, state: str) -> int:
-        """How many cells are in a state."""
+        """The number of cells in a state."""
         return sum(cell.state == state for cell in self.cells)
 
 
@@ -131,7 +131,7 @@ def _cell(cell: CellFiles) -> CellStatus:
 
 
 def _measured(cell: CellFiles) -> set[str]:
-    """Return the tasks whose reward is known: their policies are measured by it."""
+    """Return the tasks with a known reward, by which their policies are measured."""
     tasks = cell.experiment.manifest.get("config", {}).get("tasks", {})
     known = {name for name, options in tasks.items() if options.get("generate")}
     return known | {path.name.partition("-")[2] for path in cell.folder.glob("measure-*")}
@@ -149,7 +149,7 @@ def _stage(cell: CellFiles, name: str, decoding: dict, failure: Failure | None) 
 
 
 def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> bool:
-    """Whether what an earlier run left is what the plan asks for: samples of its decoding, judgements of those."""
+    """Whether a stored artifact is what the plan asks for: samples with its decoding, judgements of those samples."""
     stage, _, target = name.partition("-")
     if stage == SAMPLE:
         return artifact["inputs"]["decoding"] == decoding
@@ -160,7 +160,7 @@ def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> b
 
 
 def _shared(files: ExperimentFiles, cells: Sequence[CellStatus], task: str) -> SharedStatus:
-    """Return how far the SFT policy of a task is: its key is known from a cell that was trained from it."""
+    """Return the state of a task's SFT policy. Its key is read from a cell that was trained from it."""
     for status in cells:
         trained = status.cell.artifact(TRAIN) if status.cell.task == task else None
         if trained:
@@ -172,14 +172,14 @@ def _shared(files: ExperimentFiles, cells: Sequence[CellStatus], task: str) -> S
 
 
 def builds_in_store(store: Path) -> dict[str, Build]:
-    """Return what is built right now of the artifacts that experiments share, by kind and key."""
-    found = {}
+    """Return the builds of shared artifacts that are under way, by kind and key."""
+    builds = {}
     for lock in sorted(Path(store).glob("*/.*.lock")):
         path = lock.with_name(lock.name[1:].removesuffix(".lock"))
         build = find_build(path)
         if build and build.running and not (path / MANIFEST).is_file():
-            found[f"{path.parent.name} {path.name}"] = build
-    return found
+            builds[f"{path.parent.name} {path.name}"] = build
+    return builds
 
 
 def _left(cells: Sequence[CellStatus]) -> list[Left]:

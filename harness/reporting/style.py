@@ -1,4 +1,4 @@
-"""How plots look: one colour and marker per loss in all of them, and fonts."""
+"""The style of plots: one colour and marker per loss in all figures, and fonts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.core.records import SFT
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # nine against eight colours: no pair repeats before 72 losses
 LINES = ("-", "--", ":", "-.")
-GREY = "#4D4D4D"  # of the SFT policy and of what refers to it
-PALEST = 0.6  # how far towards white the last settings of a loss go
+GREY = "#4D4D4D"  # of the SFT policy and everything that refers to it
+PALEST = 0.6  # share of white in the colour of a loss's last settings
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -44,11 +44,11 @@ RC = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one configuration is drawn, and what it is called where space is short."""
+    """How one configuration is drawn, and its short names."""
 
     label: str  # "dpo", or "dpo beta=0.1" where the experiment has several settings of dpo
     values: str  # the hyper-parameters that vary, "0.1" or "0.1, 0.5"; "" where none does
-    names: str  # and what they are called, "beta" or "beta, temperature"
+    names: str  # and their names, "beta" or "beta, temperature"
     colour: str
     ink: str  # for text, which needs more contrast
     marker: str
@@ -59,13 +59,13 @@ Styles = Mapping[tuple[str, str], Style]  # of each (loss, settings)
 
 
 def styles(cells: pd.DataFrame) -> Styles:
-    """Return the style of each (loss, settings), given the cells of an experiment in their order.
+    """Return the style of each (loss, settings), given the cells of an experiment in order.
 
-    Losses differ in colour and marker, by their place in the plan: one that is added at its end changes no other.
+    Losses differ in colour and marker, by their place in the plan, so a loss added at its end changes no other.
     Settings of one loss differ in shade and line. The label names the hyper-parameters only where they vary. The SFT
     policy is grey and takes none of the colours.
     """
-    found = {}
+    by_setting = {}
     losses = [loss for loss in cells["loss"].unique() if loss != SFT]
     for index, loss in enumerate([SFT, *losses], start=-1):
         settings = list(cells.loc[cells["loss"] == loss, "settings"].unique())
@@ -73,7 +73,7 @@ def styles(cells: pd.DataFrame) -> Styles:
         for k, text in enumerate(settings):
             varying = [] if len(settings) == 1 else [part for part in text.split() if part not in shared]
             colour = GREY if loss == SFT else PALETTE[index % len(PALETTE)]
-            found[loss, text] = Style(
+            by_setting[loss, text] = Style(
                 label=" ".join([loss, *varying]),
                 values=", ".join(part.partition("=")[2] for part in varying),
                 names=", ".join(part.partition("=")[0] for part in varying),
@@ -82,7 +82,7 @@ def styles(cells: pd.DataFrame) -> Styles:
                 marker="*" if loss == SFT else MARKERS[index % len(MARKERS)],
                 line=LINES[(index // len(PALETTE) + k) % len(LINES)],
             )
-    return found
+    return by_setting
 
 
 def _mixed(colour: str, other: float, share: float) -> str:

@@ -20,13 +20,16 @@ Z = 1.96  # standard errors on each side in a 95 % interval of a mean
 
 
 def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
-    """Return the leaderboard of `build_leaderboard` as a Markdown page: a table with its notes per task, and one of training."""
+    """Return the leaderboard of `build_leaderboard` as a Markdown page.
+
+    It has one table with notes for each task, and one table of training.
+    """
     page = [f"# {escape(experiment)}: leaderboard"]
     for title, rows in tables(frame):
         page += [f"## {escape(title)}", markdown_table(_result_columns(rows))]
         page += ["\n".join(f"- {escape(note)}" for note in notes(rows, decoding))]
     page += _panel_section(frame)
-    trained = frame.drop_duplicates(POLICY)  # the same policies whatever they are evaluated on, and by whom
+    trained = frame.drop_duplicates(POLICY)  # one row per policy, whatever it is evaluated on and by whichever judge
     page += [
         "## Training",
         markdown_table(_training_columns(trained)),
@@ -38,7 +41,7 @@ def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
 
 def terminal_tables(frame: pd.DataFrame) -> list[Table]:
     """Return one rich table per task with the essential columns, readable at 100 columns, its notes below it."""
-    found = []
+    rendered = []
     for title, rows in tables(frame):
         table = Table(
             title=Text(title, style="bold"),
@@ -63,8 +66,8 @@ def terminal_tables(frame: pd.DataFrame) -> list[Table]:
             table.add_column(header, justify="left" if header == "loss" else "right", no_wrap=fixed, overflow="fold")
         for cells in zip(*columns.values(), strict=True):
             table.add_row(*map(Text, cells))
-        found.append(table)
-    return found
+        rendered.append(table)
+    return rendered
 
 
 def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -75,38 +78,38 @@ def tables(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
-    """Return what must be known to read one table, a sentence or two each.
+    """Return the notes that a reader of one table needs, a sentence or two each.
 
-    `decoding` is given for the page: the terminal shows neither it nor the length-controlled rates.
+    `decoding` is passed for the page: the terminal shows neither it nor the length-controlled rates.
     """
     first = rows.iloc[0]
     seeds = rows["seeds"].str.split().str.len().max()
-    found = [
+    lines = [
         f"Win rate against {first['baseline']}; a tie is half a win, a missing judgement is left out. Brackets: 95 % bootstrap "
         f"intervals over prompts {f'and {seeds} seeds' if seeds > 1 else '(one seed: others may differ by more)'}. "
         "vs SFT: points, paired on prompts."
     ]
     judged = rows[rows["judge"] != ""]
-    found += [_judge(judged.iloc[0])] if len(judged) else []
+    lines += [_judge(judged.iloc[0])] if len(judged) else []
     if judged["first_rate"].notna().any():
-        found.append(
+        lines.append(
             f"Asked in both orders, the judge gave {100 * judged['first_rate'].mean():.1f} % of its verdicts to the "
             "response shown first (mean of the rows)."
         )
     if rows["baseline_characters"].notna().any():
-        found.append(f"The baseline's responses have {rows['baseline_characters'].max():.0f} characters on average.")
+        lines.append(f"The baseline's responses have {rows['baseline_characters'].max():.0f} characters on average.")
     controlled = rows[rows["lc_difficulty"] != ""]
     if decoding is not None:
-        found += [_length_controlled(controlled.iloc[0])] if len(controlled) else []
-        found.append("Decoding: " + ", ".join(f"{name}={value}" for name, value in decoding.items()) + ".")
+        lines += [_length_controlled(controlled.iloc[0])] if len(controlled) else []
+        lines.append("Decoding: " + ", ".join(f"{name}={value}" for name, value in decoding.items()) + ".")
     for row in rows[rows["status"] != OK].itertuples():
         why = f"{100 * row.coverage:.1f} % of its judgements are there" if row.status == INCOMPLETE else row.status
-        found.append(f"No rank for {' '.join(filter(None, (row.loss, row.settings)))}: {why}.")
-    return found
+        lines.append(f"No rank for {' '.join(filter(None, (row.loss, row.settings)))}: {why}.")
+    return lines
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table too: no markup, no HTML, one line."""
+    """Return text that Markdown shows unchanged, also in a table: no markup, no HTML, one line."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|~\[\]!#$])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is no markup
@@ -122,7 +125,7 @@ def _length_controlled(row: pd.Series) -> str:
 
 
 def _panel_section(frame: pd.DataFrame) -> list[str]:
-    """Return the section on how far a panel's judges rank the policies alike; none where there is one judge."""
+    """Return the section on how far a panel's judges agree in ranking the policies; empty with a single judge."""
     pairs = ranking_agreements(frame)
     if not pairs:
         return []
@@ -168,7 +171,7 @@ def _result_columns(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
         "characters": _each(rows["mean_characters"], "{:.0f}"),
         "finished, %": _each(100 * rows["finished"], "{:.0f}"),
         "KL, nats": _with_errors(rows, "kl", "{:.2f}"),
-        "status": rows["status"].str.partition(":")[0],  # the reason of a failure stands in the notes
+        "status": rows["status"].str.partition(":")[0],  # the reason for a failure is in the notes
     }
 
 
@@ -204,7 +207,7 @@ def _with_errors(rows: pd.DataFrame, name: str, form: str) -> list[str]:
 
 
 def markdown_table(columns: Mapping[str, Sequence[str]]) -> str:
-    """Lay columns out with even widths; those of numbers are aligned to the right."""
+    """Format columns as a Markdown table with even widths; numbers are aligned to the right."""
     texts = {header: [escape(cell) or NOTHING for cell in cells] for header, cells in columns.items()}
     words = ("loss", "settings", "status", "task", "trained on", "judges", "log-probs", "data")
     laid_out = []

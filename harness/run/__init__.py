@@ -1,1 +1,1 @@
-"""Carrying out a plan."""
+"""Carries out a plan."""

@@ -1,4 +1,4 @@
-"""What a run says before it begins."""
+"""The lines that a run prints before it begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.run.worker import Worker
 
 
 def announcement(plan: Plan, worker: Worker, todo: int) -> list[str]:
-    """Return in lines what the run will do, given how many of its cells are still to be trained."""
+    """Return lines that say what the run will do; `todo` is the number of cells still to be trained."""
     experiment = plan.experiment
     losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
     lines = [
@@ -39,7 +39,7 @@ def announcement(plan: Plan, worker: Worker, todo: int) -> list[str]:
 
 
 def _cut(count: str) -> bool:
-    """Whether a count is of rows that were cut or dropped for their length, among those that every run uses."""
+    """Whether a count is of rows truncated or dropped for their length, except dev prompts: not every run uses them."""
     return ("truncated" in count or "too long" in count) and not count.startswith("dev prompts")
 
 

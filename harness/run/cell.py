@@ -1,4 +1,4 @@
-"""One cell, brought to its end: the unit of work of a run."""
+"""Runs all stages of one cell, the unit of work of a run."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from losses import RegistryError
 
 TRAINING = [sft.STAGE, completions.STAGE, trunk.STAGE, reference.STAGE, train.STAGE]
 EVALUATION = [sample.STAGE, measure.STAGE, judge.STAGE]
-Show = Callable[[str], AbstractContextManager[Progress]]  # shows a stage, named in words, while it runs
+Show = Callable[[str], AbstractContextManager[Progress]]  # shows a stage under its label while it runs
 
 
 def run_cell(
     plan: Plan, key: str, worker: Worker, show: Show | None = None, splits: Sequence[str] = (TEST,)
 ) -> Failure | None:
-    """Bring the cell with this key to its end; return why it failed, None where all of it is there.
+    """Complete the cell with this key; return why it failed, or None if every stage is done.
 
-    What is done already is skipped, so that the call can be repeated. The responses to the questions of `splits` are
-    sampled, measured and judged. A failure is also kept beside the cell's results, until the cell is run again.
+    Stages that are done are skipped, so the call can be repeated. Responses to the questions of `splits` are sampled,
+    measured and judged. A failure is also kept beside the cell's results until the cell is run again.
 
-    Raises `AloneError` where this process failed and those that it shares its batches with did not.
+    Raises `AloneError` if this process failed and the processes that share its batches did not.
     """
     cell = plan.cell(key)
     folder = plan.folder(cell)
@@ -45,10 +45,10 @@ def run_cell(
         try:
             with (show or _silent)(label(cell, stage, target)) as progress:
                 _make(stage, worker, cell, target, progress)
-        except Exception as error:  # whatever a cell does wrong is its own; the others go on
+        except Exception as error:  # a failure stays within its cell; the others go on
             failure = failure_of(error, stage, target)
             first = first or failure
-            # Once one process is gone the others fail too: the reason of the first counts.
+            # When one process fails, the others fail after it: the first reason is kept.
             if not (isinstance(error, AloneError) and (folder / Failure.FILE).exists()):
                 write_record(folder, first)
             if isinstance(error, AloneError):
@@ -68,13 +68,13 @@ def stages_of(plan: Plan, cell: Cell, splits: Sequence[str] = (TEST,)) -> Iterat
 
 
 def label(cell: Cell, stage: Stage, target: Target) -> str:
-    """Return what a stage of a cell is, in words for a person."""
+    """Return a readable name for a stage of a cell."""
     of = cell.task if stage.shared else cell.label
     return f"{of}: {' '.join(filter(None, (stage.name, target.words)))}"
 
 
 def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
-    """Return an error as a value, with its reason in one line."""
+    """Return an error as a `Failure`, with its reason in one line."""
     own_words = isinstance(error, (UserError, RegistryError, AloneError))
     reason = str(error) if own_words else f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
     details = "".join(traceback.format_exception(error))
@@ -82,7 +82,7 @@ def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
 
 
 def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
-    """Carry a stage out; what all cells of a task share is tried once."""
+    """Run a stage. A shared stage that failed is not tried again: its error is raised for every cell of the task."""
     tried = (cell.task, stage.name, target)
     if tried in worker.broken:
         raise worker.broken[tried]

@@ -1,4 +1,4 @@
-"""What an experiment will take, before anything is computed, asked or paid for."""
+"""What an experiment will cost in steps, judge calls and money, before anything is computed or paid for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from harness.experiment.plan import Plan
 from harness.experiment.resolve import JudgeChoice
 from harness.run.judging import comparisons_of, judge_context
 
-CHARACTERS = 4  # of English text in a token
+CHARACTERS = 4  # per token of English text
 
 
 def cost_lines(plan: Plan) -> list[str]:
-    """Return the plan in lines for a person: cells, the size of their training, and what judging takes."""
+    """Return the plan as readable lines: cells, the size of their training, and the cost of judging."""
     trained = [find_artifact(plan.folder(cell) / TRAIN, cell.inputs) is not None for cell in plan.cells]
     lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
     for name in plan.resolved.evaluated_on:
@@ -37,7 +37,7 @@ def cost_lines(plan: Plan) -> list[str]:
 
 
 def draft_lines(draft: Draft) -> list[str]:
-    """Return in lines what can be said of an experiment whose model is not trained yet, and what cannot."""
+    """Return readable lines on an experiment whose model is not trained yet: what is known, and what is not."""
     experiment, resolved = draft.experiment, draft.resolved
     scratch = experiment.model.from_scratch
     count = {name: len(experiment.seeds) * (1 + len(points)) for name, points in resolved.points_of.items()}
@@ -65,21 +65,24 @@ def _training(plan: Plan, task: str) -> str:
 
 
 def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
-    """Say what one judge of a task will take, over all policies that are evaluated on it."""
+    """Return what one judge of a task will cost, over all policies evaluated on that task."""
     if judge.kind.forecast is None:
         return "runs here, no calls"
-    found = sum((_cell(plan, cell, task, judge) for cell in plan.cells if task in cell.evaluated_on), start=Forecast())
+    forecast = sum(
+        (_cell(plan, cell, task, judge) for cell in plan.cells if task in cell.evaluated_on), start=Forecast()
+    )
     answers = (
         "answers of any length"
-        if found.completion_tokens is None
-        else f"at most {found.completion_tokens:,} of answers"
+        if forecast.completion_tokens is None
+        else f"at most {forecast.completion_tokens:,} of answers"
     )
-    price = "no known price (set judge.price)" if found.usd is None else f"at most about {found.usd:,.2f} USD"
-    if found.completion_tokens is None:
+    price = "no known price (set judge.price)" if forecast.usd is None else f"at most about {forecast.usd:,.2f} USD"
+    if forecast.completion_tokens is None:
         price = "no limit on the price (set judge.max_tokens)"
     budget = getattr(judge.options, "budget_usd", None)
     return (
-        f"{found.calls:,} calls, {found.kept:,} of them answered before; about {found.prompt_tokens:,} tokens of requests, "
+        f"{forecast.calls:,} calls, {forecast.kept:,} of them answered before; "
+        f"about {forecast.prompt_tokens:,} tokens of requests, "
         f"{answers}; {price}" + (f", budget {budget:g} USD" if budget else "")
     )
 
@@ -91,6 +94,6 @@ def _cell(plan: Plan, cell: Cell, task: str, judge: JudgeChoice) -> Forecast:
     else:
         response = "x" * CHARACTERS * plan.experiment.sample.max_new_tokens
         questions = plan.tasks[task].prepared.questions["test"].questions
-        # The cell's name makes each of them another question, as its responses will be.
+        # The key makes these stand-ins differ between cells, as the responses will.
         comparisons = [Comparison(q.id, q.prompt, f"{cell.key}{response}", q.baseline) for q in questions]
     return judge.kind.forecast(judge.options, judge_context(plan, cell.task, task, judge.name), comparisons)

@@ -1,4 +1,4 @@
-"""From a cell in a results folder to its policy in a folder of its own, with a card that says what it is."""
+"""Exports the policy of a cell to a folder of its own, with a model card."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from harness.training.preference import kept_folder
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What of a cell is exported, and how.
+    """How a cell is exported.
 
-    `at`: the policy after this share of its training (None: at its end); `adapter`: a peft adapter in place of a
-    model; `dtype`: of the weights, "" for that of the base model; `model`: where the base model is, "" for where the
-    experiment had it.
+    - `at`: export the policy kept after this share of its training; None: the final policy.
+    - `adapter`: write a peft adapter instead of a model.
+    - `dtype`: the dtype of the weights, "" for that of the base model.
+    - `model`: the folder of the base model, "" for where the experiment had it.
     """
 
     at: float | None = None
@@ -43,8 +44,8 @@ class ExportOptions:
 def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: str) -> Exported:
     """Write the policy of a cell to the folder `into`, with the experiment's file and a card; return what was written.
 
-    `into` is complete or absent. Raises `UserError` where it is not empty or cannot be written, where the cell is not
-    trained, where its tensors are damaged, or where its base model is not there or is another one.
+    `into` is never left incomplete. Raises `UserError` if it is not empty or cannot be written, if the cell is not
+    trained, if its tensors are damaged, or if its base model is missing or is another one.
     """
     into = Path(into)
     if into.is_file() or (into.is_dir() and any(into.iterdir())):
@@ -68,7 +69,7 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
         config = cell.experiment.manifest["config"]
         write_text(building / EXPERIMENT, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_text(building / CARD, model_card(cell, exported))
-        os.replace(building, into)  # onto an empty folder at most
+        os.replace(building, into)  # replaces at most an empty folder
     except OSError as error:
         raise UserError(f"--into {into}: cannot be written: {error}") from None
     finally:
@@ -77,7 +78,7 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
 
 
 def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
-    """Return the policy of a cell by its parts, each checked against the hash that it was written with."""
+    """Return the parts of a cell's policy, each checked against the hash recorded when it was written."""
     train = find_artifact(cell.folder / "train")
     if train is None:
         why = f": {cell.failure.where}: {cell.failure.reason}" if cell.failure else ""
@@ -98,7 +99,10 @@ def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
 
 
 def _undamaged(artifact: Artifact, within: Path, key: str) -> Path:
-    """Return the folder of trained tensors `within` an artifact, after a look at their hash."""
+    """Return the folder of trained tensors `within` an artifact.
+
+    Raises `UserError` if the policy was not kept there, or if the file does not match its hash.
+    """
     files = artifact.manifest["files"]
     if str(within / TENSORS) not in files:
         kept = sorted(name.partition("/")[0].removeprefix("at-") for name in files if name.startswith("at-"))
@@ -110,7 +114,7 @@ def _undamaged(artifact: Artifact, within: Path, key: str) -> Path:
 
 
 def _model_config(cell: CellFiles, start: Mapping) -> ModelConfig:
-    """Return how the cell's model was loaded and trained: its name as in the last run, all else as in the cell's key."""
+    """Return how the cell's model was loaded and trained: names from the last run, all else from the cell's key."""
     model = cell.experiment.manifest["config"]["model"]
     tune, tuning = start["tune"]
     lora = {"lora": LoraConfig(**tuning)} if tune == "lora" else {}
@@ -120,7 +124,7 @@ def _model_config(cell: CellFiles, start: Mapping) -> ModelConfig:
 
 
 def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: str) -> Path:
-    """Return the folder of the model with this content: where the user says, in the store, or by its name."""
+    """Return the folder of the model with the hash `content`: the user's, one in the store, or the named model's."""
     if config.from_scratch and not elsewhere:
         for folder in sorted(cell.experiment.store.glob(f"pretrain/*/{MODEL}")):
             if weights_hash(folder) == content:
@@ -139,7 +143,7 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
 
 
 def _base_name(trained: TrainedPolicy) -> str:
-    """Return what a reader elsewhere knows the base model by: a hub id, else the folder."""
+    """Return the name by which others know the base model: its hub id, or else its folder."""
     name = trained.config.name
     local = trained.config.from_scratch or name in ASSETS or Path(name).is_dir()
     return str(trained.model.resolve()) if local else name

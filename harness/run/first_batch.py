@@ -1,4 +1,4 @@
-"""The first batch that a cell is trained on, as the model sees it: token by token, with what the loss is taken of."""
+"""The first batch that a cell is trained on, as the model sees it, with the tokens that the loss is computed on."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from harness.training.batch import effective_batches, sft_batches
 
 @dataclass(frozen=True)
 class SeenSequence:
-    """One sequence of a batch: its `role` (chosen, rejected, further response, demonstration), and its text in parts,
-    each with whether the loss is taken of its tokens. `tokens` counts all of them, `trained` those."""
+    """One sequence of a batch.
+
+    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order, each with whether the
+    loss is computed on its tokens. `tokens` counts all tokens, `trained` those that the loss is computed on.
+    """
 
     role: str
     parts: tuple[tuple[str, bool], ...]
@@ -37,10 +40,10 @@ class SeenSequence:
 
 
 def first_batch(stored: CellFiles) -> list[SeenSequence]:
-    """Return the sequences of a cell's first optimiser step (of its SFT, where it is the SFT policy), pair by pair.
+    """Return the sequences of a cell's first optimiser step (for the SFT policy, that of SFT), pair by pair.
 
     The experiment is planned again from its manifest, which reads its data and its model's tokenizer. Raises
-    `UserError` where one of them is not there, or where they now give the policy another key.
+    `UserError` if one of them is missing, or if they now give the policy another key.
     """
     plan, cell = _planned_again(stored)
     split = _training_data(plan, cell.task)
@@ -87,7 +90,7 @@ def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
 
 
 def _training_data(plan: Plan, task: str) -> TokenSplit:
-    """Return the preferences that the policies of a task are trained on; of a generating task, what it drew."""
+    """Return the preferences that the policies of a task are trained on; for a generating task, those it sampled."""
     planned = plan.tasks[task]
     split = planned.prepared.splits["train"]
     if planned.generation is None:
@@ -99,7 +102,7 @@ def _training_data(plan: Plan, task: str) -> TokenSplit:
 
 
 def _seen(role: str, sequence: Tokens, renderer: Renderer) -> SeenSequence:
-    """Return a sequence as the batch holds it: ids and targets are read back from what the model would be given."""
+    """Return a sequence as the batch holds it: ids and trained positions are read back from the collated batch."""
     batch = collate([sequence], renderer.pad_token)
     ids = batch.input_ids[0]
     trained = torch.zeros(len(ids), dtype=torch.bool)
@@ -108,7 +111,7 @@ def _seen(role: str, sequence: Tokens, renderer: Renderer) -> SeenSequence:
     return SeenSequence(role, parts, len(ids), int(trained.sum()))
 
 
-def _runs(ids: torch.Tensor, trained: torch.Tensor):
+def _runs(ids: torch.Tensor, trained: torch.Tensor) -> list[tuple[bool, list[tuple[int, bool]]]]:
     pairs = zip(ids.tolist(), trained.tolist(), strict=True)
     return [(flag, list(run)) for flag, run in groupby(pairs, key=lambda pair: pair[1])]
 

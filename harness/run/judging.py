@@ -1,10 +1,11 @@
-"""What judges are given: the data and the store of a plan, or, outside any experiment, those of a packaged task."""
+"""The context of judges: the data and store of a plan or, outside any experiment, those of a packaged task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from omegaconf import OmegaConf
@@ -25,9 +26,9 @@ from harness.tasks import TASKS
 
 
 def judge_context(plan: Plan, trained_on: str, task: str, name: str) -> JudgeContext:
-    """Return what a judge of a task may use; where the task has no preferences of its own, those of the training task.
+    """Return what a judge of a task may use. A task without preferences uses those of the training task.
 
-    `name` is that of the judge in a panel, "" where there is one.
+    `name` is the judge's name in a panel, "" for a single judge.
     """
     prepared = {key: planned.prepared for key, planned in plan.tasks.items()}
     own = bool(prepared[task].judge_fit)
@@ -46,7 +47,7 @@ def judge_context(plan: Plan, trained_on: str, task: str, name: str) -> JudgeCon
 
 
 def comparisons_of(plan: Plan, task: str, split: str, samples: Artifact) -> list[Comparison]:
-    """Return what a judge is asked about a cell's samples on the questions of a task's split."""
+    """Return the comparisons of a cell's samples with their baselines, on a task's questions of one split."""
     prompts = {question.id: question.prompt for question in plan.tasks[task].prepared.questions[split].questions}
     return [
         Comparison(sample.id, prompts[sample.id], sample.response, sample.baseline)
@@ -56,7 +57,7 @@ def comparisons_of(plan: Plan, task: str, split: str, samples: Artifact) -> list
 
 @dataclass(frozen=True)
 class Standalone:
-    """A judge outside a run, what it was made of, and the folder of all results, where its answers are kept."""
+    """A judge outside a run, what it was made from, and the folder of all results, where its answers are kept."""
 
     judge: Judge
     choice: JudgeChoice
@@ -65,12 +66,12 @@ class Standalone:
 
 
 def standalone_judge(spec: str, task: str, account: str, results: str = "") -> Standalone:
-    """Make a judge from a word: `KIND`, `KIND:option=value,option=value`, or a YAML file.
+    """Make a judge from a specification: `KIND`, `KIND:option=value,option=value`, or a YAML file.
 
-    The file is a judge section (`kind: ...`) or an experiment, whose judge it then is, fitted on what the experiment
-    fits it on. `task` names the task whose template and preferences are used, as the experiment has it or else packaged; one
-    without preferences uses HH's. Answers, fits and spending (on `account`) are kept in the store under `results`, the
-    experiment's own by default. Raises `UserError` or `RegistryError` for whatever could not work.
+    The file is a judge section (`kind: ...`) or an experiment; an experiment's judge is fitted on the same data as in a
+    run. `task` names the task whose template and preferences are used, as the experiment configures it or else as
+    packaged; a task without preferences uses HH's. Answers, fits and spending (on `account`) are kept in the store
+    under `results`, by default the experiment's. Raises `UserError` or `RegistryError` if the judge could not work.
     """
     section, experiment = read_judge(spec)
     load_plugins(experiment.plugins)
@@ -100,11 +101,11 @@ def standalone_judge(spec: str, task: str, account: str, results: str = "") -> S
 
 
 def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
-    """Return the judge section that a word stands for, with its experiment (one of defaults where it has none)."""
+    """Return the judge section of a specification, with its experiment (the default configuration if it has none)."""
     if spec.endswith((".yaml", ".yml")):
-        given = _yaml(spec)
-        if "kind" in given:
-            return given, ExperimentConfig()
+        section = _yaml(spec)
+        if "kind" in section:
+            return section, ExperimentConfig()
         experiment = load_experiment(spec)
         if experiment.judges:
             raise UserError(
@@ -123,21 +124,21 @@ def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
 
 def _yaml(file: str) -> dict:
     try:
-        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--judge {file}: cannot be read: {str(error).splitlines()[0]}") from None
-    return given if isinstance(given, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _encoder(name: str, store: Store) -> tuple[Callable, str]:
-    """Return what embeds texts, and its hash; where the encoder is not there, only a judge that embeds says so."""
+    """Return the function that embeds texts, and its hash. A missing encoder raises only when texts are embedded."""
     try:
         encoder = Encoder(name, store)
         return encoder.embed, encoder.hash
     except UserError as error:
         missing = error
 
-        def embed(texts):
+        def embed(texts: Sequence[str]) -> NoReturn:
             raise missing
 
         return embed, "none"

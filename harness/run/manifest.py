@@ -1,4 +1,4 @@
-"""What a run was made of: its environment, configuration, hashes, and counts of rows cut or dropped."""
+"""The manifest of a run: environment, configuration, hashes, and counts of rows truncated or dropped."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from harness.experiment.plan import Plan
 
 
 def describe_run(plan: Plan) -> dict:
-    """Return the manifest of a run. Secrets are no part of a configuration, and none is read here.
+    """Return the manifest of a run. It holds no secrets: a configuration has none, and none are read here.
 
-    `environment` is that of the last run that computed something; each cell's `train/environment.json` is its own.
+    `environment` describes the last run that computed something; a cell's own is in `train/environment.json`.
     """
     return {
         "experiment": plan.experiment.name,

@@ -1,4 +1,4 @@
-"""plan.json: which cells a report shows. The driver of a run writes it; other seeds of the same experiment stay in it."""
+"""plan.json: the cells that a report shows. A run writes it; other seeds of the same experiment stay in it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from harness.core.record_files import read_record, write_record
 from harness.core.records import CellRecord, PlanRecord
 from harness.experiment.plan import Plan
 
-# What two runs may differ in and still fill one report: more seeds and losses, from wherever they come.
+# Keys that may differ between runs that share a report: a run may add seeds, and losses from other plugins.
 MAY_DIFFER = ("name", "results", "figures", "plugins", "seeds", "losses")
 
 
 def write_plan(plan: Plan, folder: Path) -> list[CellRecord]:
     """Write a run's plan into the folder of its experiment; return the cells of earlier runs that stay in it.
 
-    A cell stays if it differs from one of this run's in its seed alone, and its experiment in nothing that changes
-    how policies are trained or evaluated: then their rows belong in one table.
+    An earlier cell stays if it differs from one of this run's cells only in its seed, and if nothing that changes how
+    policies are trained or evaluated differs between the experiments: their rows then belong in one table.
     """
     record = replace(plan.description(), setting=setting_hash(plan.experiment))
     before = read_record(PlanRecord, folder) if (folder / PlanRecord.FILE).is_file() else None
@@ -32,5 +32,5 @@ def write_plan(plan: Plan, folder: Path) -> list[CellRecord]:
 
 
 def setting_hash(experiment: ExperimentConfig) -> str:
-    """Return a hash of what the runs that share a report have in common."""
+    """Return a hash of the keys that must be equal between runs that share a report."""
     return hash_value({name: value for name, value in asdict(experiment).items() if name not in MAY_DIFFER})

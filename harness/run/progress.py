@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live display in a terminal, plain lines in a file."""
+"""The progress that a run shows: a live display in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it 
 
 
 class Display:
-    """Progress of cells and stages. In a terminal a live bar each; elsewhere one line when a stage ends."""
+    """Progress of cells and stages: live bars in a terminal, elsewhere one line when a stage ends."""
 
     def __init__(self, console: Console, cells: int):
         self.console = console
@@ -39,7 +39,7 @@ class Display:
         self._bars.start()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
     def line(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The driver of a run: plans, has every cell brought to its end, and writes the report. A failed cell fails alone."""
+"""The driver of a run: plans, runs every cell, and writes the report. A failed cell does not stop the others."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from harness.training.processes import AloneError
 def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     """Run what is not done yet, write the report and print the leaderboard; return the exit status.
 
-    0: every cell is there; 1: a cell failed (the reason is in its row and its `failed.json`). `UserError` and
-    `RegistryError` are raised before anything is trained, but for a model from scratch.
+    0: every cell is complete; 1: a cell failed (the reason is in its row and its `failed.json`). `UserError` and
+    `RegistryError` are raised before anything is trained, except for a model from scratch.
     """
     started = time.monotonic()
     draft = draft_plan(experiment)
     plan = make_plan(draft, draft.model() or _model_from_scratch(draft, console))
     worker = Worker(plan)
-    main = worker.accelerator.is_main_process  # of several processes one speaks, and writes what is not an artifact
+    main = worker.accelerator.is_main_process  # only this process prints, and writes what is not an artifact
     console.quiet = console.quiet or not main
     todo = [cell for cell in plan.cells if not is_trained(worker, cell)]
     if todo:
@@ -63,13 +63,13 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
 
 
 def _model_from_scratch(draft: Draft, console: Console) -> Path:
-    """Train the model that an experiment starts from: the first stage, for the cells depend on its tokenizer."""
+    """Train the model that an experiment starts from. It is the first stage, because cells depend on its tokenizer."""
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         return pretrained(draft.experiment.model.from_scratch, draft.store, progress).path / MODEL
 
 
 def _make_judges(plan: Plan, worker: Worker, display: Display) -> None:
-    """Make every judge before anything is trained: what it lacks is said now, not after hours."""
+    """Make every judge before anything is trained, so that a missing requirement is reported at once."""
     for trained_on, tasks in plan.resolved.evaluated_on.items():
         for task in tasks:
             for judge in plan.resolved.judges_of(task):
@@ -89,7 +89,7 @@ def _write_plan_and_manifest(plan: Plan, computes: bool, display: Display) -> No
 
 
 def _run_cells(plan: Plan, worker: Worker, display: Display) -> dict[str, Failure]:
-    """Bring every cell to its end; return why those failed that did, by label."""
+    """Run every cell; return the failures by label."""
     failures: dict[str, Failure] = {}
     for cell in plan.cells:
         try:

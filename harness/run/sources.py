@@ -1,4 +1,4 @@
-"""Batches of token data for one plan, with the frozen layers' activations where the last layers alone are trained."""
+"""Batches of token data for one plan, with the frozen layers' activations if only the last layers are trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.training.base import Progress
 
 
 def training_source(worker: Worker, sequences: list[Tokens], progress: Progress) -> BatchSource:
-    """Return a source of batches of sequences as training reads them: prompts shared where the model can take it."""
+    """Return a source of training batches of sequences; responses share their prompt if the model supports it."""
     source = worker.bare_source(sequences, shared=worker.check_model() is None)
     model = worker.experiment.model
     if model.tune != "last_layers":

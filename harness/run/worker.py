@@ -24,16 +24,16 @@ from harness.run.memory import Memory
 from harness.training.preference import kept_folder
 from harness.training.sharding import check_launch, shard, sharding_asked
 
-PATIENCE = timedelta(hours=6)  # how long a process waits for one that judges alone
-PROBES = 8  # prompts that are given a second completion to try sharing rows on
-LIMITS = {"policy": 1, "reference policy": 1}  # models of one kind that are loaded at a time
+PATIENCE = timedelta(hours=6)  # how long the other processes wait while one judges
+PROBES = 8  # prompts that get a second completion, to test shared rows with
+LIMITS = {"policy": 1, "reference policy": 1}  # how many models of a kind are loaded at a time
 
 
 class Worker:
     """One process of a run, or one of several that share an effective batch.
 
-    What it returns is made on first use and kept while it serves. `broken` holds what cells share and could not be
-    made, with the reason, so that the next cell does not try it again.
+    Models and judges are made on first use and kept in memory. `broken` maps shared stages that failed to their error,
+    so that the next cell does not try them again.
     """
 
     def __init__(self, plan: Plan):
@@ -55,7 +55,7 @@ class Worker:
         return self.to_device(load_policy(self.plan.model, self.experiment.model))
 
     def reference_policy(self, task: str) -> Policy:
-        """Return a task's SFT policy, which was trained before. One is kept: cells come by task."""
+        """Return a task's SFT policy, which must be trained. One is kept in memory, since cells are ordered by task."""
 
         def load() -> Policy:
             return self.to_device(load_policy(self.plan.model, self.experiment.model, [self.sft_folder(task)]))
@@ -63,7 +63,7 @@ class Worker:
         return self.memory.get("reference policy", task, load)
 
     def policy(self, cell: Cell, share: float | None = None) -> Policy:
-        """Return a cell's policy as it was after a share of its training, or (None) at the end."""
+        """Return a cell's policy as it was after a share of its training (None: at the end)."""
         if cell.loss == SFT:
             return self.reference_policy(cell.task)
 
@@ -74,12 +74,12 @@ class Worker:
         return self.memory.get("policy", (cell.key, share), load)
 
     def drop_policies(self) -> None:
-        """Make room for a policy that is to be trained."""
+        """Free the memory of loaded policies before another one is trained."""
         self.memory.drop("policy")
         self.memory.drop("reference policy")
 
     def to_train(self, policy: Policy) -> Policy:
-        """Return a policy on the device, spread over the processes where the run was launched so."""
+        """Return a policy on the device, sharded over the processes if the run was launched that way."""
         if sharding_asked() and self.accelerator.num_processes > 1:
             shard(self.to_device(policy))
         return self.to_device(policy)
@@ -93,7 +93,7 @@ class Worker:
         return self.store.path("sft", self.plan.starts[task])
 
     def check_model(self) -> str | None:
-        """Load the base model once, and check what training relies on; raises `UserError`.
+        """Load the base model once and check what training relies on; raises `UserError`.
 
         Return why completions of one prompt do not share a row in it, or None if they do.
         """
@@ -106,7 +106,7 @@ class Worker:
             return "train.shared_prompt=false"
         splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]
         sequences = [sequence for split in splits for sequence in split.sequences]
-        # What a generating task will sample is not there yet: any second completion of a prompt shows what it would.
+        # A generating task has not sampled its completions yet: reversed completions stand in for them.
         sequences += [dataclasses.replace(s, completion=s.completion[::-1]) for s in sequences[:PROBES]]
         return why_apart(policy, sequences, self.plan.renderer.pad_token)
 
@@ -119,7 +119,7 @@ class Worker:
     # ------------------------------------------------------------------ judges
 
     def judge(self, trained_on: str, task: str, name: str) -> Judge:
-        """Return the judge of this name ("" where there is one) for the policies of a task, evaluated on another."""
+        """Return a judge by name ("": the only one), for policies trained on one task and evaluated on another."""
 
         def make() -> Judge:
             choice = self.plan.resolved.judges[name]

@@ -1,1 +1,1 @@
-"""The stages of a cell: one file each. `harness.run.cell` has them in their order."""
+"""The stages of a cell, one file each. `harness.run.cell` lists them in order."""

@@ -1,4 +1,4 @@
-"""A stage: one step in the making of a cell, as a value. `harness.run.cell` has the list of them."""
+"""A stage: one step of making a cell, described by a value. `harness.run.cell` lists the stages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from harness.training.base import Progress
 
 @dataclass(frozen=True)
 class Target:
-    """What a stage is carried out for: a split of the training data, or questions of a task with one of its judges.
+    """What a stage works on: a split of the training data, or a task's questions of one split with one of its judges.
 
-    `task` is "" where the stage concerns the cell's training; `judge` is the name of a judge in a panel, "" where
-    there is one judge or none is meant.
+    `task` is "" for a stage of the cell's training; `judge` is the name of a judge in a panel, "" for a single judge
+    or none.
     """
 
     task: str = ""
@@ -27,19 +27,19 @@ class Target:
 
     @property
     def words(self) -> str:
-        """The target in words for a person."""
+        """A readable name of the target."""
         task = f"{self.task}@{self.judge}" if self.judge else self.task
         return " ".join(filter(None, (task, "" if self.split == TEST else self.split)))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its name, what it is carried out for in a cell, and how.
+    """A stage: its name, its targets in a cell, and how it is run.
 
-    - `targets(plan, cell, splits)`: for which targets, in order, given the splits of questions that are asked for.
-    - `make(worker, cell, target, progress)`: make the stage's artifact, unless it is there. Called again it does
-      nothing; interrupted it goes on where it was.
-    - `shared`: what it makes serves all cells of a task, so that its failure fails each of them.
+    - `targets(plan, cell, splits)`: its targets in order, for the requested splits of questions.
+    - `make(worker, cell, target, progress)`: makes the stage's artifact unless it exists. Called again it does
+      nothing; after an interruption it continues where it stopped.
+    - `shared`: its result serves all cells of a task, so its failure fails each of them.
     - `alone`: its failure stops no other stage of the cell.
     """
 
@@ -51,17 +51,17 @@ class Stage:
 
 
 def for_the_cell(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """The targets of a stage that a cell has once."""
+    """Return the single target of a stage that a cell has once."""
     return [Target()]
 
 
 def for_each_split_of_training(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """The targets of a stage that is carried out for each split of the training data."""
+    """Return one target for each split of the training data."""
     return [Target(split=split) for split in plan.tasks[cell.task].prepared.splits]
 
 
 def for_each_evaluation(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """The targets of a stage that is carried out on the questions of each task that the cell is evaluated on."""
+    """Return one target for each task that the cell is evaluated on and each of its `splits` that has questions."""
     return [
         Target(task, split)
         for task in cell.evaluated_on

@@ -1,4 +1,4 @@
-"""The stage `completions`: where a task has no preferences of its own, they are sampled from its SFT policy."""
+"""The stage `completions`: samples preferences from the SFT policy of a task that has none of its own."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def completions(worker: Worker, task: str, progress: Progress) -> Artifact:
 
 
 def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """Return that a cell has this stage once, where its task generates its preferences."""
+    """Return one target if the cell's task generates its preferences, otherwise none."""
     return [Target()] if plan.tasks[cell.task].generation else []
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Carry the stage out for a cell."""
+    """Run the stage for a cell."""
     return completions(worker, cell.task, progress)
 
 

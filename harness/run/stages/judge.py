@@ -19,7 +19,7 @@ from harness.training.base import Progress
 
 
 def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """Return each evaluation once for every judge of its task."""
+    """Return one target for each evaluation and each judge of its task."""
     return [
         dataclasses.replace(target, judge=judge.name)
         for target in for_each_evaluation(plan, cell, splits)
@@ -28,7 +28,7 @@ def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Judge a cell's responses. What is missing is asked again; what was answered is in the judge's cache."""
+    """Judge a cell's responses. Missing verdicts are asked for again; earlier ones come from the judge's cache."""
     plan = worker.plan
     judge = worker.judge(cell.task, target.task, target.judge)
     samples = find_artifact(plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split))
@@ -53,8 +53,8 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
         if hasattr(judge, "difficulty") and (table := judge.difficulty(comparisons)):
             write_json(folder / DIFFICULTY, table)
 
-    def complete(found: Artifact) -> bool:
-        return all(row.status in COUNTED for row in read_records(Judgement, found.path))
+    def complete(judged: Artifact) -> bool:
+        return all(row.status in COUNTED for row in read_records(Judgement, judged.path))
 
     path = plan.folder(cell) / stage_folder(JUDGE, target.task, target.judge, target.split)
     return build_artifact(path, JUDGE, inputs, build, accept=complete)

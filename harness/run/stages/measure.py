@@ -1,4 +1,4 @@
-"""The stage `measure`: where the reward is known, the rewards of a policy's responses and its divergence."""
+"""The stage `measure`: rewards of a policy's responses and its divergence, for tasks with a known reward."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from harness.training.processes import build_together
 
 
 def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """Return the evaluations on tasks whose reward is known."""
+    """Return the evaluations on tasks with a known reward."""
     return [target for target in for_each_evaluation(plan, cell, splits) if plan.tasks[target.task].generation]
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Score a cell's policy by the reward and measure its divergence, at the end and as it was kept before."""
+    """Measure the reward and the divergence of a cell's policy, at the end and at each kept share of its training."""
     plan = worker.plan
     folder, generation = plan.folder(cell), plan.tasks[target.task].generation
     sampled = find_artifact(folder / stage_folder(SAMPLE, target.task, split=target.split))

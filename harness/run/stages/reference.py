@@ -26,7 +26,7 @@ def reference(worker: Worker, task: str, split: str, progress: Progress) -> LogP
 
 
 def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progress) -> LogProbs:
-    """Return the log-probs of any sequences under a task's reference, computed once and kept by content."""
+    """Return the log-probs of any sequences under a task's reference, computed once and stored by content."""
     weights = reference_hash(worker, task, progress)
     dtype = worker.experiment.model.dtype
     return reference_logprobs(worker.store, lambda: worker.reference_policy(task), weights, dtype, source, progress)
@@ -35,7 +35,7 @@ def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progr
 def second_reference(worker: Worker, task: str, split: str, progress: Progress) -> LogProbs:
     """Return the log-probs of a split of preferences under the experiment's second reference."""
     folder, model = worker.plan.second_reference, dataclasses.replace(worker.experiment.model, tune="full")
-    # without the frozen layers' activations, which are those of the policy
+    # without the frozen layers' activations: they are the policy's
     source = worker.bare_source(preferences(worker, task, progress)[split].sequences)
 
     def load() -> Policy:
@@ -45,7 +45,7 @@ def second_reference(worker: Worker, task: str, split: str, progress: Progress) 
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
-    """Carry the stage out for a split."""
+    """Run the stage for a split."""
     reference(worker, cell.task, target.split, progress)
 
 

@@ -35,9 +35,9 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
         "prompts": asked.hash,
     }
     path = plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split)
-    if found := find_artifact(path, inputs):
-        return found
-    sft(worker, cell.task, progress)  # if it is gone
+    if sampled := find_artifact(path, inputs):
+        return sampled
+    sft(worker, cell.task, progress)  # trained again if the store was deleted
     baselines = _baselines(worker, cell, target, progress)
 
     def build(folder: Path) -> None:
@@ -74,9 +74,9 @@ def draw_samples(
 
 
 def _baselines(worker: Worker, cell: Cell, target: Target, progress: Progress) -> dict[str, str]:
-    """Return what a cell's responses are judged against, by question.
+    """Return the baseline of each question, by question id.
 
-    A generating task has no responses of its own: it takes those of the SFT policy, sampled with the same noise.
+    A generating task has no baselines: it uses responses of the SFT policy, sampled with the same noise.
     """
     plan = worker.plan
     planned = plan.tasks[target.task]

@@ -1,4 +1,4 @@
-"""The stage `sft`: the policy that every cell of a task starts from, and its reference."""
+"""The stage `sft`: trains the policy that every cell of a task starts from, which is also their reference."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reference_hash(worker: Worker, task: str, progress: Progress) -> str:
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Carry the stage out for a cell."""
+    """Run the stage for a cell."""
     return sft(worker, cell.task, progress)
 
 

@@ -1,4 +1,4 @@
-"""The stage `train`: a cell's policy, from the SFT policy by the cell's loss. The SFT row has nothing to train."""
+"""The stage `train`: trains a cell's policy from the SFT policy with the cell's loss. The SFT row trains nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.training.processes import build_together
 
 
 def is_trained(worker: Worker, cell: Cell) -> bool:
-    """Whether a cell's policy is there."""
+    """Whether a cell's policy is trained."""
     return find_artifact(worker.plan.folder(cell) / TRAIN, cell.inputs) is not None
 
 
@@ -38,8 +38,8 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
     """Return a cell's trained policy, trained on first use."""
     plan, config = worker.plan, worker.experiment.train
     path = plan.folder(cell) / TRAIN
-    if found := find_artifact(path, cell.inputs):
-        return found
+    if trained := find_artifact(path, cell.inputs):
+        return trained
     start = sft(worker, cell.task, progress)
 
     def build(folder: Path) -> None:
@@ -68,7 +68,7 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
 
 
 def training_split(worker: Worker, task: str, split: str, progress: Progress) -> LanguageModelSplit:
-    """Return a split of a task's preferences with all that a loss may need of it."""
+    """Return a split of a task's preferences with everything that a loss may need."""
     plan, splits = worker.plan, preferences(worker, task, progress)
 
     def embed(examples: Sequence[Example]) -> np.ndarray:
@@ -92,7 +92,7 @@ def training_split(worker: Worker, task: str, split: str, progress: Progress) ->
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact:
-    """Carry the stage out for a cell."""
+    """Run the stage for a cell."""
     return train(worker, cell, progress)
 
 

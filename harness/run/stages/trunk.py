@@ -1,4 +1,4 @@
-"""The stage `frozen layers`: their activations for the training data, where the last layers alone are trained."""
+"""The stage `frozen layers`: stores their activations for the training data if only the last layers are trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.training.base import Progress
 
 
 def preference_source(worker: Worker, task: str, split: str, progress: Progress) -> BatchSource:
-    """Return a source of batches of the preferences of a split."""
+    """Return a source of batches of one split of a task's preferences."""
 
     def read() -> BatchSource:
         return training_source(worker, preferences(worker, task, progress)[split].sequences, progress)
@@ -25,12 +25,12 @@ def preference_source(worker: Worker, task: str, split: str, progress: Progress)
 
 
 def targets(plan: Plan, cell: Cell, splits: Sequence[str]) -> list[Target]:
-    """Return the splits of the training data, where frozen layers have activations that serve every cell."""
+    """Return one target for each split of the training data if there are frozen layers; all cells share theirs."""
     return for_each_split_of_training(plan, cell, splits) if plan.trunk_bytes else []
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Artifact | None:
-    """Carry the stage out for a split."""
+    """Run the stage for a split."""
     return preference_source(worker, cell.task, target.split, progress).trunk
 
 
