@@ -43,7 +43,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A model folder, token pairs and how to train on them; `batches` is the epoch, in the same order for all contenders."""
+    """A model folder, token pairs and how to train on them; `batches` is the epoch, in one order for all."""
 
     model: ModelConfig
     pad_token: int
