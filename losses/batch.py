@@ -63,7 +63,8 @@ class Side:
         """Return the side with other outputs of the policy, in the same form."""
         if self.token_values is None:
             return replace(self, policy=outputs)
-        return self.with_tokens(*outputs.unbind(1), self.require("token_mask"), self.token_reference)
+        policy, values = outputs.unbind(1)
+        return self.with_tokens(policy, values, self.require("token_mask"), self.token_reference)
 
     def with_tokens(self, policy: Tensor, values: Tensor, mask: Tensor, reference: Tensor | None = None) -> Side:
         """Return the side with these `(n, T)` tensors of its tokens, and with their sums for its log-probs."""
@@ -248,15 +249,15 @@ class PreferenceBatch:
             scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
         columns = {
             "policy": [side.policy for side in sides],
-            "reference": None if self.chosen.reference is None else [side.reference for side in sides],
             "scores": scores,
             "mask": [torch.ones_like(self.chosen.policy, dtype=torch.bool)] * 2,
         }
-        found = {name: None if pair is None else torch.stack(pair, dim=1) for name, pair in columns.items()}
+        if self.chosen.reference is not None:
+            columns["reference"] = [side.require("reference") for side in sides]
+        fields = {name: torch.stack(pair, dim=1) for name, pair in columns.items()}
         if others is not None:
-            for name, pair in found.items():
-                found[name] = None if pair is None else torch.cat([pair, getattr(others, name)], dim=1)
-        return Lists(**found, link=self.chosen.link)
+            fields = {name: torch.cat([pair, getattr(others, name)], dim=1) for name, pair in fields.items()}
+        return Lists(fields["policy"], fields.get("reference"), fields["scores"], fields["mask"], self.chosen.link)
 
     @property
     def logratio_margin(self) -> Tensor:
@@ -272,13 +273,15 @@ class PreferenceBatch:
 
     def with_policy(self, *outputs: Tensor) -> PreferenceBatch:
         """Return the same batch with other outputs of the policy, one tensor for each of its parts; `stopped` stays."""
-        parts = [part.with_outputs(given) for part, given in zip(self.parts, outputs, strict=True)]
-        return replace(self, **dict(zip(PARTS, parts, strict=False)))
+        parts = [part.with_outputs(of_part) for part, of_part in zip(self.parts, outputs, strict=True)]
+        fields: dict[str, Any] = dict(zip(PARTS, parts, strict=False))
+        return replace(self, **fields)
 
     def changed(self, change: Callable[[tuple[Part, ...]], Iterable[Part]]) -> PreferenceBatch:
         """Return the batch with `change(parts)` for its parts, and in `stopped` the same done to its own."""
         stopped = None if self.stopped is None else self.stopped.changed(change)
-        return replace(self, **dict(zip(PARTS, change(self.parts), strict=False)), stopped=stopped)
+        fields: dict[str, Any] = dict(zip(PARTS, change(self.parts), strict=False))
+        return replace(self, **fields, stopped=stopped)
 
     def with_stopped(self) -> PreferenceBatch:
         """Return the batch with itself, without gradient, as `stopped`."""

@@ -23,13 +23,13 @@ def later(x: Tensor) -> Tensor:
 
 def rewards(side: Side, reward: float) -> Tensor:
     """Return `(n, T)` the reward on each response's last token, and 0 elsewhere."""
-    mask = side.token_mask
-    return reward * (mask & ~later(mask)).to(side.token_values.dtype)
+    mask = side.require("token_mask")
+    return reward * (mask & ~later(mask)).to(side.require("token_values").dtype)
 
 
 def advantages(side: Side, reward: float, gamma: float, lam: float) -> Tensor:
     """Return `(n, T)` generalised advantage estimates: what the value after a response's last token is, is 0."""
-    values = side.token_values
+    values = side.require("token_values")
     return discounted(rewards(side, reward) + gamma * later(values) - values, gamma * lam)
 
 
@@ -76,22 +76,21 @@ def ppo_offline(
         raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")
     now = batch.require("stopped")
     sides = [(batch.chosen, now.chosen, 1.0), (batch.rejected, now.rejected, -1.0)]
-    for side, _, _ in sides:
-        side.require("token_values")
-    count = sum(side.token_mask.sum() for side, _, _ in sides).clamp(min=1)
+    values = [side.require("token_values") for side, _, _ in sides]
+    masks = [side.require("token_mask") for side, _, _ in sides]
+    count = (masks[0].sum() + masks[1].sum()).clamp(min=1)
     raw = [advantages(constant, reward, gamma, lam) for _, constant, reward in sides]
-    masks = [side.token_mask for side, _, _ in sides]
     mean = sum(a[mask].sum() for a, mask in zip(raw, masks, strict=True)) / count
     variance = sum(((a[mask] - mean) ** 2).sum() for a, mask in zip(raw, masks, strict=True)) / count
 
-    rows = []
-    for (side, _, reward), a in zip(sides, raw, strict=True):
+    parts = []
+    for (side, _, reward), value, mask, a in zip(sides, values, masks, raw, strict=True):
         a = (a - mean) * (variance + 1e-8).rsqrt()
-        logratio = side.token_policy - side.require("token_reference")
+        logratio = side.require("token_policy") - side.require("token_reference")
         ratio = exp(logratio)
         surrogate = torch.maximum(-a * ratio, -a * ratio.clamp(clip, 1 / clip))
-        critic = 0.5 * (side.token_values - later(discounted(rewards(side, reward), gamma))) ** 2
+        critic = 0.5 * (value - later(discounted(rewards(side, reward), gamma))) ** 2
         tokens = surrogate + critic_coef * critic - kl_coef * logratio
-        rows.append(tokens.masked_fill(~side.token_mask, 0.0).sum(dim=1))
-    rows = torch.cat(rows)
+        parts.append(tokens.masked_fill(~mask, 0.0).sum(dim=1))
+    rows = torch.cat(parts)
     return rows * len(rows) / count

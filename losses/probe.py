@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -29,34 +30,37 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
     known = loss.needs | {"scores"} if loss.data == "listwise" else loss.needs
     with_values = "token_values" in loss.needs
     lengths = (2, SHORT + 1) if with_values else (4, 40)  # each token is an input of its own to finite differences
-    needs = [need for need in map(NEEDS.get, NEEDS) if need.name in loss.needs and need.random is not None]
+    needs = [
+        (need, need.random) for need in map(NEEDS.get, NEEDS) if need.name in loss.needs and need.random is not None
+    ]
 
     def random_responses(shape: Sequence[int], lowest: float, spread: float) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = torch.randint(*lengths, shape, generator=g)
         policy = -tokens * (0.2 + 2 * torch.rand(shape, generator=g, dtype=torch.float64))
         reference = policy - scale * torch.randn(shape, generator=g, dtype=torch.float64)
         scores = lowest + spread * torch.rand(shape, generator=g, dtype=torch.float64)
-        given = {"policy": policy, "reference": reference, "scores": scores}
-        return tokens, {k: v.to(dtype) for k, v in given.items() if k == "policy" or k in known}
+        values = {"policy": policy, "reference": reference, "scores": scores}
+        return tokens, {k: v.to(dtype) for k, v in values.items() if k == "policy" or k in known}
 
     sides: list[Side] = []
     for name, n, lowest in zip(("chosen", "rejected"), sizes, (4.0, 0.0), strict=True):
         tokens, made = random_responses((n,), lowest, 1.0)
-        given = {"scores": made.pop("scores")} if "scores" in made else {}
-        side = Side(tokens=tokens, name=name, given=given, **made)
-        for need in needs:
+        further = {"scores": made["scores"]} if "scores" in made else {}
+        side = Side(made["policy"], made.get("reference"), tokens, further, name=name)
+        for need, random in needs:
             if need.of == "prompt" and sides and loss.data != "unpaired":  # the two of a pair answer one prompt
-                given[need.name] = sides[0].require(need.name)
+                further[need.name] = sides[0].require(need.name)
             elif need.of != "batch":
-                given[need.name] = need.random(side, g).to(dtype)
+                further[need.name] = random(side, g).to(dtype)
         sides.append(with_random_tokens(side, scale, g) if with_values else side)
-    batch = PreferenceBatch(*sides)
+    chosen, rejected = sides
+    batch = PreferenceBatch(chosen, rejected)
     if loss.data == "listwise":
         _, made = random_responses((CHOSEN, OTHERS), 1.0, 3.0)
         mask = torch.arange(OTHERS) < torch.arange(CHOSEN)[:, None] % (OTHERS + 1)
         made = {k: v.masked_fill(~mask, 0.0) for k, v in made.items()}
         batch = replace(batch, others=Lists(made["policy"], made.get("reference"), made["scores"], mask))
-    batch = replace(batch, given={need.name: need.random(batch, g) for need in needs if need.of == "batch"})
+    batch = replace(batch, given={need.name: random(batch, g) for need, random in needs if need.of == "batch"})
     return batch.with_stopped() if "stopped" in loss.needs else batch
 
 
@@ -66,24 +70,26 @@ def with_random_tokens(side: Side, scale: float, generator: torch.Generator) -> 
     policy = -0.2 - 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     ratios, values = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     reference = None if side.reference is None else (policy - scale * ratios).to(dtype)
-    mask = torch.arange(SHORT) < side.tokens[:, None]
+    mask = torch.arange(SHORT) < side.require("tokens")[:, None]
     return side.with_tokens(policy.to(dtype), values.to(dtype), mask, reference)
 
 
-def by_token(part: Part) -> bool:
+def by_token(part: Part) -> TypeGuard[Side]:
     """Whether a loss reads log-probs and values of each token of the part."""
     return isinstance(part, Side) and part.token_values is not None
 
 
 def log_probs(part: Part) -> tuple[Tensor, Tensor | None]:
     """Return what a loss reads of policy and reference: log-probs of each token where there are values, else sums."""
-    return (part.token_policy, part.token_reference) if by_token(part) else (part.policy, part.reference)
+    if by_token(part):
+        return part.require("token_policy"), part.token_reference
+    return part.policy, part.reference
 
 
 def with_log_probs(part: Part, policy: Tensor, reference: Tensor | None) -> Part:
     """Return the part with other log-probs, in the form that `log_probs` gives."""
     if by_token(part):
-        return part.with_tokens(policy, part.token_values, part.token_mask, reference)
+        return part.with_tokens(policy, part.require("token_values"), part.require("token_mask"), reference)
     return replace(part, policy=policy, reference=reference)
 
 
@@ -95,11 +101,13 @@ def at_start(batch: PreferenceBatch) -> PreferenceBatch:
         return part if reference is None else with_log_probs(part, reference, reference)
 
     batch = batch.changed(lambda parts: map(started, parts))
-    given = {need: History() if isinstance(v, History) else started(v) for need, v in batch.given.items()}
-    return replace(batch, given=given)
+    of_batch: dict[str, Any] = {
+        need: History() if isinstance(value, History) else started(value) for need, value in batch.given.items()
+    }
+    return replace(batch, given=of_batch)
 
 
-def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) -> tuple[Tensor, ...]:
+def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping[str, object]) -> tuple[Tensor, ...]:
     """Return the rows, and d sum(rows) / d outputs of the chosen, of the rejected, and of others if there are any."""
     outputs = [part.outputs.detach().clone().requires_grad_() for part in batch.parts]
     rows = loss(batch.with_policy(*outputs), **settings)
@@ -110,7 +118,7 @@ def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) ->
 def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
     """Return some rows of a part of a batch, in another order."""
     order = torch.as_tensor(order, dtype=torch.long)
-    rows = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
+    rows: dict[str, Any] = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
         rows["given"] = {name: value[order] for name, value in part.given.items()}
     return replace(part, **rows)
@@ -119,8 +127,13 @@ def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
 def one_by_one(loss: Loss, batch: PreferenceBatch) -> list[PreferenceBatch]:
     """Return each pair, or each unpaired response, as a batch of its own."""
     wins, rest = range(len(batch.chosen)), range(len(batch.rejected))
+    orders: list[tuple[list[int], ...]]
     if loss.data != "unpaired":
         orders = [([i], [i], [i]) for i in wins]
     else:
         orders = [([i], []) for i in wins] + [([], [i]) for i in rest]
-    return [batch.changed(lambda parts, rows=rows: map(rows_of, parts, rows)) for rows in orders]
+
+    def cut(rows: tuple[list[int], ...]) -> PreferenceBatch:
+        return batch.changed(lambda parts: map(rows_of, parts, rows))
+
+    return [cut(rows) for rows in orders]

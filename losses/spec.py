@@ -27,14 +27,18 @@ class Hyperparameter:
     name: str
     type: type
     default: bool | int | float | str
-    grid: tuple
+    grid: tuple[bool | int | float | str, ...]
     choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
 
     def check(self, value: object, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not self.type or (self.type is float and not math.isfinite(value)):
+        if (
+            not isinstance(value, HYPERPARAMETER_TYPES)
+            or type(value) is not self.type
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
@@ -81,7 +85,7 @@ class Loss:
             for name, parameter in self.hyperparameters.items()
         }
 
-    def grid(self) -> list[dict]:
+    def grid(self) -> list[dict[str, bool | int | float | str]]:
         """Return the default grid as settings: the product of each hyper-parameter's declared values."""
         axes = [[(name, value) for value in p.grid] for name, p in self.hyperparameters.items() if p.grid]
         return [self.settings(dict(point)) for point in itertools.product(*axes)]
@@ -91,14 +95,14 @@ class Loss:
         value = None if self.start_value is None else self.start_value(**settings)
         return None if value is None else float(value)
 
-    def __call__(self, batch: PreferenceBatch, **settings) -> Tensor:
+    def __call__(self, batch: PreferenceBatch, **settings: object) -> Tensor:
         """Return the loss of each row, `(rows,)`; the loss of the batch is their mean."""
-        settings = self.settings(settings)
+        values = self.settings(settings)
         if self.data != "unpaired" and len(batch.chosen) != len(batch.rejected):
             raise ValueError(
                 f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
             )
-        rows = self.function(batch, **settings)
+        rows = self.function(batch, **values)
         expected = len(batch.chosen) + (len(batch.rejected) if self.data == "unpaired" else 0)
         any_number = self.data == "unpaired" and self.couples_examples  # the rows of its contrast
         if rows.ndim != 1 or not (any_number or len(rows) == expected):

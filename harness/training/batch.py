@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
@@ -45,12 +45,12 @@ class EffectiveBatch:
     @property
     def chosen(self) -> list[int]:
         """Sequence indices of the chosen responses."""
-        return [self.examples[i].chosen for i in self.chosen_examples]
+        return [cast(int, self.examples[i].chosen) for i in self.chosen_examples]  # each has one, by definition
 
     @property
     def rejected(self) -> list[int]:
         """Sequence indices of the rejected responses."""
-        return [self.examples[i].rejected for i in self.rejected_examples]
+        return [cast(int, self.examples[i].rejected) for i in self.rejected_examples]  # each has one, by definition
 
     @property
     def others(self) -> list[tuple[int, ...]]:
@@ -79,7 +79,8 @@ class EffectiveBatch:
         Returns (sequence index with the prompt, sequence index with the completion). Where more than half of the batch
         answers one prompt, so many of its responses have no partner and are left out; none may be left.
         """
-        rows, by_prompt = self.chosen + self.rejected, {}
+        rows = self.chosen + self.rejected
+        by_prompt: dict[Prompt, list[int]] = {}
         for position, example in enumerate(self.chosen_examples + self.rejected_examples):
             by_prompt.setdefault(self.examples[example].prompt, []).append(position)
         # Prompts lie side by side: turned by the largest of them, none meets itself.

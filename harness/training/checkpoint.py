@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -40,7 +41,7 @@ class Snapshot:
 
     step: int
     tensors: dict[str, Tensor]
-    values: dict
+    values: dict[str, Any]
 
 
 class Checkpoints:
@@ -69,9 +70,10 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether it is time to write one after this step."""
-        if self._interval.steps is not None:
-            return bool(self._interval.steps) and step % self._interval.steps == 0
-        return time.monotonic() - self._last >= max(self._interval.seconds, self._cost / LARGEST_SHARE)
+        if self._interval.seconds is not None:
+            return time.monotonic() - self._last >= max(self._interval.seconds, self._cost / LARGEST_SHARE)
+        steps = self._interval.steps
+        return bool(steps and step % steps == 0)
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint; of those before it the last one stays."""

@@ -188,7 +188,7 @@ class PreferenceObjective:
         (weights,) = torch.autograd.grad(loss, outputs)
         if graphs:
             held = [(graph * weights[positions]).sum() for graph, positions in zip(graphs, passes[again:], strict=True)]
-            back(sum(held), again == 0)
+            back(sum(held[1:], start=held[0]), again == 0)
             del held
         graphs.clear()
         for number, (positions, state) in enumerate(zip(passes[:again], states, strict=False), start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,10 @@ from harness.core.config import OptimConfig
 
 State = Mapping[int, Mapping[str, Tensor]]  # what the optimiser keeps of each trained parameter, by its number
 
-OPTIMIZERS = {"adamw": partial(torch.optim.AdamW, fused=True), "rmsprop": torch.optim.RMSprop}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+}
 
 
 def optimizer_of(parameters: Sequence[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:

@@ -75,9 +75,7 @@ def shard(policy: Policy) -> None:
     All are sliced again after a forward pass, the outermost ones too: what `Policy.trained` lists are the slices.
     """
     units = policy.units()
-    for unit in units:
-        fully_shard(unit, reshard_after_forward=True)
-    for unit in units:
+    for unit in [fully_shard(unit, reshard_after_forward=True) for unit in units]:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     for method in policy.entries():

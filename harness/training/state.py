@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.training.checkpoint import Snapshot
 from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import like, whole
-from harness.training.update import Update
+from harness.training.update import Stepper
 
 
 @dataclass
@@ -24,7 +24,7 @@ class RunState:
     """
 
     weights: Mapping[str, nn.Parameter]
-    update: Update
+    update: Stepper
     kept: Mapping[str, list | dict]
     accelerator: Accelerator
 
@@ -37,8 +37,8 @@ class RunState:
         for index, state in self.update.state().items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         device = self.accelerator.device
-        for name, state in random_state(device).items():
-            tensors[f"random/{name}"] = self.accelerator.gather(state.to(device)[None])
+        for name, generator in random_state(device).items():
+            tensors[f"random/{name}"] = self.accelerator.gather(generator.to(device)[None])
         gathered = {}
         for name, tensor in tensors.items():
             tensor = whole(tensor)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from harness.training.forward import Training
 from losses import History, Lists, Loss, PreferenceBatch, Side
 from losses.needs import NEEDS
 
-Value = Tensor | Side | History  # a tensor is `(rows, ...)`, of the chosen and rejected rows of a batch
+Value: TypeAlias = Tensor | Side | History  # a tensor is `(rows, ...)`, of the chosen and rejected rows of a batch
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Supply:
             )
             for need, column in self.columns.items()
         }
-        of_batch = {}
+        of_batch: dict[str, Any] = {}
         for need, value in (given or {}).items():
             if isinstance(value, Tensor):
                 sides[need] = (value[:wins], value[wins : wins + losses])
@@ -93,10 +93,15 @@ class Supply:
 
         def with_tokens(side: Side, rows: Sequence[int], outputs: Tensor) -> Side:
             mask = torch.arange(width, device=device) < side.require("tokens")[:, None]
-            return side.with_tokens(*outputs.unbind(1), mask, self.reference.padded(rows, width).to(device))
+            policy, values = outputs.unbind(1)
+            return side.with_tokens(policy, values, mask, self.reference.padded(rows, width).to(device))
 
-        parts = outputs.split((len(batch.chosen), len(batch.rejected)))
-        return view.changed(lambda sides: map(with_tokens, sides, (batch.chosen, batch.rejected), parts))
+        chosen, rejected = outputs.split((len(batch.chosen), len(batch.rejected)))
+        return replace(
+            view,
+            chosen=with_tokens(view.chosen, batch.chosen, chosen),
+            rejected=with_tokens(view.rejected, batch.rejected, rejected),
+        )
 
     def _others(self, batch: EffectiveBatch, logps: Tensor, reference: Tensor) -> Lists | None:
         """Return the further responses of a listwise batch, padded to the longest list; none where all are pairs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +26,25 @@ Backward = Callable[[Tensor, bool], None]
 def plain_backward(part: Tensor, last: bool) -> None:
     """Do what a `Backward` does, where nothing hinges on which part is the last."""
     part.backward()
+
+
+class Stepper(Protocol):
+    """Takes the optimiser steps of a run: `Update` or `ZeroUpdate`. Every method is called by all processes."""
+
+    def backward(self, part: Tensor, last: bool, /) -> None:
+        """Add the gradient of a part of a step's loss (see `Backward`)."""
+
+    def clip(self) -> float:
+        """Return the norm of the whole gradient before clipping."""
+
+    def step(self, rate: float) -> None:
+        """Take a step with this learning rate, which clears the gradient."""
+
+    def state(self) -> State:
+        """Return the optimiser's state."""
+
+    def load(self, states: State) -> None:
+        """Load a state of whole tensors, after the weights that belong to it."""
 
 
 class Update:
@@ -70,14 +90,15 @@ class Update:
 
 
 @contextmanager
-def update_of(policy: Policy, config: OptimConfig, accelerator: Accelerator) -> Iterator[Update]:
+def update_of(policy: Policy, config: OptimConfig, accelerator: Accelerator) -> Iterator[Stepper]:
     """Within, give what takes the steps of a policy's training: with DeepSpeed a `ZeroUpdate`, which is used alike."""
-    if zero_stage() is None or accelerator.num_processes == 1:
+    stage = zero_stage()
+    if stage is None or accelerator.num_processes == 1:
         yield Update(policy, config, accelerator)
         return
     from harness.training.zero import ZeroUpdate  # imports DeepSpeed, which takes seconds
 
-    update = ZeroUpdate(policy, config, accelerator, zero_stage())
+    update = ZeroUpdate(policy, config, accelerator, stage)
     try:
         yield update
     finally:

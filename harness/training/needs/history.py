@@ -19,6 +19,9 @@ def history(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
 
 class _RunningMean(EachStep):
     def before(self, training: Training, batch: EffectiveBatch) -> History:
+        return self._of(training)
+
+    def _of(self, training: Training) -> History:
         return History(*training.kept.get("history", (0.0, 0)))
 
     def after(self, training: Training, view: PreferenceBatch) -> None:
@@ -26,7 +29,7 @@ class _RunningMean(EachStep):
         if view.others is not None:
             parts.append(view.others.logratio[view.others.mask])
         ratios = torch.cat(parts).cpu().double()
-        before = self.before(training, batch=None)
+        before = self._of(training)
         total = before.count + len(ratios)
         mean = before.mean + (ratios.mean().item() - before.mean) * len(ratios) / total
         training.kept["history"] = [mean, total]
