@@ -1,5 +1,5 @@
 # make demo: the main job on the offline default. make test: all tests. make test-quick: those that take seconds.
-# make lint: the linter and the formatter. Each builds in .venv what it needs and is not there yet: `make env` what
+# make lint: the linter, the formatter and the type checker. Each builds in .venv what it needs and is not there yet: `make env` what
 # running needs, `make env-test` what tests and linter need too.
 
 PYTHON ?= python3
@@ -53,6 +53,7 @@ test-quick: env-test
 lint: env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -6,6 +6,22 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from losses.batch import History as History
+    from losses.batch import Lists as Lists
+    from losses.batch import MissingData as MissingData
+    from losses.batch import PreferenceBatch as PreferenceBatch
+    from losses.batch import Side as Side
+    from losses.modifiers import get_loss as get_loss
+    from losses.modifiers import register_modifier as register_modifier
+    from losses.needs import register_need as register_need
+    from losses.registry import RegistryError as RegistryError
+    from losses.rpo import register_weighting as register_weighting
+    from losses.spec import Loss as Loss
+    from losses.spec import list_losses as list_losses
+    from losses.spec import register_loss as register_loss
 
 _HOMES = {
     "History": "losses.batch",
@@ -25,7 +41,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Load torch and the built-in losses on first use, so that commands which need neither start at once."""
     if name not in _HOMES:
         raise AttributeError(f"module 'losses' has no attribute {name!r}")

@@ -108,11 +108,11 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
     if shared:
         raise RegistryError(f"loss {name!r}: both parts have a hyper-parameter {min(shared)!r}")
 
-    def function(batch: PreferenceBatch, **settings) -> Tensor:
+    def function(batch: PreferenceBatch, **settings: object) -> Tensor:
         own = {key: settings.pop(key) for key in modifier.hyperparameters}
         return modifier.function(lambda view: loss.function(view, **settings), batch, **own)
 
-    def start_value(**settings) -> float | None:
+    def start_value(**settings: object) -> float | None:
         return loss.start({key: settings[key] for key in loss.hyperparameters}) if modifier.keeps_start else None
 
     function.__doc__ = f"{loss.summary} Modified: {modifier.summary}"

@@ -93,7 +93,7 @@ class Loss:
         value = None if self.start_value is None else self.start_value(**settings)
         return None if value is None else float(value)
 
-    def __call__(self, batch: PreferenceBatch, **settings) -> Tensor:
+    def __call__(self, batch: PreferenceBatch, **settings: Any) -> Tensor:
         """Return the loss of each row, `(rows,)`; the loss of the batch is their mean."""
         settings = self.settings(settings)
         if self.data != "unpaired" and len(batch.chosen) != len(batch.rejected):

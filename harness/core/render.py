@@ -59,7 +59,7 @@ class Renderer:
         if not self.tokenizer.chat_template:
             return self.tokenizer.eos_token_id
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": SENTINEL}]
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        rendered = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         tail = self.tokenizer(rendered.split(SENTINEL, 1)[-1], add_special_tokens=False)["input_ids"]
         specials = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         return next((token for token in tail if token in specials), self.tokenizer.eos_token_id)
@@ -103,7 +103,7 @@ class Renderer:
                     f"max_prompt_tokens={limit} leaves no room for a prompt: its template alone takes {len(ids) - len(content)} tokens"
                 )
             content = content[:kept] if keep == "start" else content[-kept:]
-            text = self.tokenizer.decode(content, skip_special_tokens=True).strip()
+            text = str(self.tokenizer.decode(content, skip_special_tokens=True)).strip()
             ids = self._prompt_ids((*prompt[:-1], replace(prompt[-1], content=text)), suffix)
         return RenderedPrompt(ids, truncated=True)
 
@@ -119,7 +119,7 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return a sampled completion as text, without special tokens and surrounding white space."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _prompt_ids(self, prompt: Prompt, suffix: str) -> tuple[int, ...]:
         messages = [replace(m, content=self._harmless(m.content)) for m in prompt]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from harness.core.config import TrainConfig
 from harness.core.record_files import write_record
@@ -52,7 +53,8 @@ def train_preference(
     kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # what was kept before a kill is there after it
 
     def evaluate(step: int) -> DevMetrics:
-        metrics = DevMetrics("dev", step, **development.evaluate(dev_batches, dev_all, paired=dev.paired))
+        values: dict[str, Any] = development.evaluate(dev_batches, dev_all, paired=dev.paired)
+        metrics = DevMetrics("dev", step, **values)
         job.log(asdict(metrics))
         return metrics
 

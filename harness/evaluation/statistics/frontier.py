@@ -108,21 +108,25 @@ def frontiers(
         return np.concatenate([values.mean(axis=(1, 2))[None], drawn])
 
     starts = means(start[None])[:, 0]
-    corners, values = {}, {}
+    corners: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    at: dict[str, dict[float, np.ndarray]] = {}
+    areas: dict[str, np.ndarray] = {}
     for name, policies in methods.items():
         hulls = [envelope(*each) for each in zip(means(policies.kl), means(policies.reward), starts, strict=True)]
         corners[name] = hulls[0]
-        values[name] = {
-            b: np.array([reward_at(h, b) if b <= policies.reach else np.nan for h in hulls]) for b in BUDGETS
-        }
-        values[name]["area"] = np.array([mean_gain(hull, common) for hull in hulls])
-    first = values[next(iter(methods))]
+        at[name] = {b: np.array([reward_at(h, b) if b <= policies.reach else np.nan for h in hulls]) for b in BUDGETS}
+        areas[name] = np.array([mean_gain(hull, common) for hull in hulls])
+    first = next(iter(methods))
     made = {}
     for name, (kl, reward) in corners.items():
-        own = {key: _interval(value) for key, value in values[name].items()}
-        difference = {key: _interval(value - first[key]) for key, value in values[name].items()}
-        area, area_difference = own.pop("area"), difference.pop("area")
-        made[name] = Frontier(kl, reward, own, area, difference, area_difference)
+        made[name] = Frontier(
+            kl,
+            reward,
+            at={budget: _interval(values) for budget, values in at[name].items()},
+            area=_interval(areas[name]),
+            at_difference={budget: _interval(values - at[first][budget]) for budget, values in at[name].items()},
+            area_difference=_interval(areas[name] - areas[first]),
+        )
     return made, common
 
 
