@@ -1,4 +1,4 @@
-"""Made-up batches that losses are tried on: what a loss declares and no more, and the gradients of what it returns."""
+"""Random batches for testing losses, holding only what a loss declares, and the gradients of a loss on them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from losses.spec import Loss
 
 CHOSEN = 6  # chosen examples, and pairs
 REJECTED = 4  # rejected examples of unpaired data
-OTHERS = 2  # at most so many further responses to a prompt
-SHORT = 7  # tokens at most, where a loss reads each
+OTHERS = 2  # further responses to a prompt, at most
+SHORT = 7  # tokens of a response, at most, for losses that read each token
 
 
 def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float64) -> PreferenceBatch:
-    """Return a random batch with what the loss declares and no more; token counts are always there.
+    """Return a random batch with only what the loss declares, and with token counts.
 
-    Log-ratios are normal with standard deviation `scale`, in nats. The chosen response scores highest, the rejected
-    one lowest. A listwise loss gets lists of two to four.
+    Log-ratios are normally distributed with standard deviation `scale`, in nats. The chosen response has the highest
+    score, the rejected one the lowest. A listwise loss gets lists of two to four responses.
     """
     g = torch.Generator().manual_seed(seed)
     sizes = (CHOSEN, REJECTED if loss.data == "unpaired" else CHOSEN)
     known = loss.needs | {"scores"} if loss.data == "listwise" else loss.needs
     with_values = "token_values" in loss.needs
-    lengths = (2, SHORT + 1) if with_values else (4, 40)  # each token is an input of its own to finite differences
+    lengths = (2, SHORT + 1) if with_values else (4, 40)  # finite differences perturb each token
     needs = [
         (need, need.random) for need in map(NEEDS.get, NEEDS) if need.name in loss.needs and need.random is not None
     ]
@@ -48,7 +48,7 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
         further = {"scores": made["scores"]} if "scores" in made else {}
         side = Side(made["policy"], made.get("reference"), tokens, further, name=name)
         for need, random in needs:
-            if need.of == "prompt" and sides and loss.data != "unpaired":  # the two of a pair answer one prompt
+            if need.of == "prompt" and sides and loss.data != "unpaired":  # both responses of a pair answer one prompt
                 further[need.name] = sides[0].require(need.name)
             elif need.of != "batch":
                 further[need.name] = random(side, g).to(dtype)
@@ -65,7 +65,7 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
 
 
 def with_random_tokens(side: Side, scale: float, generator: torch.Generator) -> Side:
-    """Return the side with log-probs, log-ratios of that scale, and values of each of its tokens."""
+    """Return the side with random per-token log-probs, values and log-ratios of standard deviation `scale`, in nats."""
     shape, dtype = (len(side), SHORT), side.policy.dtype
     policy = -0.2 - 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     ratios, values = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -75,26 +75,26 @@ def with_random_tokens(side: Side, scale: float, generator: torch.Generator) -> 
 
 
 def by_token(part: Part) -> TypeGuard[Side]:
-    """Whether a loss reads log-probs and values of each token of the part."""
+    """Whether the part holds log-probs and values of each token."""
     return isinstance(part, Side) and part.token_values is not None
 
 
 def log_probs(part: Part) -> tuple[Tensor, Tensor | None]:
-    """Return what a loss reads of policy and reference: log-probs of each token where there are values, else sums."""
+    """Return the log-probs under policy and reference: per token if the part has values, else summed."""
     if by_token(part):
         return part.require("token_policy"), part.token_reference
     return part.policy, part.reference
 
 
 def with_log_probs(part: Part, policy: Tensor, reference: Tensor | None) -> Part:
-    """Return the part with other log-probs, in the form that `log_probs` gives."""
+    """Return the part with its log-probs replaced, in the form that `log_probs` returns."""
     if by_token(part):
         return part.with_tokens(policy, part.require("token_values"), part.require("token_mask"), reference)
     return replace(part, policy=policy, reference=reference)
 
 
 def at_start(batch: PreferenceBatch) -> PreferenceBatch:
-    """Return the batch with the policy moved onto its reference, where there is one, and nothing before it."""
+    """Return the batch as at step 0: the policy equals its reference, if there is one, and the history is empty."""
 
     def started(part: Part) -> Part:
         reference = log_probs(part)[1]
@@ -108,7 +108,7 @@ def at_start(batch: PreferenceBatch) -> PreferenceBatch:
 
 
 def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping[str, object]) -> tuple[Tensor, ...]:
-    """Return the rows, and d sum(rows) / d outputs of the chosen, of the rejected, and of others if there are any."""
+    """Return the rows, and d sum(rows) / d outputs for chosen, rejected and, if there are any, the others."""
     outputs = [part.outputs.detach().clone().requires_grad_() for part in batch.parts]
     rows = loss(batch.with_policy(*outputs), **settings)
     gradients = torch.autograd.grad(rows.sum(), outputs, allow_unused=True)
@@ -116,7 +116,7 @@ def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping[str
 
 
 def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
-    """Return some rows of a part of a batch, in another order."""
+    """Return the rows of a part selected by the indices `order`, in that order."""
     order = torch.as_tensor(order, dtype=torch.long)
     rows: dict[str, Any] = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
@@ -125,7 +125,7 @@ def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
 
 
 def one_by_one(loss: Loss, batch: PreferenceBatch) -> list[PreferenceBatch]:
-    """Return each pair, or each unpaired response, as a batch of its own."""
+    """Return one batch per pair, or per unpaired response."""
     wins, rest = range(len(batch.chosen)), range(len(batch.rejected))
     orders: list[tuple[list[int], ...]]
     if loss.data != "unpaired":

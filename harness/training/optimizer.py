@@ -1,4 +1,4 @@
-"""The optimiser of a run: made from the configuration, the same for every loss."""
+"""The optimiser of a run, built from the configuration and the same for every loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.core.config import OptimConfig
 
-State = Mapping[int, Mapping[str, Tensor]]  # what the optimiser keeps of each trained parameter, by its number
+State = Mapping[int, Mapping[str, Tensor]]  # the optimiser's state of each trained parameter, by its index
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, fused=True),
