@@ -24,15 +24,15 @@ class Side:
     """One side of a batch: `n` preferred completions, or `n` dispreferred ones.
 
     `policy`, `reference` and `tokens` have shape `(n,)`; log-probs are summed over the completion's tokens, in nats.
-    `needs` maps the name of every other declared need to its values, `(n, ...)`. The fields that begin with `token_` are
-    per token, `(n, T)`: log-probs, the value head's estimate before each token, and the mask, true at tokens; the other
-    fields are 0 at padding. `link` is the function that a modifier applies to log-ratios (see modifiers.py).
+    `needs` maps the name of every other declared need to its values, `(n, ...)`. The fields that begin with `token_`
+    are per token, `(n, T)`: log-probs, the value head's estimate before each token, and the mask, true at tokens; the
+    other fields are 0 at padding. `link` is the function that a modifier applies to log-ratios (see modifiers.py).
     """
 
     policy: Tensor
     reference: Tensor | None = None
     tokens: Tensor | None = None
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    needs: Mapping[str, Tensor] = field(default_factory=dict)
     token_policy: Tensor | None = None
     token_reference: Tensor | None = None
     token_values: Tensor | None = None
@@ -45,7 +45,7 @@ class Side:
 
     def require(self, name: str) -> Tensor:
         """Return the values of a need by name; raise `MissingData` if the batch has none."""
-        value = self.given.get(name, getattr(self, name, None))
+        value = self.needs.get(name, getattr(self, name, None))
         if value is None:
             raise MissingData(
                 f"this loss needs {name.replace('_', ' ')} for the {self.name} side, and the batch has none"
@@ -164,7 +164,7 @@ class PreferenceBatch:
     chosen: Side
     rejected: Side
     others: Lists | None = None
-    given: Mapping[str, Side | History] = field(default_factory=dict)
+    needs: Mapping[str, Side | History] = field(default_factory=dict)
     stopped: PreferenceBatch | None = None
 
     @classmethod
@@ -193,7 +193,7 @@ class PreferenceBatch:
         others: Lists | None = None,
         kl_pairs: Side | None = None,
         history: History | None = None,
-        given: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
+        needs: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> PreferenceBatch:
         """Build a batch from 1-D tensors of summed log-probs and whatever else a loss needs.
 
@@ -212,7 +212,7 @@ class PreferenceBatch:
             "second_reference": (chosen_second_reference, rejected_second_reference),
             "confidence": (chosen_confidence, rejected_confidence),
             "augmented": (chosen_augmented, rejected_augmented),
-            **given,
+            **needs,
         }
         chosen, rejected = (
             _side(name, policy, reference, tokens, {need: values[side] for need, values in named.items()})
@@ -224,7 +224,7 @@ class PreferenceBatch:
             )
         )
         if others is not None and (
-            len(others) != len(chosen) or len(chosen) != len(rejected) or "scores" not in chosen.given
+            len(others) != len(chosen) or len(chosen) != len(rejected) or "scores" not in chosen.needs
         ):
             raise ValueError("further responses belong to pairs with scores, one list of them to each pair")
         of_batch = {"kl_pairs": kl_pairs, "history": history}
@@ -242,7 +242,7 @@ class PreferenceBatch:
         A pair is a list of two; without scores, 1 and 0 are used as its scores.
         """
         sides, others = (self.chosen, self.rejected), self.others
-        if "scores" in self.chosen.given:
+        if "scores" in self.chosen.needs:
             scores = [side.require("scores") for side in sides]
         else:
             scores = [torch.ones_like(self.chosen.policy), torch.zeros_like(self.chosen.policy)]
@@ -265,7 +265,7 @@ class PreferenceBatch:
 
     def require(self, name: str) -> Any:
         """Return a need of the whole batch by name; raise `MissingData` if the batch has none."""
-        value = self.given.get(name, getattr(self, name, None))
+        value = self.needs.get(name, getattr(self, name, None))
         if value is None:
             raise MissingData(f"this loss needs {name}, and the batch has none")
         return value

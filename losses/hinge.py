@@ -41,7 +41,7 @@ def slic(batch: PreferenceBatch, *, delta: float = 1.0, lam: float = 0.1) -> Ten
 
     Checked against: `SLiCTrainer` of the RPO repository.
 
-    Trap: log-probs are summed over tokens, so long responses dominate. HALOs' HEAD (`SLiCTrainer`) adds the hinge of a sequence to
-    the NLL of each token. Returns `(n,)`.
+    Trap: log-probs are summed over tokens, so long responses dominate. HALOs' HEAD (`SLiCTrainer`) adds the hinge of a
+    sequence to the NLL of each token. Returns `(n,)`.
     """
     return relu(delta - batch.chosen.policy + batch.rejected.policy) - lam * batch.chosen.policy

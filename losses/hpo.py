@@ -38,9 +38,9 @@ def hpo(
 
     Source: Badrinath et al. 2024, later renamed Unified Preference Optimization; the exact form is unverified. Its
     equations could not be read, and no official code was found. Its introduction and secondary descriptions combine a
-    preference loss (KTO's, or DPO's as here) with an advantage-weighted likelihood of auxiliary rewards, offline, without
-    sampling, clipping, importance sampling or bootstrapping. Our choices: w and its cap from AWR (1910.00177), the
-    expectile regression of V from IQL (2110.06169), the likelihood per token, and all defaults.
+    preference loss (KTO's, or DPO's as here) with an advantage-weighted likelihood of auxiliary rewards, offline,
+    without sampling, clipping, importance sampling or bootstrapping. Our choices: w and its cap from AWR (1910.00177),
+    the expectile regression of V from IQL (2110.06169), the likelihood per token, and all defaults.
 
     Checked against: `dpo`, which it is at weight = 0 and critic_coef = 0.
 

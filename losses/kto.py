@@ -16,7 +16,7 @@ def _start_value(beta: float, desirable_weight: float, undesirable_weight: float
 
 
 def _rows(batch: PreferenceBatch, point: Tensor | float, beta: float, desirable: float, undesirable: float) -> Tensor:
-    """Return `(M + N,)`: sigmoids of how far chosen responses fall below the reference point and rejected ones exceed it."""
+    """Return `(M + N,)`: how far chosen responses fall below the reference point, and rejected ones exceed it."""
     chosen = desirable * (-beta * (batch.chosen.logratio - point)).sigmoid()
     rejected = undesirable * (beta * (batch.rejected.logratio - point)).sigmoid()
     return torch.cat([chosen, rejected])

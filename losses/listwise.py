@@ -115,7 +115,7 @@ def nca_reward(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float
     sign_exceptions=TARGET_SIGN,
 )
 def exo_rw(batch: PreferenceBatch, *, beta: float = 0.5, temperature: float = 0.5) -> Tensor:
-    """EXO on scored lists: the reverse KL from the policy's distribution over the responses to the softmax of their scores.
+    """EXO on scored lists: the reverse KL from the policy's choice of response to the softmax of the scores.
 
     L = KL(softmax(beta * s) || softmax(r / temperature))
 

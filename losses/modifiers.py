@@ -163,7 +163,7 @@ def nll(loss: Rows, batch: PreferenceBatch, *, nll_weight: float = 1.0) -> Tenso
 
 @register_modifier("wpo", paper="2406.11827", needs=["confidence"], keeps_start=False)
 def wpo(loss: Rows, batch: PreferenceBatch) -> Tensor:
-    """Weights pairs by how likely the policy is to write them: min(1, exp(c_w + c_l)) * L, c the confidence per token."""
+    """Weights pairs by the policy's confidence c per token in both responses: min(1, exp(c_w + c_l)) * L."""
     confidence = batch.chosen.require("confidence") + batch.rejected.require("confidence")
     return confidence.exp().clamp(max=1.0) * loss(batch)
 

@@ -50,9 +50,9 @@ NEEDS: Registry[Need] = Registry("need")
 def register_need(name: str, *, of: str = "response", random: Random = _uniform) -> Callable[[Callable], Callable]:
     """Register a function of a split, called once per split, that computes a need.
 
-    The function returns two arrays, `(examples, ...)` each, for the chosen and the rejected responses, or a single array
-    for a need of a "prompt". `random(side, generator)` returns random values `(len(side), ...)` for testing losses, by
-    default uniform between 0.5 and 1.5.
+    The function returns two arrays, `(examples, ...)` each, for the chosen and the rejected responses, or a single
+    array for a need of a "prompt". `random(side, generator)` returns random values `(len(side), ...)` for testing
+    losses, by default uniform between 0.5 and 1.5.
     """
 
     def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -69,8 +69,8 @@ def ppo_offline(
 
     Trap: G leaves out the token's own reward, so it is 0 at the last token. HALOs' HEAD differs in three places: its G
     includes that reward, its range is 1 - c to 1 + c (0.5 to 1.5), and its KL term is + kl_coef * log r, which pushes
-    the data's tokens down where this one pushes them up. A row is the sum over its tokens times (rows / tokens), so that
-    the mean over rows equals the mean over tokens. Returns `(M + N,)`.
+    the data's tokens down where this one pushes them up. A row is the sum over its tokens times (rows / tokens), so
+    that the mean over rows equals the mean over tokens. Returns `(M + N,)`.
     """
     if not 0 < clip <= 1:
         raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")

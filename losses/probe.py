@@ -60,7 +60,7 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
         mask = torch.arange(OTHERS) < torch.arange(CHOSEN)[:, None] % (OTHERS + 1)
         made = {k: v.masked_fill(~mask, 0.0) for k, v in made.items()}
         batch = replace(batch, others=Lists(made["policy"], made.get("reference"), made["scores"], mask))
-    batch = replace(batch, given={need.name: random(batch, g) for need, random in needs if need.of == "batch"})
+    batch = replace(batch, needs={need.name: random(batch, g) for need, random in needs if need.of == "batch"})
     return batch.with_stopped() if "stopped" in loss.needs else batch
 
 
@@ -102,9 +102,9 @@ def at_start(batch: PreferenceBatch) -> PreferenceBatch:
 
     batch = batch.changed(lambda parts: map(started, parts))
     of_batch: dict[str, Any] = {
-        need: History() if isinstance(value, History) else started(value) for need, value in batch.given.items()
+        need: History() if isinstance(value, History) else started(value) for need, value in batch.needs.items()
     }
-    return replace(batch, given=of_batch)
+    return replace(batch, needs=of_batch)
 
 
 def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping[str, object]) -> tuple[Tensor, ...]:
@@ -120,7 +120,7 @@ def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
     order = torch.as_tensor(order, dtype=torch.long)
     rows: dict[str, Any] = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
-        rows["given"] = {name: value[order] for name, value in part.given.items()}
+        rows["needs"] = {name: value[order] for name, value in part.needs.items()}
     return replace(part, **rows)
 
 

@@ -46,7 +46,8 @@ def register_weighting(name: str, *, of: str = "logits") -> Callable[[Callable],
     """Register `f(batch, temperature) -> (M, N) weights`, for chosen i in rows against rejected j in columns.
 
     Weights of "logits" are inside the sigmoid, and a row is the mean over j; weights of "losses" multiply
-    -log sigmoid(beta * Delta), and a row is their sum. Raises `RegistryError` for any other `of` or a name already taken.
+    -log sigmoid(beta * Delta), and a row is their sum. Raises `RegistryError` for any other `of` or a name already
+    taken.
     """
     if of not in APPLIES_TO:
         raise RegistryError(f"weighting {name!r}: of is {of!r}; it must be one of {', '.join(APPLIES_TO)}")
@@ -68,7 +69,7 @@ def embedding_weights(chosen: Tensor, rejected: Tensor, temperature: float) -> T
 
 
 def diagonal_weights(batch: PreferenceBatch, own: float) -> Tensor:
-    """Return `(M, M)` weights: `own` for the pair itself, the rest split evenly among the others; 1 for a single pair."""
+    """Return `(M, M)` weights: `own` for the pair itself, the rest split among the others; 1 for a single pair."""
     n = len(batch.chosen)
     if n == 1:
         return batch.chosen.policy.new_ones(1, 1)

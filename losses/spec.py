@@ -192,7 +192,7 @@ def one_of(where: str, what: str, value: str, allowed: Collection[str]) -> None:
 def hyperparameters_of(
     function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str, skip: int = 1
 ) -> dict[str, Hyperparameter]:
-    """Return a function's hyper-parameters: all arguments but the first `skip`. Raise `RegistryError` for an invalid one."""
+    """Return a function's arguments after the first `skip`; raise `RegistryError` for an invalid one."""
     keywords = list(inspect.signature(function).parameters.values())[skip:]
     types = typing.get_type_hints(function)
     hyperparameters = {}

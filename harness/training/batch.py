@@ -34,8 +34,8 @@ class EffectiveBatch:
     """The examples of one optimiser step.
 
     `chosen_examples` and `rejected_examples` index, in `examples`, those whose chosen or rejected response is in the
-    batch. `data` is the kind of data that the loss reads; pairs and lists stay together. `seeds` seeds every random draw
-    for the batch.
+    batch. `data` is the kind of data that the loss reads; pairs and lists stay together. `seeds` seeds every random
+    draw for the batch.
     """
 
     examples: Sequence[Example]
@@ -85,7 +85,7 @@ class EffectiveBatch:
         by_prompt: dict[Prompt, list[int]] = {}
         for position, example in enumerate(self.chosen_examples + self.rejected_examples):
             by_prompt.setdefault(self.examples[example].prompt, []).append(position)
-        # With equal prompts adjacent, rotating by the largest group pairs no prompt with itself, if a derangement exists.
+        # Equal prompts are adjacent, so rotating by the largest group never pairs a prompt with itself if avoidable.
         order = [p for positions in _shuffled(list(by_prompt.values()), *self.seeds, 2) for p in positions]
         largest = max(map(len, by_prompt.values()))
         prompt_of = {position: prompt for prompt, positions in by_prompt.items() for position in positions}
@@ -104,7 +104,7 @@ class EffectiveBatch:
 
 
 class Epochs(Generic[T]):
-    """The batches of several epochs of equal length. An epoch's batches are made when one of them is first requested."""
+    """The batches of several epochs of equal length. An epoch's batches are made when one of them is requested."""
 
     def __init__(self, epochs: int, make: Callable[[int], list[T]]):
         self._epochs, self._make = epochs, lru_cache(maxsize=1)(make)
@@ -128,8 +128,8 @@ def effective_batches(
 
     Every example is used exactly once per epoch. For `data="paired"` row i of both sides is a pair;
     `data="listwise"` has the same pairs in the same batches, plus the further responses to their prompts. For
-    `data="unpaired"` the two classes are shuffled separately, so that a batch contrasts chosen and rejected responses to
-    different prompts. Such a batch holds as many responses as one of pairs, with each class in proportion, so that
+    `data="unpaired"` the two classes are shuffled separately, so that a batch contrasts chosen and rejected responses
+    to different prompts. Such a batch holds as many responses as one of pairs, with each class in proportion, so that
     steps, tokens and data match those of the paired losses. If both classes exist, every batch contains both: when one
     class has fewer examples than there would be batches, the batches are fewer and larger.
     """

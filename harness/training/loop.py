@@ -45,9 +45,9 @@ def optimise(
     `backward(batch, back)` adds the batch's gradient to the trained parameters, part by part through `back` (see
     `Backward`), and returns its metrics. The job logs these with `learning_rate`, `grad_norm` (before clipping) and
     `seconds`; then `after_step(step)` is called, for step 1, 2, ... With checkpoints, an interrupted run resumes after
-    the last one, with the weights, optimiser, random state, log and `kept` values of that time. `kept` maps names to the
-    lists and dicts of JSON values that `backward` and `after_step` modify. Raises `Diverged` if the loss or the gradient
-    is not finite; the weights are then those before that step.
+    the last one, with the weights, optimiser, random state, log and `kept` values of that time. `kept` maps names to
+    the lists and dicts of JSON values that `backward` and `after_step` modify. Raises `Diverged` if the loss or the
+    gradient is not finite; the weights are then those before that step.
     """
     accelerator, checkpoints = job.accelerator, job.checkpoints
     with update_of(policy, config, accelerator) as update:

@@ -45,7 +45,7 @@ class PreferenceObjective:
 
     @property
     def sequences_forwarded(self) -> int:
-        """The number of sequences forwarded in training so far, over all processes; coupled losses need up to twice as many."""
+        """The sequences forwarded in training so far, over all processes; coupled losses need up to twice as many."""
         return self.training.kept["sequences_forwarded"]
 
     def backward(self, batch: EffectiveBatch, back: Backward = plain_backward) -> dict[str, float | None]:

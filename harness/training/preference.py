@@ -36,8 +36,8 @@ def train_preference(
 ) -> None:
     """Train `policy` in place on the split `train`; write its tensors, `metrics.jsonl` and `summary.json`.
 
-    Step 0 is checked first, even if the run resumes from a checkpoint. The data order depends only on `seed` and the epoch
-    and is the same for every loss. Policies requested by `config.keep_at` are written to `kept_folder`.
+    Step 0 is checked first, even if the run resumes from a checkpoint. The data order depends only on `seed` and the
+    epoch and is the same for every loss. Policies requested by `config.keep_at` are written to `kept_folder`.
     """
 
     def batches_of(split: Split, seed: int, epoch: int) -> list[EffectiveBatch]:

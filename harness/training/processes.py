@@ -24,10 +24,11 @@ class AloneError(Exception):
 def build_together(
     accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
 ) -> Artifact:
-    """Return the artifact at `path`; if it is missing, all processes call `build`, and the main process's files are kept.
+    """Return the artifact at `path`; if it is missing, all processes call `build`, and the main one's files are kept.
 
     If `build` raises in all processes, its error is raised; if it raises in only some of them, it is the cause of an
-    `AloneError`, after which the run must end. (An artifact that a single process can build needs only the store's lock.)
+    `AloneError`, after which the run must end. (An artifact that a single process can build needs only the store's
+    lock.)
     """
     if accelerator.num_processes == 1:
         return build_artifact(path, kind, inputs, build)

@@ -50,7 +50,8 @@ class RunState:
     def restore(self, snapshot: Snapshot) -> None:
         """Restore the state of a snapshot.
 
-        With a different number of processes, the saved random states are reused in turn; dropout masks differ then anyway.
+        With a different number of processes, the saved random states are reused in turn; dropout masks differ then
+        anyway.
         """
         states: dict[int, dict[str, Tensor]] = {}
         random: dict[str, Tensor] = {}
@@ -62,7 +63,7 @@ class RunState:
                 index, key = rest.split("/")
                 states.setdefault(int(index), {})[key] = tensor
             else:
-                # torch reads a state from the start of its storage, so a view of a later row would give the first row's state
+                # torch reads a state from the start of its storage: a view of a later row would give the first
                 random[rest] = tensor[self.accelerator.process_index % len(tensor)].clone()
         self.update.load(states)
         for name, kept in self.kept.items():

@@ -1,4 +1,4 @@
-"""The input of a loss for an effective batch: log-probs of policy and reference, and the needs that the loss declares."""
+"""The input of a loss for an effective batch: log-probs of policy and reference, and the declared needs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Supply:
     def preference_batch(
         self, batch: EffectiveBatch, outputs: Tensor, computed: Mapping[str, Value] | None = None
     ) -> PreferenceBatch:
-        """Return the loss's view of a batch, given the policy's outputs (see `Source.outputs`) and the per-step values."""
+        """Return the loss's view of a batch from the policy's outputs (see `Source.outputs`) and per-step values."""
         logps = log_probs(outputs)
         device, wins, losses = logps.device, len(batch.chosen), len(batch.rejected)
         reference, lengths = self.reference.sums(batch.rows).to(device), self.source.lengths(batch.rows).to(device)
@@ -81,7 +81,7 @@ class Supply:
             chosen_tokens=lengths[:wins],
             rejected_tokens=lengths[wins : wins + losses],
             others=self._others(batch, logps[wins + losses :], reference[wins + losses :]),
-            given=sides,
+            needs=sides,
             **of_batch,
         )
         if outputs.ndim > 1:

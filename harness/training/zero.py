@@ -39,7 +39,7 @@ class ZeroUpdate:
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self.optimizer, config=settings)
 
     def backward(self, part: Tensor, last: bool) -> None:
-        """Add the gradient of a part of a step's loss, scaled because DeepSpeed averages over processes and we need the sum."""
+        """Add the gradient of a part of a step's loss. DeepSpeed averages over processes; the factor makes it a sum."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(part * self._processes, scale_wrt_gas=False)
 

@@ -10,7 +10,8 @@ w_b): the length term is left out. Two things differ between AlpacaEval and the 
   verbose), the *anchors*. Each policy's w_d is fitted; the anchors share w_l and w_d at a tenth of the weight, which
   keeps a policy from gaming the length term. The strength of the L1 penalty is cross-validated.
 - Elsewhere `joint_difficulty` fits the difficulties to the judgements of all policies at once, with w_d = 1 for all,
-  as AlpacaEval's authors fitted theirs. There are no anchors, and the penalty only keeps a policy that always wins finite.
+  as AlpacaEval's authors fitted theirs. There are no anchors, and the penalty only keeps a policy that always wins
+  finite.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def length_controlled(
     `differences` (n,) are lengths in characters, the reference's minus the policy's; `difficulty` is (n,). With
     `anchors` this is AlpacaEval's model, without them w_d is 1 (see the module). The prompts are resampled as in
     `statistics.win_rate`, and s and all weights are fitted anew for each resample; the anchors, which are a part of
-    the metric, stay, and so does the strength of the penalty. (Choosing it anew for each of 200 resamples of two published
-    models moved no rate by more than 0.12 points, and no end of an interval by more than 0.02.)
+    the metric, stay, and so does the strength of the penalty. (Choosing it anew for each of 200 resamples of two
+    published models moved no rate by more than 0.12 points, and no end of an interval by more than 0.02.)
 
     Where no two lengths differ, there is nothing to control and the result is the win rate. Where all differ by the
     same, or where nothing was judged, it is NaN: nothing tells the length's effect from the policy's.
@@ -101,10 +102,11 @@ def length_terms(differences: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def joint_difficulty(preferences: np.ndarray, differences: np.ndarray) -> np.ndarray:
     """Return the difficulty of each prompt (n,), fitted to all policies' judgements; 0 where there are too few.
 
-    `preferences` (policies, n), NaN where there is none, and `differences` (policies, n) are as in `length_controlled`. The log-odds
-    are w_l tanh(d / s) + w_b + difficulty, with weights of each policy's own. Difficulties are normal around 0, and
-    their variance is estimated with them (empirical Bayes by EM in Laplace's approximation), so that a prompt's is
-    drawn towards 0 as far as its few judgements are noise. With a single policy they cannot be told from noise: all 0.
+    `preferences` (policies, n), NaN where there is none, and `differences` (policies, n) are as in `length_controlled`.
+    The log-odds are w_l tanh(d / s) + w_b + difficulty, with weights of each policy's own. Difficulties are normal
+    around 0, and their variance is estimated with them (empirical Bayes by EM in Laplace's approximation), so that a
+    prompt's is drawn towards 0 as far as its few judgements are noise. With a single policy they cannot be told from
+    noise: all 0.
     """
     judged = ~np.isnan(preferences)
     preferences, differences, judged = (a[judged.any(axis=1)] for a in (preferences, differences, judged))

@@ -23,12 +23,13 @@ def fit_logistic(
     offset: np.ndarray | float = 0.0,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the coefficients (m, k) of m regressions that minimise sum_i w_i CE(y_i, sigmoid(o_i + x_i . b)) + penalty |b|_1.
+    """Return the coefficients b (m, k) of m regressions.
 
-    `features` are (k, m, n), `targets` in [0, 1], `weights` and `offset` (m, n), `penalty` (m,); each axis but k may
-    be 1 where all regressions share the values. There is no intercept: a feature of ones is one. `start` (m, k) are
-    coefficients to start from. CE is the cross-entropy, so a target of 0.7 is a row of 1 weighing 0.7 and one of 0
-    weighing 0.3. With C = 1 / penalty this is what scikit-learn minimises with `penalty="l1"`.
+    Each minimises sum_i w_i CE(y_i, sigmoid(o_i + x_i . b)) + penalty |b|_1. `features` are (k, m, n), `targets` in [0,
+    1], `weights` and `offset` (m, n), `penalty` (m,); each axis but k may be 1 where all regressions share the values.
+    There is no intercept: a feature of ones is one. `start` (m, k) are coefficients to start from. CE is the
+    cross-entropy, so a target of 0.7 is a row of 1 weighing 0.7 and one of 0 weighing 0.3. With C = 1 / penalty this is
+    what scikit-learn minimises with `penalty="l1"`.
 
     Method: Newton's with the penalty kept as it is (each step minimises the quadratic model plus the penalty, as
     liblinear's newGLMNET does), for all regressions together. Its time grows as 3^k: k is to be small.

@@ -12,7 +12,7 @@ from losses import Side
 
 
 def kl_pairs(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
-    """Return a supplier that scores each batch's mismatched pairs; the reference scores those of the whole plan at once."""
+    """Return a supplier that scores each batch's mismatched pairs; the reference scores the whole plan's at once."""
     return _Mismatched(split, [pair for batch in plan for pair in batch.mismatched()])
 
 

@@ -15,5 +15,5 @@ def prompt_embeddings(split: Split, plan: Iterable[EffectiveBatch]) -> Column:
 
 
 def density_ratios(split: Split, plan: Iterable[EffectiveBatch]) -> Column:
-    """Return p(chosen | x) / p(rejected | x) of each example's prompt, from a classifier fitted on the training split."""
+    """Return p(chosen | x) / p(rejected | x) of each example's prompt, by a classifier fitted on the training split."""
     return Column.of_prompts(fitted_ratios(split.embed(split.train), split.train, split.embed(split.examples)))
