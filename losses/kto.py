@@ -28,7 +28,7 @@ def _rows(batch: PreferenceBatch, point: Tensor | float, beta: float, desirable:
 def kto(
     batch: PreferenceBatch, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> Tensor:
-    """Compares each response with a reference point, an estimate of the KL from policy to reference.
+    """Compares each response with a reference point, an estimate of KL(policy || reference).
 
     L = lam_D * (1 - sigmoid(beta * (s_w - z))) for a chosen, lam_U * (1 - sigmoid(beta * (z - s_l))) for a rejected
     response, z = max(0, mean log-ratio of the mismatched pairs), without gradient

@@ -127,7 +127,7 @@ COMPARISONS = [
     ),
     Comparison("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
     Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
-    # What disagrees.
+    # Disagreements.
     Comparison(
         "cdpo",
         {"beta": 0.1, "label_smoothing": 0.1},

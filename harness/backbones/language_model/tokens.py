@@ -164,7 +164,7 @@ class _Builder:
         return TokenSplit(examples, list(index))
 
     def _others(self, row: Preference, prompt: tuple[int, ...], split: str) -> list[tuple[Tokens, float]]:
-        """Return the further responses to a pair's prompt with their scores; count what is cut or dropped."""
+        """Return the further responses to a pair's prompt with their scores; count those truncated or dropped."""
         drop, kept = self.config.overlong == "drop", []
         for other in row.others:
             ids, cut = self.renderer.completion(other.text, limit=self.config.max_completion_tokens)
