@@ -1,4 +1,4 @@
-"""Alignment via Optimal Transport: the whole distribution of rewards must dominate, not each pair's."""
+"""Alignment via Optimal Transport: the distribution of chosen rewards dominates as a whole, not pair by pair."""
 
 import math
 
@@ -29,8 +29,8 @@ def aot(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
 
     Checked against: TRL `aot` at label_smoothing 0.
 
-    Trap: TRL 0.12 used the name `aot_pair` for what is `aot_unpaired` now. TRL sorts one device's share of the
-    batch, here the effective batch is sorted. A row belongs to a rank, not to a pair. Returns `(n,)`.
+    Trap: TRL 0.12 used the name `aot_pair` for what is now `aot_unpaired`. TRL sorts one device's share of the
+    batch; here the effective batch is sorted. A row belongs to a rank, not to a pair. Returns `(n,)`.
     """
     policy = (batch.chosen.policy - batch.rejected.policy).sort().values
     reference = (batch.chosen.require("reference") - batch.rejected.require("reference")).sort().values
@@ -54,8 +54,8 @@ def aot_unpaired(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
 
     Checked against: TRL `aot_unpaired` at label_smoothing 0, for classes of the same size.
 
-    Trap: where the classes differ in size, ranks are those of the larger one and the other's are the nearest
-    quantiles (our choice; unverified). Raises `ValueError` where a class is absent. Returns `(max(M, N),)`.
+    Trap: if the classes differ in size, the ranks are those of the larger one, matched with the nearest quantiles of
+    the smaller one (our choice; unverified). Raises `ValueError` if a class is absent. Returns `(max(M, N),)`.
     """
     if len(batch.chosen) == 0 or len(batch.rejected) == 0:
         raise ValueError("aot_unpaired compares two distributions, and one of the two classes is absent")

@@ -56,6 +56,6 @@ def apo_zero_unpaired(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
 
     Checked against: TRL's KTO trainer, `apo_zero_unpaired`.
 
-    Trap: 1 - sigmoid(-x) = sigmoid(x), so that this is `kto_zero` at weights 1. Returns `(M + N,)`.
+    Trap: 1 - sigmoid(-x) = sigmoid(x), so this is `kto_zero` with weights of 1. Returns `(M + N,)`.
     """
     return torch.cat([(-beta * batch.chosen.logratio).sigmoid(), (beta * batch.rejected.logratio).sigmoid()])

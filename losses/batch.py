@@ -1,4 +1,4 @@
-"""What a loss sees: log-probs of the policy and the reference, and the little else that some losses need."""
+"""The input of a loss: log-probs of the policy and the reference, and further values that some losses need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 OF_ONE_NUMBER = ("reference", "tokens", "scores", "density_ratios", "second_reference", "confidence", "augmented")
-DIMENSIONS = {"prompt_embeddings": 2, **dict.fromkeys(OF_ONE_NUMBER, 1)}  # a user's own need has as many as it likes
+DIMENSIONS = {"prompt_embeddings": 2, **dict.fromkeys(OF_ONE_NUMBER, 1)}  # a user's own need may have any number
 
 
 class MissingData(ValueError):
@@ -20,18 +20,18 @@ class MissingData(ValueError):
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a batch: `n` completions that were preferred, or `n` that were not.
+    """One side of a batch: `n` preferred completions, or `n` dispreferred ones.
 
-    `policy`, `reference` and `tokens` are 1-D of length `n`: log-probs are sums over the completion's tokens, in nats.
-    `given` holds what else the loss declared to need, by name, `(n, ...)` each. What begins with `token_` is `(n, T)`,
-    of each token by itself: log-probs, what a value head says before the token is there, and the mask, true where there
-    is a token; elsewhere the others are 0. `link` is what a modifier of the loss makes of log-ratios (see modifiers.py).
+    `policy`, `reference` and `tokens` have shape `(n,)`; log-probs are summed over the completion's tokens, in nats.
+    `needs` maps the name of every other declared need to its values, `(n, ...)`. The fields that begin with `token_`
+    are per token, `(n, T)`: log-probs, the value head's estimate before each token, and the mask, true at tokens; the
+    other fields are 0 at padding. `link` is the function that a modifier applies to log-ratios (see modifiers.py).
     """
 
     policy: Tensor
     reference: Tensor | None = None
     tokens: Tensor | None = None
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    needs: Mapping[str, Tensor] = field(default_factory=dict)
     token_policy: Tensor | None = None
     token_reference: Tensor | None = None
     token_values: Tensor | None = None
@@ -43,8 +43,8 @@ class Side:
         return self.policy.shape[0]
 
     def require(self, name: str) -> Tensor:
-        """Return what the loss declared to need, or raise `MissingData` that names it."""
-        value = self.given.get(name, getattr(self, name, None))
+        """Return the values of a need by name; raise `MissingData` if the batch has none."""
+        value = self.needs.get(name, getattr(self, name, None))
         if value is None:
             raise MissingData(
                 f"this loss needs {name.replace('_', ' ')} for the {self.name} side, and the batch has none"
@@ -53,20 +53,20 @@ class Side:
 
     @property
     def outputs(self) -> Tensor:
-        """What has gradients: the policy's log-probs, `(n,)`, or where there are values both by token, `(n, 2, T)`."""
+        """The policy's differentiable outputs: log-probs, `(n,)`, or per-token log-probs and values, `(n, 2, T)`."""
         if self.token_values is None:
             return self.policy
         return torch.stack([self.require("token_policy"), self.token_values], dim=1)
 
     def with_outputs(self, outputs: Tensor) -> Side:
-        """Return the side with other outputs of the policy, in the same form."""
+        """Return the side with its policy outputs replaced; the shape is that of `outputs`."""
         if self.token_values is None:
             return replace(self, policy=outputs)
         policy, values = outputs.unbind(1)
         return self.with_tokens(policy, values, self.require("token_mask"), self.token_reference)
 
     def with_tokens(self, policy: Tensor, values: Tensor, mask: Tensor, reference: Tensor | None = None) -> Side:
-        """Return the side with these `(n, T)` tensors of its tokens, and with their sums for its log-probs."""
+        """Return the side with these `(n, T)` per-token tensors and with their sums as its log-probs."""
         policy, values = policy.masked_fill(~mask, 0.0), values.masked_fill(~mask, 0.0)
         reference = None if reference is None else reference.masked_fill(~mask, 0.0)
         return replace(
@@ -104,10 +104,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Lists:
-    """Responses to `n` prompts, at most K to each; the tensors are `(n, K)`.
+    """Responses to `n` prompts, at most K per prompt; the tensors are `(n, K)`.
 
-    `mask` is true where there is a response; elsewhere the other fields hold zeros. Log-probs are sums over the
-    completion's tokens, in nats; a higher score is a better response.
+    `mask` is true where there is a response; the other fields are 0 elsewhere. Log-probs are summed over the
+    completion's tokens, in nats; a higher score means a better response.
     """
 
     policy: Tensor
@@ -121,11 +121,11 @@ class Lists:
 
     @property
     def outputs(self) -> Tensor:
-        """What has gradients: the policy's log-probs, `(n, K)`."""
+        """The policy's differentiable outputs: log-probs, `(n, K)`."""
         return self.policy
 
     def with_outputs(self, outputs: Tensor) -> Lists:
-        """Return the lists with other log-probs of the policy."""
+        """Return the lists with their policy log-probs replaced."""
         return replace(self, policy=outputs)
 
     @property
@@ -142,7 +142,7 @@ Part = Side | Lists
 
 @dataclass(frozen=True)
 class History:
-    """The log-ratios of all responses in the steps before this one: their mean, in nats, and their number."""
+    """The mean, in nats, and the number of the log-ratios of all responses in earlier steps."""
 
     mean: float = 0.0
     count: int = 0
@@ -153,18 +153,17 @@ class PreferenceBatch:
     """Chosen and rejected completions of one effective batch.
 
     In paired data row `i` of both sides answers the same prompt. In unpaired data the sides are two independent
-    sets, and may differ in length. In listwise data `others`, `(n, K - 2)`, are the further responses to the prompts
-    of the pairs.
+    sets and may differ in length. In listwise data `others`, `(n, K - 2)`, holds the further responses to each pair's
+    prompt.
 
-    What only some losses need carries no gradient, and is that of the whole effective batch. In `given` are, by name,
-    `kl_pairs`, responses under prompts that they do not answer, and `history`; `stopped` is this same batch as a
-    constant.
+    The following belong to the whole effective batch and carry no gradient. `needs` maps names to values: `kl_pairs`,
+    responses scored under prompts they do not answer, and `history`. `stopped` is this batch without gradient.
     """
 
     chosen: Side
     rejected: Side
     others: Lists | None = None
-    given: Mapping[str, Side | History] = field(default_factory=dict)
+    needs: Mapping[str, Side | History] = field(default_factory=dict)
     stopped: PreferenceBatch | None = None
 
     @classmethod
@@ -193,13 +192,13 @@ class PreferenceBatch:
         others: Lists | None = None,
         kl_pairs: Side | None = None,
         history: History | None = None,
-        given: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
+        needs: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> PreferenceBatch:
-        """Build a batch from 1-D tensors of summed log-probs and, where a loss needs them, the rest.
+        """Build a batch from 1-D tensors of summed log-probs and whatever else a loss needs.
 
-        `prompt_embeddings`, `(n, d)`, serves both sides of paired data; unpaired data takes one set for each side.
-        `given` holds further needs by name, `(n, ...)` for each side. Half-precision input is brought to fp32 (fp64
-        stays fp64). Raises `ValueError` on shapes that do not fit.
+        `prompt_embeddings`, `(n, d)`, is used for both sides of paired data; unpaired data takes one set per side.
+        `needs` maps the names of further needs to their values on each side, `(n, ...)`. Half-precision input becomes
+        fp32 (fp64 stays fp64). Raises `ValueError` for mismatched shapes.
         """
         if prompt_embeddings is not None:
             if chosen_prompt_embeddings is not None or rejected_prompt_embeddings is not None:
@@ -212,7 +211,7 @@ class PreferenceBatch:
             "second_reference": (chosen_second_reference, rejected_second_reference),
             "confidence": (chosen_confidence, rejected_confidence),
             "augmented": (chosen_augmented, rejected_augmented),
-            **given,
+            **needs,
         }
         chosen, rejected = (
             _side(name, policy, reference, tokens, {need: values[side] for need, values in named.items()})
@@ -224,7 +223,7 @@ class PreferenceBatch:
             )
         )
         if others is not None and (
-            len(others) != len(chosen) or len(chosen) != len(rejected) or "scores" not in chosen.given
+            len(others) != len(chosen) or len(chosen) != len(rejected) or "scores" not in chosen.needs
         ):
             raise ValueError("further responses belong to pairs with scores, one list of them to each pair")
         of_batch = {"kl_pairs": kl_pairs, "history": history}
@@ -232,20 +231,20 @@ class PreferenceBatch:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Chosen, rejected and, where there are any, the other responses."""
+        """Chosen, rejected and, if there are any, the other responses."""
         return (self.chosen, self.rejected) if self.others is None else (self.chosen, self.rejected, self.others)
 
     @property
     def lists(self) -> Lists:
         """All responses to each prompt, `(n, K)`: chosen, rejected, then the others.
 
-        Pairs are lists of two; where they have no scores, the ranks 1 and 0 stand in for them.
+        A pair is a list of two; without scores, 1 and 0 are used as its scores.
         """
         sides, others = (self.chosen, self.rejected), self.others
         policy = torch.stack([side.policy for side in sides], dim=1)
         with_reference = self.chosen.reference is not None
         reference = torch.stack([side.require("reference") for side in sides], dim=1) if with_reference else None
-        if "scores" in self.chosen.given:
+        if "scores" in self.chosen.needs:
             scores = torch.stack([side.require("scores") for side in sides], dim=1)
         else:
             scores = torch.stack([torch.ones_like(sides[0].policy), torch.zeros_like(sides[0].policy)], dim=1)
@@ -263,19 +262,19 @@ class PreferenceBatch:
         return self.chosen.logratio - self.rejected.logratio
 
     def require(self, name: str) -> Any:
-        """Return what the loss declared to need of the whole batch, or raise `MissingData` that names it."""
-        value = self.given.get(name, getattr(self, name, None))
+        """Return a need of the whole batch by name; raise `MissingData` if the batch has none."""
+        value = self.needs.get(name, getattr(self, name, None))
         if value is None:
             raise MissingData(f"this loss needs {name}, and the batch has none")
         return value
 
     def with_policy(self, *outputs: Tensor) -> PreferenceBatch:
         """Return the same batch with other outputs of the policy, one tensor for each of its parts; `stopped` stays."""
-        parts = [part.with_outputs(given) for part, given in zip(self.parts, outputs, strict=True)]
+        parts = [part.with_outputs(output) for part, output in zip(self.parts, outputs, strict=True)]
         return self._with_parts(parts)
 
     def changed(self, change: Callable[[tuple[Part, ...]], Iterable[Part]]) -> PreferenceBatch:
-        """Return the batch with `change(parts)` for its parts, and in `stopped` the same done to its own."""
+        """Return the batch with its parts replaced by `change(parts)`, and likewise those of `stopped`."""
         stopped = None if self.stopped is None else self.stopped.changed(change)
         return replace(self._with_parts(change(self.parts)), stopped=stopped)
 
@@ -285,13 +284,13 @@ class PreferenceBatch:
         return replace(self, chosen=cast(Side, chosen), rejected=cast(Side, rejected), others=rest)
 
     def with_stopped(self) -> PreferenceBatch:
-        """Return the batch with itself, without gradient, as `stopped`."""
+        """Return the batch with a copy of itself without gradient as `stopped`."""
         constant = self.with_policy(*(part.outputs.detach() for part in self.parts))
         return replace(self, stopped=constant)
 
 
 def _side(
-    name: str, policy: Tensor, reference: Tensor | None, tokens: Tensor | None, given: Mapping[str, Tensor | None]
+    name: str, policy: Tensor, reference: Tensor | None, tokens: Tensor | None, needs: Mapping[str, Tensor | None]
 ) -> Side:
     policy = _at_least_fp32(torch.as_tensor(policy))
     if policy.ndim != 1:
@@ -310,7 +309,7 @@ def _side(
             )
         return value if what == "tokens" else _at_least_fp32(value)
 
-    checked = {need: fitting(need, value) for need, value in given.items()}
+    checked = {need: fitting(need, value) for need, value in needs.items()}
     return Side(
         policy,
         fitting("reference", reference),

@@ -1,4 +1,4 @@
-"""Binary Classifier Optimization, without and with weights for prompts that have only one kind of response."""
+"""Binary Classifier Optimization, with and without density-ratio weights for prompts with one kind of response."""
 
 import math
 
@@ -14,7 +14,7 @@ NEEDS = ("reference", "history", "stopped")
 
 
 def _rewards(batch: PreferenceBatch, beta: float) -> tuple[Tensor, Tensor]:
-    """Return the rewards beta * s of chosen and rejected, less the running mean of all rewards so far."""
+    """Return the rewards beta * s of chosen and rejected responses, less the running mean of all rewards so far."""
     history, now = batch.require("history"), batch.require("stopped")
     ratios = torch.cat([now.chosen.logratio, now.rejected.logratio])
     shift = beta * (history.mean * history.count + ratios.sum()) / (history.count + len(ratios))
@@ -31,14 +31,14 @@ def _rewards(batch: PreferenceBatch, beta: float) -> tuple[Tensor, Tensor]:
     start_value=lambda beta: math.log(2),
 )
 def bco(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
-    """A binary classifier of chosen against rejected responses, whose logit is the reward less its running mean.
+    """A binary classifier of chosen against rejected responses whose logit is the reward less its running mean.
 
     L = -log sigmoid(beta * s_w - delta) for a chosen, -log sigmoid(delta - beta * s_l) for a rejected response,
-    delta = mean of beta * s over all responses up to and with this batch, without gradient
+    delta = mean of beta * s over all responses up to and including this batch, without gradient
 
     Source: Jung et al. 2024.
 
-    Checked against: TRL `bco_loss` of its BCO trainer, with the weights 1.
+    Checked against: TRL `bco_loss` of its BCO trainer, with weights of 1.
 
     Trap: TRL's `bco_pair` has no delta and is a relative of `nca`. Returns `(M + N,)`.
     """
@@ -55,7 +55,7 @@ def bco(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     couples_examples=True,
 )
 def bco_udm(batch: PreferenceBatch, *, beta: float = 0.1, min_ratio: float = 0.5, max_ratio: float = 10.0) -> Tensor:
-    """BCO with underlying distribution matching: rejected responses count as if on the prompts of the chosen ones.
+    """BCO with underlying distribution matching: rejected responses are reweighted to the prompts of the chosen ones.
 
     L = bco for a chosen, w * bco for a rejected response, w = clip(p(chosen | x) / p(rejected | x), min, max)
 
@@ -63,8 +63,8 @@ def bco_udm(batch: PreferenceBatch, *, beta: float = 0.1, min_ratio: float = 0.5
 
     Checked against: TRL's BCO trainer, `_get_udm_weight`.
 
-    Trap: on pairs every prompt is of both classes, the ratio is 1 and this is `bco`: it is for data whose two classes
-    have other prompts. Returns `(M + N,)`.
+    Trap: in paired data every prompt belongs to both classes, so the ratio is 1 and this is `bco`. It is meant for
+    data whose two classes have different prompts. Returns `(M + N,)`.
     """
     chosen, rejected = _rewards(batch, beta)
     weights = batch.rejected.require("density_ratios").clamp(min_ratio, max_ratio)

@@ -15,10 +15,10 @@ def cpo(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 1.0) -> Ten
 
     Source: Xu et al. 2024, eq. 3 and following.
 
-    Checked against: `cpo_loss` of TRL's CPO trainer; its NLL averages over all tokens of a batch, here each response
-    counts alike.
+    Checked against: `cpo_loss` of TRL's CPO trainer; its NLL averages over all tokens of a batch; here every response
+    has the same weight.
 
-    Trap: log-probs are summed in the first term and averaged in the second. The head of the authors' repository
-    holds a later method (ARPO), which scales l_l. Returns `(n,)`.
+    Trap: log-probs are summed in the first term and averaged in the second. HEAD of the authors' repository
+    is a later method (ARPO), which scales l_l. Returns `(n,)`.
     """
     return -logsigmoid(beta * (batch.chosen.policy - batch.rejected.policy)) - alpha * batch.chosen.mean_policy

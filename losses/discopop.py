@@ -17,7 +17,7 @@ from losses.spec import register_loss
     sign_exceptions="not monotone: it rises with beta * Delta from about -0.12 to +0.07 (at tau = 0.05)",
 )
 def discopop(batch: PreferenceBatch, *, beta: float = 0.05, tau: float = 0.05) -> Tensor:
-    """Log-ratio modulated loss (LRML): the logistic loss for pairs behind, the exponential one for pairs ahead.
+    """Log-ratio modulated loss (LRML): the logistic loss for negative margins, the exponential loss for positive ones.
 
     L = (1 - g) * -log sigmoid(rho) + g * exp(-rho), rho = beta * Delta, g = sigmoid(rho / tau)
 
@@ -25,8 +25,8 @@ def discopop(batch: PreferenceBatch, *, beta: float = 0.05, tau: float = 0.05) -
 
     Checked against: TRL `discopop`; `log_ratio_modulated_loss` of SakanaAI/DiscoPOP.
 
-    Trap: written as above, g * exp(-rho) is 0 * infinity for a pair far behind; here it is one exponential. Needs
-    0 < tau < 1, other values raise `ValueError`. Returns `(n,)`.
+    Trap: written as above, g * exp(-rho) is 0 * infinity at very negative margins; here it is a single
+    exponential. Raises `ValueError` unless 0 < tau < 1. Returns `(n,)`.
     """
     if not 0 < tau < 1:
         raise ValueError(f"discopop: tau must be above 0 and below 1, got {tau}")

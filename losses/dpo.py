@@ -1,4 +1,4 @@
-"""Direct Preference Optimization, and its forms normalised by length and with an added NLL term."""
+"""Direct Preference Optimization, and variants with length normalisation or an added NLL term."""
 
 import math
 
@@ -45,7 +45,7 @@ def dpo_norm(batch: PreferenceBatch, *, beta: float = 5.0) -> Tensor:
 
     Checked against: TRL `sigmoid_norm`.
 
-    Trap: beta is per token and therefore some fifty times DPO's; the default is unverified. Returns `(n,)`.
+    Trap: beta is per token and therefore about fifty times DPO's; the default is unverified. Returns `(n,)`.
     """
     return -logsigmoid(beta * (batch.chosen.mean_logratio - batch.rejected.mean_logratio))
 
@@ -63,8 +63,8 @@ def dpo_nll(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 1.0) ->
     Source: Pang et al. 2024 (Iterative Reasoning Preference Optimization), version 3; alpha = 0.005 is the weight of
     Z. Liu et al. 2405.16436 (Regularized Preference Optimization).
 
-    Checked against: TRL `["sigmoid", "sft"]`, which averages the NLL over all tokens of a batch; here each response
-    counts alike, so that the value does not depend on how a batch is cut.
+    Checked against: TRL `["sigmoid", "sft"]`, which averages the NLL over all tokens of a batch; here every response
+    has the same weight, so the value does not depend on how a batch is split.
 
     Trap: versions 1 and 2 of the paper weight the DPO term instead. Both papers' methods are abbreviated RPO, and
     neither is Relative PO. Returns `(n,)`.

@@ -21,16 +21,16 @@ def _start_value(beta: float, label_smoothing: float) -> float:
     sign_exceptions="pulls the margin back once sigmoid(beta * Delta) exceeds 1 - label_smoothing",
 )
 def exo(batch: PreferenceBatch, *, beta: float = 0.5, label_smoothing: float = 0.001) -> Tensor:
-    """EXO-pref: the reverse KL from the policy's choice between two responses to the (smoothed) label.
+    """EXO-pref: the reverse KL from the policy's preference between two responses to the smoothed label.
 
     L = KL(Bernoulli(sigmoid(beta * Delta)) || Bernoulli(1 - eps)), eps = label_smoothing
 
     Source: Ji et al. 2024, eq. 16; DPO is the KL in the other direction.
 
-    Checked against: TRL `exo_pair`. `exact_loss` of the authors' repository has log-targets 0 and -10, which are not
+    Checked against: TRL `exo_pair`. `exact_loss` of the authors' repository uses log-targets 0 and -10, which are not
     normalised.
 
-    Trap: eps must be in (0, 1/2): at 0 the loss is infinite; other values raise `ValueError`. Returns `(n,)`.
+    Trap: eps must be in (0, 1/2), or `ValueError` is raised; at 0 the loss would be infinite. Returns `(n,)`.
     """
     if not 0 < label_smoothing < 0.5:
         raise ValueError(f"exo: label_smoothing must be above 0 and below 0.5, got {label_smoothing}")

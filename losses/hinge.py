@@ -33,7 +33,7 @@ def hinge(batch: PreferenceBatch, *, gamma: float = 0.05) -> Tensor:
     needs=(),
 )
 def slic(batch: PreferenceBatch, *, delta: float = 1.0, lam: float = 0.1) -> Tensor:
-    """SLiC-HF: a hinge on the policy's own log-probs, with the chosen response as the text to stay close to.
+    """SLiC-HF: a hinge on the policy's own log-probs, regularised towards the chosen response.
 
     L = max(0, delta - l_w + l_l) - lam * l_w
 
@@ -41,7 +41,7 @@ def slic(batch: PreferenceBatch, *, delta: float = 1.0, lam: float = 0.1) -> Ten
 
     Checked against: `SLiCTrainer` of the RPO repository.
 
-    Trap: sums over tokens, so long responses dominate; `SLiCTrainer` of HALOs' head adds the hinge of a sequence to
-    the NLL of each token. Returns `(n,)`.
+    Trap: log-probs are summed over tokens, so long responses dominate. HALOs' HEAD (`SLiCTrainer`) adds the hinge of a
+    sequence to the NLL of each token. Returns `(n,)`.
     """
     return relu(delta - batch.chosen.policy + batch.rejected.policy) - lam * batch.chosen.policy

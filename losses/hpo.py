@@ -1,4 +1,4 @@
-"""Hybrid Preference Optimization: DPO with an auxiliary objective of scores, by advantage-weighted likelihood."""
+"""Hybrid Preference Optimization: DPO plus advantage-weighted likelihood of scored responses."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -31,25 +31,25 @@ def hpo(
     expectile: float = 0.7,
     critic_coef: float = 0.01,
 ) -> Tensor:
-    """DPO plus the likelihood of both responses, each weighted by how far its score exceeds what the prompt promises.
+    """DPO plus the likelihood of both responses, each weighted by its score's advantage over V(x).
 
     L = -log sigmoid(beta * Delta) + mean over both responses of (weight * w * -l / |y| + critic_coef * |tau - [A < 0]|
     * A^2), A = score - V(x), w = min(exp(A / temperature), max_weight) without gradient, tau = expectile
 
-    Source: Badrinath et al. 2024, renamed Unified Preference Optimization later; the exact form is unverified. Its
-    equations could not be read, and no official code was found; its introduction and accounts of it have a preference
-    loss (KTO's, or DPO's as here) and an advantage-weighted likelihood of auxiliary rewards, offline, without sampling,
-    clipping, importance sampling or bootstrapping. What is ours: w and its cap are AWR's (1910.00177), the expectile
-    regression of V is IQL's (2110.06169), the likelihood is per token, and all defaults.
+    Source: Badrinath et al. 2024, later renamed Unified Preference Optimization; the exact form is unverified. Its
+    equations could not be read, and no official code was found. Its introduction and secondary descriptions combine a
+    preference loss (KTO's, or DPO's as here) with an advantage-weighted likelihood of auxiliary rewards, offline,
+    without sampling, clipping, importance sampling or bootstrapping. Our choices: w and its cap from AWR (1910.00177),
+    the expectile regression of V from IQL (2110.06169), the likelihood per token, and all defaults.
 
     Checked against: `dpo`, which it is at weight = 0 and critic_coef = 0.
 
-    Trap: V starts at 0 and learns in the units of the scores: shift them towards 0 and scale them to a spread of about
-    one temperature, or all weights are at their cap at first. Returns `(n,)`.
+    Trap: V starts at 0 and is in the units of the scores: centre the scores near 0 and scale their spread to about one
+    temperature, or all weights start at their cap. Returns `(n,)`.
     """
     now, rows = batch.require("stopped"), -logsigmoid(beta * batch.logratio_margin)
     for side, constant in ((batch.chosen, now.chosen), (batch.rejected, now.rejected)):
-        score, value = side.require("scores"), side.require("token_values")[:, 0]  # of the prompt: no token is written
+        score, value = side.require("scores"), side.require("token_values")[:, 0]  # V(x): before the first token
         w = ((score - constant.token_values[:, 0]) / temperature).exp().clamp(max=max_weight)
         error = score - value
         critic = (expectile - (error < 0).to(error.dtype)).abs() * error**2

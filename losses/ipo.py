@@ -1,4 +1,4 @@
-"""Identity Preference Optimization, in the two conventions that published results use."""
+"""Identity Preference Optimization, in the two conventions used by published results."""
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def ipo(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
 
     Checked against: TRL `ipo`, whose comment reports this form as confirmed by the authors.
 
-    Trap: the target is in nats per token, so `tau` is on another scale than in `ipo_sum`. Returns `(n,)`.
+    Trap: the target is in nats per token, so `tau` has a different scale than in `ipo_sum`. Returns `(n,)`.
     """
     return (batch.chosen.mean_logratio - batch.rejected.mean_logratio - 1 / (2 * tau)) ** 2
 
@@ -49,7 +49,7 @@ def ipo_sum(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
 
     Source: Azar et al. 2023, eq. 17, as written.
 
-    Checked against: the DPO and RPO repositories, whose convention it is (5 nats per completion at tau = 0.1).
+    Checked against: the DPO and RPO repositories, which use this convention (5 nats per completion at tau = 0.1).
 
     Returns `(n,)`.
     """

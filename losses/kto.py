@@ -11,12 +11,12 @@ GRID = {"beta": [0.01, 0.05, 0.1], "desirable_weight": [1.0, 1.33], "undesirable
 
 
 def _start_value(beta: float, desirable_weight: float, undesirable_weight: float) -> float | None:
-    # with unequal weights the batch's value depends on how many of each class it holds
+    # with unequal weights the value depends on the batch's class sizes
     return 0.5 * desirable_weight if desirable_weight == undesirable_weight else None
 
 
 def _rows(batch: PreferenceBatch, point: Tensor | float, beta: float, desirable: float, undesirable: float) -> Tensor:
-    """Return `(M + N,)`: how far chosen responses fall short of the reference point, and rejected ones exceed it."""
+    """Return `(M + N,)`: how far chosen responses fall below the reference point, and rejected ones exceed it."""
     chosen = desirable * (-beta * (batch.chosen.logratio - point)).sigmoid()
     rejected = undesirable * (beta * (batch.rejected.logratio - point)).sigmoid()
     return torch.cat([chosen, rejected])
@@ -28,7 +28,7 @@ def _rows(batch: PreferenceBatch, point: Tensor | float, beta: float, desirable:
 def kto(
     batch: PreferenceBatch, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> Tensor:
-    """Each response against a reference point: how far the policy is from its reference altogether.
+    """Compares each response with a reference point, an estimate of KL(policy || reference).
 
     L = lam_D * (1 - sigmoid(beta * (s_w - z))) for a chosen, lam_U * (1 - sigmoid(beta * (z - s_l))) for a rejected
     response, z = max(0, mean log-ratio of the mismatched pairs), without gradient
@@ -37,8 +37,8 @@ def kto(
 
     Checked against: `KTOTrainer.loss` of ContextualAI/HALOs; TRL's KTO trainer, `kto`.
 
-    Trap: mismatched pairs are prompts of the batch with responses to its other prompts, a derangement of the whole
-    effective batch; a batch on one prompt alone raises `ValueError`. Choose the weights so that lam_D * n_D is 1 to 4/3
+    Trap: a mismatched pair is a prompt with the response to another prompt, a derangement of the whole effective
+    batch; a batch with a single prompt raises `ValueError`. Choose the weights so that lam_D * n_D is 1 to 4/3
     times lam_U * n_U. Each step costs a second forward pass. Returns `(M + N,)`.
     """
     ratios = batch.require("kl_pairs").logratio

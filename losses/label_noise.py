@@ -1,4 +1,4 @@
-"""DPO for labels of which a known share is flipped: the conservative and the unbiased correction."""
+"""DPO for labels of which a known fraction is flipped: the conservative and the unbiased correction."""
 
 import math
 
@@ -28,7 +28,7 @@ def cdpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 
     Checked against: `preference_loss(label_smoothing)` of eric-mitchell/direct-preference-optimization; OpenRLHF
     `DPOLoss`.
 
-    Trap: TRL's `sigmoid` ignores label_smoothing at its head. HALOs and the RPO paper use 0.2. Returns `(n,)`.
+    Trap: TRL's `sigmoid` ignores label_smoothing at HEAD. HALOs and the RPO paper use 0.2. Returns `(n,)`.
     """
     logits = beta * batch.logratio_margin
     return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
@@ -41,7 +41,7 @@ def cdpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 
     start_value=lambda beta, label_smoothing: math.log(2),
 )
 def robust_dpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Tensor:
-    """DPO made unbiased under labels that are flipped with probability eps = label_smoothing, below 1/2.
+    """DPO corrected to be unbiased when labels are flipped with probability eps = label_smoothing, below 1/2.
 
     L = (-(1 - eps) * log sigmoid(beta * Delta) + eps * log sigmoid(-beta * Delta)) / (1 - 2 * eps)
 
@@ -49,7 +49,7 @@ def robust_dpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: fl
 
     Checked against: TRL `robust`.
 
-    Trap: unbounded below, so that negative values are no fault. Returns `(n,)`; raises `ValueError` for eps >= 1/2.
+    Trap: unbounded below, so negative values are expected. Returns `(n,)`; raises `ValueError` for eps >= 1/2.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"robust_dpo: label_smoothing must be from 0 to below 0.5, got {label_smoothing}")

@@ -1,4 +1,4 @@
-"""Losses on K scored responses to a prompt that weigh them by their scores (`plackett_luce` reads only their order)."""
+"""Losses on K scored responses to a prompt, weighted by their scores (`plackett_luce` uses only their order)."""
 
 import math
 
@@ -30,18 +30,19 @@ def target_shares(lists: Lists, temperature: float) -> Tensor:
     data="listwise",
 )
 def lipo(batch: PreferenceBatch, *, beta: float = 0.05, score_scale: float = 1.0) -> Tensor:
-    """LiPO-lambda: pairwise logistic losses, weighted by what swapping the two would cost the ranking (LambdaRank).
+    """LiPO-lambda: pairwise logistic losses, weighted by how much swapping the two would cost the ranking (LambdaRank).
 
     L = sum_{i, j: psi_i > psi_j} D_ij * -log sigmoid(beta * (s_i - s_j)),
     D_ij = |2^psi_i - 2^psi_j| * |1 / log(1 + rank_i) - 1 / log(1 + rank_j)|
 
-    Source: Liu et al. 2024, LiPO-lambda; psi = r / score_scale, rank by s (1 is best) and without gradient.
+    Source: Liu et al. 2024, LiPO-lambda; psi = r / score_scale, rank is by s (1 is best), without gradient.
 
     Checked against: an independent loop in fp64. No official code is known.
 
-    Trap: the paper prints a leading minus, minimised here with plus. Its labels psi are about 0 to 1: divide other
-    scales by score_scale, for gains are exponential. The paper leaves equal s open, as all are at the start: here
-    they rank by score (equal ranks would have no gradient). K = 2 with psi 1 and 0 is 0.532 * DPO.
+    Trap: the paper prints a leading minus; the loss minimised here has a plus. Its labels psi range from about 0 to 1;
+    divide scores on other scales by score_scale, because gains are exponential. The paper does not define the ranks of
+    equal s, as at the start: here ties rank by score (equal ranks would have no gradient). K = 2 with psi 1 and 0 is
+    0.532 * DPO.
     Returns `(n,)`.
     """
     lists = batch.lists
@@ -64,7 +65,7 @@ def lipo(batch: PreferenceBatch, *, beta: float = 0.05, score_scale: float = 1.0
     sign_exceptions=TARGET_SIGN,
 )
 def info_nca(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float = 1.0) -> Tensor:
-    """InfoNCA: the policy's choice among the responses is to match the softmax of their scores.
+    """InfoNCA: cross-entropy of the policy's distribution over the responses to the softmax of their scores.
 
     L = -sum_i softmax_i(r / temperature) * log softmax_i(beta * s)
 
@@ -73,7 +74,7 @@ def info_nca(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float =
     Checked against: `nca_loss` of thu-ml/Noise-Contrastive-Alignment, reward_trainer.py, InfoNCA, which adds 0.01 to
     the first score of each list.
 
-    Trap: as temperature goes to 0, K = 2 is DPO; the authors' setting file has 0.0001. Returns `(n,)`.
+    Trap: as temperature goes to 0, K = 2 is DPO; the authors' configuration file sets 0.0001. Returns `(n,)`.
     """
     lists = batch.lists
     return -(target_shares(lists, temperature) * log_shares(lists, beta * lists.logratio)).sum(dim=1)
@@ -89,7 +90,7 @@ def info_nca(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float =
     sign_exceptions=TARGET_SIGN,
 )
 def nca_reward(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float = 1.0) -> Tensor:
-    """NCA on scored lists: each response against noise, which also fixes absolute likelihoods.
+    """NCA on scored lists: each response is contrasted with noise, which also constrains absolute likelihoods.
 
     L = -sum_i (softmax_i(r / temperature) * log sigmoid(beta * s_i) + log sigmoid(-beta * s_i) / K)
 
@@ -114,7 +115,7 @@ def nca_reward(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float
     sign_exceptions=TARGET_SIGN,
 )
 def exo_rw(batch: PreferenceBatch, *, beta: float = 0.5, temperature: float = 0.5) -> Tensor:
-    """EXO on scored lists: the reverse KL from the policy's choice among the responses to the softmax of their scores.
+    """EXO on scored lists: the reverse KL from the policy's choice of response to the softmax of the scores.
 
     L = KL(softmax(beta * s) || softmax(r / temperature))
 

@@ -1,7 +1,7 @@
-"""What can be done to any fitting loss instead of writing a new one; asked for by name: `dpo+label_smoothing`.
+"""Modifiers that turn a compatible loss into a new one, requested by name: `dpo+label_smoothing`.
 
-A modified loss is a loss like any other: its hyper-parameters are both parts' together, and grids, checks, plots and
-tables take it by its name. Several modifiers apply from left to right.
+A modified loss is a loss like any other: it has the hyper-parameters of both parts, and grids, checks, plots and tables
+accept its name. Several modifiers apply from left to right.
 
 The divergences were checked against TRL's f_divergence_type, which leaves out constants that cancel in a margin.
 """
@@ -30,9 +30,9 @@ Rows = Callable[[PreferenceBatch], Tensor]
 class Modifier:
     """A registered modifier: `function(loss, batch, *, ...)` returns the rows of the modified loss.
 
-    `of_logratios`: it changes what log-ratios are, and so fits only losses that are functions of them; the others fit
-    paired losses. `keeps_start`: the value at policy = reference stays the loss's own. `needs`: what the backbone is to
-    supply beside what the loss needs.
+    `of_logratios`: it transforms log-ratios, and so applies only to losses that are functions of them; other modifiers
+    apply to paired losses. `keeps_start`: the value at policy = reference does not change. `needs`: what the backbone
+    must supply in addition to the needs of the loss.
     """
 
     name: str
@@ -63,14 +63,14 @@ def register_modifier(
     sign_exceptions: str = "",
     needs: Iterable[str] = (),
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register `f(loss, batch, *, ...)`, where `loss(batch)` gives the rows of the loss that is modified."""
+    """Register `f(loss, batch, *, ...)`, where `loss(batch)` returns the rows of the loss to modify."""
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         origin = origin_of(function)
         where = f"modifier {name!r} ({origin})"
         for need in needs:
             one_of(where, "needs", need, NEEDS)
-        hyperparameters = hyperparameters_of(function, grid or {}, {}, where, given=2)
+        hyperparameters = hyperparameters_of(function, grid or {}, {}, where, skip=2)
         modifier = Modifier(
             name, function, paper, of_logratios, keeps_start, sign_exceptions, frozenset(needs), hyperparameters
         )
@@ -81,7 +81,7 @@ def register_modifier(
 
 
 def get_loss(name: str) -> Loss:
-    """Return a registered loss, modified as `loss+modifier+...` asks; raise `RegistryError` for what is not there."""
+    """Return the loss `name`, of the form `loss` or `loss+modifier+...`; raise `RegistryError` for an unknown part."""
     base, *modifiers = name.split("+")
     loss = LOSSES.get(base)
     for modifier in modifiers:
@@ -90,7 +90,7 @@ def get_loss(name: str) -> Loss:
 
 
 def modified(loss: Loss, modifier: Modifier) -> Loss:
-    """Return the loss that a modifier makes of another; raise `RegistryError` where the two do not fit."""
+    """Return `loss` with a modifier applied; raise `RegistryError` if the two are incompatible."""
     name = f"{loss.name}+{modifier.name}"
     if modifier.of_logratios and "reference" not in loss.needs:
         raise RegistryError(f"loss {name!r}: {modifier.name} acts on log-ratios, and {loss.name} has no reference")
@@ -131,7 +131,7 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
 
 
 def _reads_logratios(loss: Loss) -> bool:
-    """Try the loss on a made-up batch, and see whether it asks for log-ratios."""
+    """Run the loss on a random batch and return whether it reads log-ratios."""
     asked: list[Tensor] = []
 
     def noted(logratios: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _reads_logratios(loss: Loss) -> bool:
     sign_exceptions="pulls a pair back where the loss for its flipped label outweighs that for its own",
 )
 def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: float = 0.1) -> Tensor:
-    """Labels are flipped with probability eps: (1 - eps) * L(chosen, rejected) + eps * L(rejected, chosen)."""
+    """Assumes labels flipped with probability eps: (1 - eps) * L(chosen, rejected) + eps * L(rejected, chosen)."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be from 0 to below 0.5, got {label_smoothing}")
     flipped = batch.changed(lambda parts: parts[::-1])
@@ -163,20 +163,20 @@ def nll(loss: Rows, batch: PreferenceBatch, *, nll_weight: float = 1.0) -> Tenso
 
 @register_modifier("wpo", paper="2406.11827", needs=["confidence"], keeps_start=False)
 def wpo(loss: Rows, batch: PreferenceBatch) -> Tensor:
-    """Pairs that the policy itself would write count more: min(1, exp(c_w + c_l)) * L, c the confidence per token."""
+    """Weights pairs by the policy's confidence c per token in both responses: min(1, exp(c_w + c_l)) * L."""
     confidence = batch.chosen.require("confidence") + batch.rejected.require("confidence")
     return confidence.exp().clamp(max=1.0) * loss(batch)
 
 
 @register_modifier("forward_kl", paper="2309.16240", of_logratios=True)
 def forward_kl(loss: Rows, batch: PreferenceBatch) -> Tensor:
-    """f-DPO with the forward KL: 1 - exp(-s) in the place of every log-ratio s."""
+    """f-DPO with the forward KL: 1 - exp(-s) replaces every log-ratio s."""
     return linked(loss, batch, lambda s: 1 - exp(-s))
 
 
 @register_modifier("js", paper="2309.16240", of_logratios=True)
 def js(loss: Rows, batch: PreferenceBatch) -> Tensor:
-    """f-DPO with the Jensen-Shannon divergence: log(2 sigmoid(s)) in the place of every log-ratio s."""
+    """f-DPO with the Jensen-Shannon divergence: log(2 sigmoid(s)) replaces every log-ratio s."""
     return linked(loss, batch, lambda s: logsigmoid(s) + math.log(2))
 
 
@@ -184,7 +184,7 @@ def js(loss: Rows, batch: PreferenceBatch) -> Tensor:
     "alpha_divergence", paper="2309.16240", grid={"divergence_alpha": [0.3, 0.5, 0.7]}, of_logratios=True
 )
 def alpha_divergence(loss: Rows, batch: PreferenceBatch, *, divergence_alpha: float = 0.5) -> Tensor:
-    """f-DPO with an alpha-divergence: (exp((a - 1) * s) - 1) / (a - 1) in the place of every log-ratio s."""
+    """f-DPO with an alpha-divergence: (exp((a - 1) * s) - 1) / (a - 1) replaces every log-ratio s."""
     power = divergence_alpha - 1
     if power == 0:
         raise ValueError("divergence_alpha = 1 is the reverse KL, which is the loss without this modifier")
@@ -192,8 +192,8 @@ def alpha_divergence(loss: Rows, batch: PreferenceBatch, *, divergence_alpha: fl
 
 
 def linked(loss: Rows, batch: PreferenceBatch, link: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the rows with `link(s)` in the place of log-ratios s.
+    """Return the rows of the loss with every log-ratio s replaced by `link(s)`.
 
-    Links are f'(ratio) of the divergence with f'(1) = 0, so that values at the start stay what they were.
+    A link is f'(ratio) of the divergence, with f'(1) = 0, so that the start value does not change.
     """
     return loss(batch.changed(lambda parts: [replace(part, link=link) for part in parts]))

@@ -9,13 +9,13 @@ from losses.spec import register_loss
 
 
 def clipped(second: Tensor, first: Tensor, width: Tensor) -> Tensor:
-    """Return log-probs of the second reference within `width`, a share, of those of the first."""
+    """Return the second reference's log-probs, clipped to within the fraction `width` of the first's."""
     return second.clamp(min=first * (1 + width), max=first * (1 - width))
 
 
 def mixture(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """Return log of the harmonic mixture 1 / (weight / p_1 + (1 - weight) / p_2) of probabilities given as logs."""
-    # log(0) = -inf drops out of logaddexp, and its gradient is not asked for: references are constants
+    """Return log of the harmonic mixture 1 / (weight / p_1 + (1 - weight) / p_2) of probabilities, all as logs."""
+    # log(0) = -inf drops out of logaddexp; its gradient is never needed, as references are constant
     return first + second - torch.logaddexp(weight.log() + second, (1 - weight).log() + first)
 
 
@@ -30,7 +30,7 @@ def _reference(side: Side) -> tuple[Tensor, Tensor]:
     needs=("reference", "second_reference"),
 )
 def mrpo(batch: PreferenceBatch, *, beta: float = 0.1, eta: float = 0.1) -> Tensor:
-    """DPO against the harmonic mixture of two references, of which the second is kept near the first.
+    """DPO against the harmonic mixture of two references, the second clipped to be near the first.
 
     L = -log sigmoid(beta * ((l_w - m_w) - (l_l - m_l))), 1 / exp(m) = a / p_1 + (1 - a) / p_2,
     log p_2 clipped to between (1 + e) log p_1 and (1 - e) log p_1, a = |d_2| / (|d_1| + |d_2|),
@@ -40,8 +40,8 @@ def mrpo(batch: PreferenceBatch, *, beta: float = 0.1, eta: float = 0.1) -> Tens
 
     Checked against: `trainer_mref.py` of thaihungle/MRPO, whose reference 2 (the policy's start) is the first here.
 
-    Trap: two equal references give DPO. The weight a comes from the log-probs before they are clipped, as in the
-    authors' code. Returns `(n,)`.
+    Trap: two equal references give DPO. The weight a uses the log-probs before clipping, as in the authors'
+    code. Returns `(n,)`.
     """
     (first_w, second_w), (first_l, second_l) = _reference(batch.chosen), _reference(batch.rejected)
     first_gap, second_gap = (first_w - first_l).abs(), (second_w - second_l).abs()

@@ -17,7 +17,7 @@ from losses.spec import register_loss
     sign_exceptions="pulls the chosen reward beta * s_w back once it exceeds log 2",
 )
 def nca(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
-    """Each response against noise: unlike DPO it also fixes the absolute likelihood of the chosen one.
+    """Contrasts each response with noise: unlike DPO it also constrains the absolute likelihood of the chosen one.
 
     L = -log sigmoid(r_w) - log sigmoid(-r_w) / 2 - log sigmoid(-r_l) / 2, r = beta * s
 

@@ -1,8 +1,8 @@
-"""What losses may need beside the policy's log-probs, each as one object in a registry.
+"""A registry of what losses may need besides the policy's log-probs.
 
-Here stands what can be said without a model: a need's name, what it is of, and random values of it on which losses are
-tried. How it is computed lives with the backbone that supplies it. A need registered with `register_need` brings a
-function that computes it, and so is supplied by every backbone.
+This module defines what does not depend on a model: a need's name, what it belongs to, and how to draw random values of
+it for testing losses. The backbone that supplies a need also computes it. A need registered with `register_need` comes
+with its own function, so that every backbone supplies it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def _uniform(side: Side, generator: Generator) -> Tensor:
 class Need:
     """Something that a loss may declare in `needs`.
 
-    `of`: a "response" or a "prompt" has `(n, ...)` values on each side of a batch, read by `side.require(name)`; what
-    is of the whole "batch" is read by `batch.require(name)`. `random(side, generator)`, for a batch
-    `random(batch, generator)`, makes such values up; None where log-probs are made up with them. `compute` is a user's
-    own function of a split; None where the backbone knows how.
+    `of` says what it belongs to: a "response" or a "prompt" has values `(n, ...)` on each side of a batch, read with
+    `side.require(name)`; a need of the whole "batch" is read with `batch.require(name)`. `random(side, generator)`, or
+    `random(batch, generator)` for a batch, draws random values; None if they are drawn together with the log-probs.
+    `compute` is a user's function of a split; None if the backbone computes the need.
     """
 
     name: str
@@ -48,11 +48,11 @@ NEEDS: Registry[Need] = Registry("need")
 
 
 def register_need(name: str, *, of: str = "response", random: Random = _uniform) -> Callable[[Callable], Callable]:
-    """Register a need that is computed once for a split of the data, by a function of the split.
+    """Register a function of a split, called once per split, that computes a need.
 
-    The function returns an array for the chosen and one for the rejected responses, `(examples, ...)` each, or, for a
-    need of a "prompt", one array for both. `random(side, generator)` returns `(len(side), ...)` values to try losses
-    on, uniform between 0.5 and 1.5 by default.
+    The function returns two arrays, `(examples, ...)` each, for the chosen and the rejected responses, or a single
+    array for a need of a "prompt". `random(side, generator)` returns random values `(len(side), ...)` for testing
+    losses, by default uniform between 0.5 and 1.5.
     """
 
     def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -68,7 +68,7 @@ def register_need(name: str, *, of: str = "response", random: Random = _uniform)
 
 def _kl_pairs(batch: PreferenceBatch, generator: Generator) -> Side:
     reference = torch.cat([side.require("reference") for side in (batch.chosen, batch.rejected)])
-    spread = batch.chosen.logratio.abs().max()  # a KL that is large enough to be seen
+    spread = batch.chosen.logratio.abs().max()  # makes the KL estimate clearly positive
     return Side(reference + 2 + spread, reference, name="mismatched")
 
 

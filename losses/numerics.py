@@ -1,4 +1,4 @@
-"""Functions that stay finite, with a gradient, where the plain ones overflow."""
+"""Functions that stay finite, and keep a finite gradient, where the plain ones overflow."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-LARGEST_EXPONENT = 30.0  # nats; beyond, exp goes on along its tangent
+LARGEST_EXPONENT = 30.0  # nats; above this, exp is continued along its tangent
 
 
 def exp(x: Tensor) -> Tensor:
-    """Return exp(x), continued along its tangent above 30: finite, and still with a gradient, at any log-ratio."""
+    """Return exp(x), continued along its tangent above 30, so that value and gradient stay finite at any log-ratio."""
     return x.clamp(max=LARGEST_EXPONENT).exp() * (1 + (x - LARGEST_EXPONENT).clamp(min=0))
 
 
 def log_odds(mean_logp: Tensor) -> Tensor:
     """Return log(p / (1 - p)) for p = exp(mean_logp), finite up to p = 1.
 
-    A mean log-prob nearer to 0 than the machine epsilon counts as that: the odds are infinite beyond.
+    A mean log-prob closer to 0 than the machine epsilon is replaced by minus the epsilon: at 0 the odds are infinite.
     """
     x = mean_logp.clamp(max=-torch.finfo(mean_logp.dtype).eps)
     # log(1 - exp(x)): of the two forms, each is accurate where the other cancels

@@ -14,7 +14,7 @@ from losses.spec import register_loss
     needs=("reference", "scores"),
 )
 def odpo(batch: PreferenceBatch, *, beta: float = 0.5, alpha: float = 1.0) -> Tensor:
-    """DPO that asks for a margin which grows with the difference of the responses' scores r.
+    """DPO with a target margin that grows with the difference of the responses' scores r.
 
     L = -log sigmoid(beta * Delta - alpha * log(r_w - r_l))
 
@@ -22,7 +22,7 @@ def odpo(batch: PreferenceBatch, *, beta: float = 0.5, alpha: float = 1.0) -> Te
 
     Checked against: `preference_loss` of rycolab/odpo.
 
-    Trap: every chosen response must score above its rejected one; another pair raises `ValueError`. A difference
+    Trap: every chosen response must score above its rejected one, or `ValueError` is raised. A difference
     below 1 lowers the margin. alpha = 0 is DPO. Returns `(n,)`.
     """
     gap = batch.chosen.require("scores") - batch.rejected.require("scores")

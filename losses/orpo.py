@@ -16,17 +16,17 @@ from losses.spec import register_loss
     reduction="mean",
 )
 def orpo(batch: PreferenceBatch, *, lam: float = 0.1) -> Tensor:
-    """The chosen response's NLL, with a penalty on the odds ratio of the two responses; no reference.
+    """The chosen response's NLL plus a penalty on the odds ratio of the two responses; no reference.
 
     L = -lbar_w - lam * log sigmoid(odds_w - odds_l), lbar = l / |y|, odds = lbar - log(1 - exp(lbar))
 
     Source: Hong et al. 2024, eq. 6 and 7.
 
-    Checked against: `odds_ratio_loss` of TRL's ORPO trainer; its NLL averages over all tokens of a batch, here each
-    response counts alike.
+    Checked against: `odds_ratio_loss` of TRL's ORPO trainer; its NLL averages over all tokens of a batch; here every
+    response has the same weight.
 
-    Trap: the mean log-prob, not the sum, enters the odds. The authors' code lets the NLL run over the prompt too
-    unless told otherwise; here it is the response's alone. Returns `(n,)`.
+    Trap: the mean log-prob, not the sum, enters the odds. The authors' code includes the prompt in the NLL by
+    default; here the NLL covers the response only. Returns `(n,)`.
     """
     chosen, rejected = batch.chosen.mean_policy, batch.rejected.mean_policy
     return -chosen - lam * logsigmoid(log_odds(chosen) - log_odds(rejected))

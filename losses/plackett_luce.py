@@ -22,12 +22,12 @@ def plackett_luce(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
 
     Checked against: an independent loop over the ranking in fp64; K = 2 is DPO.
 
-    Trap: the paper has no ties. Tied responses are each compared with all that score no higher, themselves included
-    (Breslow's convention), so that the order of the list does not matter. Longer lists weigh more. Returns `(n,)`.
+    Trap: the paper has no ties. Tied responses are each compared with all that score no higher, including themselves
+    (Breslow's convention), so the order of the list does not matter. Longer lists have more weight. Returns `(n,)`.
     """
     lists = batch.lists
     z = beta * lists.logratio
     below = (lists.scores[:, None, :] <= lists.scores[:, :, None]) & lists.mask[:, None, :]
-    below |= torch.eye(z.shape[1], dtype=torch.bool, device=z.device)  # so that no row is empty, at padding either
+    below |= torch.eye(z.shape[1], dtype=torch.bool, device=z.device)  # keeps every row non-empty, padding included
     rivals = z[:, None, :].masked_fill(~below, -torch.inf).logsumexp(dim=2)
     return (rivals - z).masked_fill(~lists.mask, 0.0).sum(dim=1)

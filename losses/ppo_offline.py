@@ -12,12 +12,12 @@ from losses.spec import register_loss
 def discounted(x: Tensor, factor: float) -> Tensor:
     """Return `(n, T)` the sums of x_t, factor * x_(t+1), factor^2 * x_(t+2), ... to the end."""
     steps = torch.arange(x.shape[1], device=x.device)
-    ahead = steps[:, None] - steps  # how far the row's step is ahead of the column's
+    ahead = steps[:, None] - steps  # number of steps from column to row
     return x @ (factor ** ahead.clamp(min=0).to(x.dtype)).masked_fill(ahead < 0, 0.0)
 
 
 def later(x: Tensor) -> Tensor:
-    """Return `(n, T)` x of the next token, and 0 at the end."""
+    """Return `(n, T)` x shifted left by one token, with 0 at the end."""
     return pad(x[:, 1:], (0, 1))
 
 
@@ -28,7 +28,7 @@ def rewards(side: Side, reward: float) -> Tensor:
 
 
 def advantages(side: Side, reward: float, gamma: float, lam: float) -> Tensor:
-    """Return `(n, T)` generalised advantage estimates: what the value after a response's last token is, is 0."""
+    """Return `(n, T)` generalised advantage estimates; the value after a response's last token is 0."""
     values = side.require("token_values")
     return discounted(rewards(side, reward) + gamma * later(values) - values, gamma * lam)
 
@@ -57,20 +57,20 @@ def ppo_offline(
 
     L = mean over the batch's tokens of max(-A r, -A clip(r, c, 1/c)) + critic_coef * (V - G)^2 / 2 - kl_coef * log r,
     r = pi / pi_ref of a token, c = clip; the reward is 1 on the last token of a chosen response and -1 on that of a
-    rejected one; A is its GAE(gamma, lam), whitened over the batch's tokens, and G the discounted reward that is still
-    to come, both without gradient
+    rejected one; A is its GAE(gamma, lam), whitened over the batch's tokens, and G the discounted future reward, both
+    without gradient
 
     Source: Schulman et al. 2017, eq. 7 and 9, on a fixed data set as in Ethayarajh et al. (2402.01306).
 
-    Checked against: `PPOTrainer` of yinyueqin/relative-preference-optimization, which is the PPO of RPO's tables. That
-    whitens A over one device's share of the batch, here it is the effective batch. Its value head has two hidden layers
-    with dropout, a random start and a gradient clipping of its own; here it is linear, starts at 0 and is clipped with
-    the rest. Neither's gradient reaches the policy. All defaults are that repository's.
+    Checked against: `PPOTrainer` of yinyueqin/relative-preference-optimization, which is the PPO of RPO's tables. It
+    whitens A over one device's share of the batch; here A is whitened over the effective batch. Its value head has two
+    hidden layers with dropout, random initialisation and separate gradient clipping; here the head is linear, starts at
+    0 and is clipped with the policy. In neither does its gradient reach the policy. All defaults are that repository's.
 
-    Trap: G leaves out the token's own reward, so that it is 0 at the last token. HALOs' HEAD differs in three places:
-    its G has that reward, its range is 1 - c to 1 + c (0.5 to 1.5), and its KL term is + kl_coef * log r, which pushes
-    the data's tokens down where this one pushes them up. A row is its tokens' sum, times rows over tokens, so that the
-    mean of the rows is that of the tokens. Returns `(M + N,)`.
+    Trap: G leaves out the token's own reward, so it is 0 at the last token. HALOs' HEAD differs in three places: its G
+    includes that reward, its range is 1 - c to 1 + c (0.5 to 1.5), and its KL term is + kl_coef * log r, which pushes
+    the data's tokens down where this one pushes them up. A row is the sum over its tokens times (rows / tokens), so
+    that the mean over rows equals the mean over tokens. Returns `(M + N,)`.
     """
     if not 0 < clip <= 1:
         raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")

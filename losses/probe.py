@@ -1,4 +1,4 @@
-"""Made-up batches that losses are tried on: what a loss declares and no more, and the gradients of what it returns."""
+"""Random batches for testing losses, holding only what a loss declares, and the gradients of a loss on them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from losses.spec import Loss
 
 CHOSEN = 6  # chosen examples, and pairs
 REJECTED = 4  # rejected examples of unpaired data
-OTHERS = 2  # at most so many further responses to a prompt
-SHORT = 7  # tokens at most, where a loss reads each
+OTHERS = 2  # further responses to a prompt, at most
+SHORT = 7  # tokens of a response, at most, for losses that read each token
 
 
 def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype = torch.float64) -> PreferenceBatch:
-    """Return a random batch with what the loss declares and no more; token counts are always there.
+    """Return a random batch with only what the loss declares, and with token counts.
 
-    Log-ratios are normal with standard deviation `scale`, in nats. The chosen response scores highest, the rejected
-    one lowest. A listwise loss gets lists of two to four.
+    Log-ratios are normally distributed with standard deviation `scale`, in nats. The chosen response has the highest
+    score, the rejected one the lowest. A listwise loss gets lists of two to four responses.
     """
     g = torch.Generator().manual_seed(seed)
     sizes = (CHOSEN, REJECTED if loss.data == "unpaired" else CHOSEN)
@@ -37,19 +37,19 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
         policy = -tokens * (0.2 + 2 * torch.rand(shape, generator=g, dtype=torch.float64))
         reference = policy - scale * torch.randn(shape, generator=g, dtype=torch.float64)
         scores = lowest + spread * torch.rand(shape, generator=g, dtype=torch.float64)
-        given = {"policy": policy, "reference": reference, "scores": scores}
-        return tokens, {k: v.to(dtype) for k, v in given.items() if k == "policy" or k in known}
+        made = {"policy": policy, "reference": reference, "scores": scores}
+        return tokens, {k: v.to(dtype) for k, v in made.items() if k == "policy" or k in known}
 
     sides: list[Side] = []
     for name, n, lowest in zip(("chosen", "rejected"), sizes, (4.0, 0.0), strict=True):
         tokens, made = random_responses((n,), lowest, 1.0)
-        given = {"scores": made.pop("scores")} if "scores" in made else {}
-        side = Side(made["policy"], made.get("reference"), tokens, given, name=name)
+        values = {"scores": made.pop("scores")} if "scores" in made else {}
+        side = Side(made["policy"], made.get("reference"), tokens, values, name=name)
         for need in needs:
             if need.of == "prompt" and sides and loss.data != "unpaired":  # the two of a pair answer one prompt
-                given[need.name] = sides[0].require(need.name)
+                values[need.name] = sides[0].require(need.name)
             elif need.of != "batch" and need.random is not None:
-                given[need.name] = need.random(side, g).to(dtype)
+                values[need.name] = need.random(side, g).to(dtype)
         sides.append(with_random_tokens(side, scale, g) if with_values else side)
     batch = PreferenceBatch(sides[0], sides[1])
     if loss.data == "listwise":
@@ -58,12 +58,12 @@ def probe(loss: Loss, *, seed: int = 0, scale: float = 3.0, dtype: torch.dtype =
         made = {k: v.masked_fill(~mask, 0.0) for k, v in made.items()}
         batch = replace(batch, others=Lists(made["policy"], made.get("reference"), made["scores"], mask))
     of_batch = {need.name: need.random(batch, g) for need in needs if need.of == "batch" and need.random is not None}
-    batch = replace(batch, given=of_batch)
+    batch = replace(batch, needs=of_batch)
     return batch.with_stopped() if "stopped" in loss.needs else batch
 
 
 def with_random_tokens(side: Side, scale: float, generator: torch.Generator) -> Side:
-    """Return the side with log-probs, log-ratios of that scale, and values of each of its tokens."""
+    """Return the side with random per-token log-probs, values and log-ratios of standard deviation `scale`, in nats."""
     shape, dtype = (len(side), SHORT), side.policy.dtype
     policy = -0.2 - 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     ratios, values = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -92,15 +92,15 @@ def with_log_probs(part: Part, policy: Tensor, reference: Tensor | None) -> Part
 
 
 def at_start(batch: PreferenceBatch) -> PreferenceBatch:
-    """Return the batch with the policy moved onto its reference, where there is one, and nothing before it."""
+    """Return the batch as at step 0: the policy equals its reference, if there is one, and the history is empty."""
 
     def started(part: Part) -> Part:
         reference = log_probs(part)[1]
         return part if reference is None else with_log_probs(part, reference, reference)
 
     batch = batch.changed(lambda parts: map(started, parts))
-    given = {need: History() if isinstance(v, History) else cast(Side, started(v)) for need, v in batch.given.items()}
-    return replace(batch, given=given)
+    needs = {need: History() if isinstance(v, History) else cast(Side, started(v)) for need, v in batch.needs.items()}
+    return replace(batch, needs=needs)
 
 
 def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) -> tuple[Tensor, ...]:
@@ -112,16 +112,16 @@ def rows_and_gradients(loss: Loss, batch: PreferenceBatch, settings: Mapping) ->
 
 
 def rows_of(part: Part, order: Tensor | Sequence[int]) -> Part:
-    """Return some rows of a part of a batch, in another order."""
+    """Return the rows of a part selected by the indices `order`, in that order."""
     order = torch.as_tensor(order, dtype=torch.long)
     rows: dict[str, Any] = {name: value[order] for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
-        rows["given"] = {name: value[order] for name, value in part.given.items()}
+        rows["needs"] = {name: value[order] for name, value in part.needs.items()}
     return replace(part, **rows)
 
 
 def one_by_one(loss: Loss, batch: PreferenceBatch) -> list[PreferenceBatch]:
-    """Return each pair, or each unpaired response, as a batch of its own."""
+    """Return one batch per pair, or per unpaired response."""
     wins, rest = range(len(batch.chosen)), range(len(batch.rejected))
     if loss.data != "unpaired":
         orders = [[[i], [i], [i]] for i in wins]

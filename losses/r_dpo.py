@@ -13,7 +13,7 @@ from losses.spec import register_loss
     grid={"beta": [0.01, 0.05, 0.1], "alpha": [0.005, 0.05, 0.1, 0.5, 1.0]},
 )
 def r_dpo(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 0.05) -> Tensor:
-    """DPO in which a longer chosen response needs the smaller log-ratio margin.
+    """DPO in which a longer chosen response needs a smaller log-ratio margin.
 
     L = -log sigmoid(beta * Delta + alpha * (|y_w| - |y_l|))
 

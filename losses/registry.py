@@ -1,6 +1,6 @@
-"""Named things that can be plugged in: one registry type for losses, tasks, judges and the rest.
+"""The registry type of every kind of plugin: losses, tasks, judges and others.
 
-A name taken twice is an error that names both places, and an unknown name suggests the nearest one.
+Registering a name twice is an error that names both places; looking up an unknown name suggests the nearest one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class RegistryError(ValueError):
-    """A name or a declaration that a registry cannot accept. The message is meant for the user, on one line."""
+    """A name or a declaration that a registry rejects. The message is one line, written for the user."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest of `known`, or all of them when none is close."""
+    """Return `; did you mean 'x'?` for the closest of `known`, or list them all if none is close."""
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         self._origins: dict[str, str] = {}
 
     def add(self, name: str, entry: T, origin: str) -> None:
-        """Register `entry`; raise `RegistryError` naming both places when the name is taken elsewhere.
+        """Register `entry`; raise `RegistryError` naming both places if the name is already registered elsewhere.
 
         Registering again from the same place replaces the entry, so that a notebook cell or a reloaded
         plugin file can be run twice.
@@ -60,7 +60,7 @@ class Registry(Generic[T]):
         self._origins[name] = origin
 
     def get(self, name: str) -> T:
-        """Return the entry, or raise `RegistryError` that suggests the nearest name."""
+        """Return the entry; raise `RegistryError` suggesting the nearest name if there is none."""
         if name not in self._entries:
             raise RegistryError(f"unknown {self.kind} {name!r}{nearest(name, self._entries)}")
         return self._entries[name]

@@ -1,13 +1,13 @@
 """Relative Preference Optimization (Yin et al. 2024): every chosen response against every rejected one.
 
 The contrast covers the whole effective batch: `Delta[i, j] = s_w[i] - s_l[j]`, the log-ratio of chosen response i
-minus that of rejected response j. The variants differ in the weights only. Formulas checked against
-`trainers.py` of yinyueqin/relative-preference-optimization, without its defects: embeddings and softmax stay in
-fp32, and the contrast is that of the effective batch, not of one device's share of it.
+minus that of rejected response j. The variants differ only in their weights. The formulas were checked against
+`trainers.py` of yinyueqin/relative-preference-optimization, with two corrections: embeddings and softmax stay in
+fp32, and the contrast covers the effective batch instead of one device's share of it.
 
-For the prompts' partition terms to cancel, i and j must share their prompt; off the diagonal they do not, and the
-paper drops them by argument. The weights stand inside the sigmoid, so that they also lower beta: on the diagonal
-the effective beta is `beta * W[i, i]`. DPO at `beta * mean(W[i, i])` is the control for that.
+The prompts' partition terms cancel only if i and j share a prompt; off the diagonal they do not, and the paper argues
+that they can be dropped. The weights are inside the sigmoid and so also lower beta: on the diagonal the effective beta
+is `beta * W[i, i]`. DPO at `beta * mean(W[i, i])` is the control for that.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ WEIGHTINGS: Registry[Weighting] = Registry("weighting")
 def register_weighting(name: str, *, of: str = "logits") -> Callable[[Callable], Callable]:
     """Register `f(batch, temperature) -> (M, N) weights`, for chosen i in rows against rejected j in columns.
 
-    Weights of "logits" stand inside the sigmoid and the row is a mean over j; weights of "losses" multiply
-    -log sigmoid(beta * Delta) and the row is their sum. Raises `RegistryError` for another `of` or a name that is taken.
+    Weights of "logits" are inside the sigmoid, and a row is the mean over j; weights of "losses" multiply
+    -log sigmoid(beta * Delta), and a row is their sum. Raises `RegistryError` for any other `of` or a name already
+    taken.
     """
     if of not in APPLIES_TO:
         raise RegistryError(f"weighting {name!r}: of is {of!r}; it must be one of {', '.join(APPLIES_TO)}")
@@ -68,7 +69,7 @@ def embedding_weights(chosen: Tensor, rejected: Tensor, temperature: float) -> T
 
 
 def diagonal_weights(batch: PreferenceBatch, own: float) -> Tensor:
-    """Return `(M, M)` weights: `own` for the pair itself, the rest shared by the others; 1 for a single pair."""
+    """Return `(M, M)` weights: `own` for the pair itself, the rest split among the others; 1 for a single pair."""
     n = len(batch.chosen)
     if n == 1:
         return batch.chosen.policy.new_ones(1, 1)
@@ -78,7 +79,7 @@ def diagonal_weights(batch: PreferenceBatch, own: float) -> Tensor:
 
 @register_weighting("embedding")
 def embedding(batch: PreferenceBatch, temperature: float) -> Tensor:
-    """Similar prompts count more: the paper's weights."""
+    """Gives similar prompts more weight: the paper's weights."""
     return embedding_weights(
         batch.chosen.require("prompt_embeddings"), batch.rejected.require("prompt_embeddings"), temperature
     )
@@ -86,19 +87,19 @@ def embedding(batch: PreferenceBatch, temperature: float) -> Tensor:
 
 @register_weighting("uniform")
 def uniform(batch: PreferenceBatch, temperature: float) -> Tensor:
-    """Every weight is 1: the paper's ablation, at a far larger effective beta than its embedding weights have."""
+    """Every weight is 1: the paper's ablation, with a far larger effective beta than the embedding weights."""
     return batch.chosen.policy.new_ones(len(batch.chosen), len(batch.rejected))
 
 
 @register_weighting("uniform_mean")
 def uniform_mean(batch: PreferenceBatch, temperature: float) -> Tensor:
-    """Every weight is 1/M: rows sum to 1 as those of the embedding weights do (their limit of high temperature)."""
+    """Every weight is 1/M: rows sum to 1 like those of the embedding weights, whose high-temperature limit this is."""
     return uniform(batch, temperature) / len(batch.rejected)
 
 
 @register_weighting("diagonal", of="losses")
 def diagonal(batch: PreferenceBatch, temperature: float) -> Tensor:
-    """0.8 for the pair itself, 0.2 shared by all other contrasts: the paper's ablation."""
+    """0.8 for the pair itself, 0.2 split evenly among all other contrasts: the paper's ablation."""
     return diagonal_weights(batch, DIAGONAL_WEIGHT)
 
 
@@ -106,8 +107,8 @@ def diagonal(batch: PreferenceBatch, temperature: float) -> Tensor:
 def permuted_embedding(batch: PreferenceBatch, temperature: float) -> Tensor:
     """The embedding weights of the wrong prompts: each pair takes the embedding of the next pair in the batch.
 
-    A control: the diagonal stays the largest and the weights keep their distribution, but whose prompts are alike no
-    longer says anything. It depends on the order of the batch, which the seed fixes.
+    A control: the diagonal stays the largest and the weights keep their distribution, but no longer reflect which
+    prompts are similar. It depends on the order of the batch, which the seed determines.
     """
     chosen, rejected = batch.chosen.require("prompt_embeddings"), batch.rejected.require("prompt_embeddings")
     return embedding_weights(chosen.roll(1, dims=0), rejected.roll(1, dims=0), temperature)
@@ -169,8 +170,8 @@ def rpo_unpaired(batch: PreferenceBatch, *, beta: float = 0.1, temperature: floa
 
     Checked against: `trainers.py` of yinyueqin/relative-preference-optimization.
 
-    Trap: both classes must be present: the batches of the backbone see to it, and a batch without one of them raises
-    `ValueError` (the authors' code skips the step in silence). Returns `(M,)`.
+    Trap: both classes must be present, which the backbone's batches guarantee; otherwise `ValueError` is raised (the
+    authors' code silently skips the step). Returns `(M,)`.
     """
     if len(batch.chosen) == 0 or len(batch.rejected) == 0:
         raise ValueError("rpo_unpaired contrasts chosen with rejected responses, and one of the two classes is absent")
@@ -206,7 +207,7 @@ def rpo_uniform(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     start_value=lambda beta, diagonal_weight: math.log(2),
 )
 def rpo_diagonal(batch: PreferenceBatch, *, beta: float = 0.1, diagonal_weight: float = 0.8) -> Tensor:
-    """RPO on pairs with one weight for the pair itself and the rest shared by all other contrasts.
+    """RPO on pairs with one weight for the pair itself and the rest split evenly among all other contrasts.
 
     L_i = a * -log sigmoid(beta * Delta_ii) + (1 - a) * mean_{j != i} -log sigmoid(beta * Delta_ij), a = diagonal_weight
 
@@ -214,7 +215,7 @@ def rpo_diagonal(batch: PreferenceBatch, *, beta: float = 0.1, diagonal_weight: 
 
     Checked against: `trainers.py` of yinyueqin/relative-preference-optimization.
 
-    Trap: here the weight multiplies losses, not logits. A batch of one pair has no other contrast and is DPO.
+    Trap: here the weight multiplies losses, not logits. With a batch of one pair this is DPO.
     Returns `(M,)`.
     """
     return weighted_losses(batch, beta, diagonal_weights(batch, diagonal_weight))
@@ -230,7 +231,7 @@ def rpo_diagonal(batch: PreferenceBatch, *, beta: float = 0.1, diagonal_weight: 
     start_value=lambda weighting, beta, temperature: math.log(2),
 )
 def rpo(batch: PreferenceBatch, *, weighting: str = "embedding", beta: float = 0.1, temperature: float = 0.5) -> Tensor:
-    """RPO on pairs with the weighting as an argument, so that a comparison of weightings is a grid over one loss.
+    """RPO on pairs with the weighting as a hyper-parameter, so that weightings can be compared in one grid.
 
     L_i = mean_j -log sigmoid(beta * W_ij * Delta_ij), or sum_j W_ij * -log sigmoid(beta * Delta_ij) for a weighting
     of losses
@@ -239,7 +240,8 @@ def rpo(batch: PreferenceBatch, *, weighting: str = "embedding", beta: float = 0
 
     Checked against: `rpo_paired`, `rpo_uniform` and `rpo_diagonal`, which are three of its values.
 
-    Trap: only the embedding weightings read temperature, so that a grid over both holds equal policies for the others.
+    Trap: only the embedding weightings use temperature, so a grid over both trains the same policy repeatedly for the
+    others.
     Your own weighting: `losses.register_weighting`. Returns `(M,)`.
     """
     strategy = WEIGHTINGS.get(weighting)

@@ -1,6 +1,6 @@
-"""Reward-aware Preference Optimization (NVIDIA): the margin is to match the difference of the responses' scores.
+"""Reward-aware Preference Optimization (NVIDIA): the margin should match the difference of the responses' scores.
 
-The papers call it RPO too. It is no relative of Relative Preference Optimization (`rpo_*` in rpo.py).
+The papers also call it RPO. It is unrelated to Relative Preference Optimization (`rpo_*` in rpo.py).
 """
 
 from torch import Tensor
@@ -16,12 +16,12 @@ BEYOND_TARGET = "pulls the margin back once beta * Delta exceeds eta * (r_w - r_
 
 
 def _margins(batch: PreferenceBatch, beta: float, eta: float) -> tuple[Tensor, Tensor]:
-    """Return `(n,)` the implicit reward margin h = beta * Delta, and the wanted one d = eta * (r_w - r_l)."""
+    """Return `(n,)` the implicit reward margin h = beta * Delta, and the target margin d = eta * (r_w - r_l)."""
     return beta * batch.logratio_margin, eta * (batch.chosen.require("scores") - batch.rejected.require("scores"))
 
 
 def _bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(Bernoulli(sigmoid(p)) || Bernoulli(sigmoid(q))) of logits."""
+    """Return KL(Bernoulli(sigmoid(p)) || Bernoulli(sigmoid(q))) for logits p and q."""
     return p.sigmoid() * (logsigmoid(p) - logsigmoid(q)) + (-p).sigmoid() * (logsigmoid(-p) - logsigmoid(-q))
 
 

@@ -15,7 +15,7 @@ from losses.spec import register_loss
     reduction="mean",
 )
 def simpo(batch: PreferenceBatch, *, beta: float = 2.0, gamma_ratio: float = 0.5) -> Tensor:
-    """Logistic loss on the difference of mean log-probs, beyond a target margin; no reference.
+    """Logistic loss on the difference of mean log-probs, less a target margin; no reference.
 
     L = -log sigmoid(beta * (l_w / |y_w| - l_l / |y_l| - gamma_ratio))
 

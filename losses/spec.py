@@ -35,8 +35,8 @@ class Hyperparameter:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        given: Any = type(value)
-        if given is not self.type or (self.type is float and not math.isfinite(value)):
+        kind: Any = type(value)
+        if kind is not self.type or (self.type is float and not math.isfinite(value)):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
@@ -61,7 +61,7 @@ class Loss:
 
     @property
     def functions(self) -> tuple[Callable[..., Tensor], ...]:
-        """All code that the loss consists of: its own function and its modifiers'."""
+        """The functions that make up the loss: its own and those of its modifiers."""
         return (self.function, *self.modified_by)
 
     @property
@@ -69,17 +69,17 @@ class Loss:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").split("\n")[0]
 
-    def settings(self, given: Mapping[str, object] | None = None) -> dict[str, bool | int | float | str]:
-        """Return every hyper-parameter with its value, defaults filled in; raise `RegistryError` on a wrong one."""
-        given = dict(given or {})
-        for name in given:
+    def settings(self, values: Mapping[str, object] | None = None) -> dict[str, bool | int | float | str]:
+        """Return the value of every hyper-parameter, defaults included; raise `RegistryError` for an invalid one."""
+        values = dict(values or {})
+        for name in values:
             if name not in self.hyperparameters:
                 raise RegistryError(
                     f"loss {self.name!r} has no hyper-parameter {name!r}{nearest(name, self.hyperparameters)}"
                 )
         owner = f"loss {self.name!r}"
         return {
-            name: parameter.check(given[name], owner) if name in given else parameter.default
+            name: parameter.check(values[name], owner) if name in values else parameter.default
             for name, parameter in self.hyperparameters.items()
         }
 
@@ -130,16 +130,16 @@ def register_loss(
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
     - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
-    - `data`: "paired", "unpaired" or "listwise" (it reads `batch.lists`); `needs`: names
-      in `losses.needs.NEEDS`, what the backbone is to supply.
-    - `reduction`: "sum", "mean" or "token" (each by itself), how the log-probs of a completion enter the loss.
-    - `couples_examples`: true when the value of one row depends on other rows of the effective batch.
+    - `data`: "paired", "unpaired" or "listwise" (the loss reads `batch.lists`).
+    - `needs`: names from `losses.needs.NEEDS` that the backbone must supply.
+    - `reduction`: how the token log-probs of a completion enter the loss: "sum", "mean" or "token" (individually).
+    - `couples_examples`: true if the value of a row depends on other rows of the effective batch.
     - `start_value`: the loss at policy = reference as a function of the hyper-parameters (None where it depends on
       the data); training checks it.
-    - `sign_exceptions`: a clause that says when the loss lowers a chosen or raises a rejected response, if it does.
-    - `choices`: what a hyper-parameter of type str may be, for each of that type that is not free.
+    - `sign_exceptions`: a clause saying when, if ever, the loss lowers a chosen response or raises a rejected one.
+    - `choices`: the allowed values of each str hyper-parameter that does not accept any string.
 
-    The function itself is returned unchanged. Raises `RegistryError` on a declaration that does not hold.
+    Returns the function unchanged. Raises `RegistryError` for an invalid declaration.
     """
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -182,18 +182,18 @@ def list_losses() -> list[str]:
 
 
 def one_of(where: str, what: str, value: str, allowed: Collection[str]) -> None:
-    """Raise `RegistryError`, naming the nearest, for a declared value that is not among those allowed."""
+    """Raise `RegistryError`, suggesting the nearest allowed value, if `value` is not allowed."""
     if value not in allowed:
         raise RegistryError(f"{where}: {what} is {value!r}{nearest(value, allowed)}")
 
 
 def hyperparameters_of(
-    function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str, given: int = 1
+    function: Callable, grid: Mapping[str, Iterable], choices: Mapping[str, Collection[str]], where: str, skip: int = 1
 ) -> dict[str, Hyperparameter]:
-    """Return the arguments of a function but the first (`given` in number); raise `RegistryError` if one cannot be set."""
-    keywords = list(inspect.signature(function).parameters.values())[given:]
+    """Return a function's arguments after the first `skip`; raise `RegistryError` for an invalid one."""
+    keywords = list(inspect.signature(function).parameters.values())[skip:]
     types = typing.get_type_hints(function)
-    found = {}
+    hyperparameters = {}
     for keyword in keywords:
         if keyword.kind is not keyword.KEYWORD_ONLY or keyword.default is keyword.empty:
             raise RegistryError(f"{where}: {keyword.name!r} must be keyword-only (after *) and have a default")
@@ -201,13 +201,15 @@ def hyperparameters_of(
         if kind not in HYPERPARAMETER_TYPES:
             raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
         parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name))
-        found[keyword.name] = replace(
+        hyperparameters[keyword.name] = replace(
             parameter,
             default=parameter.check(keyword.default, where),
             grid=tuple(parameter.check(value, where) for value in grid.get(keyword.name, ())),
         )
     for what, named in (("grid names", grid), ("choices name", choices)):
         for name in named:
-            if name not in found:
-                raise RegistryError(f"{where}: the {what} {name!r}, which is no argument{nearest(name, found)}")
-    return found
+            if name not in hyperparameters:
+                raise RegistryError(
+                    f"{where}: the {what} {name!r}, which is no argument{nearest(name, hyperparameters)}"
+                )
+    return hyperparameters

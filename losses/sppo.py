@@ -23,6 +23,6 @@ def sppo(batch: PreferenceBatch, *, beta: float = 0.001) -> Tensor:
     Checked against: TRL `sppo_hard`. `sppo_loss` of uclaml/SPPO halves the sum.
 
     Trap: the paper is iterative and on-policy, with win probabilities from a judge model; this is its loss on fixed
-    pairs. At the default beta the targets are +-500 nats, and its gradient lives by clipping. Returns `(n,)`.
+    pairs. At the default beta the targets are +-500 nats, so training relies on gradient clipping. Returns `(n,)`.
     """
     return (batch.chosen.logratio - 0.5 / beta) ** 2 + (batch.rejected.logratio + 0.5 / beta) ** 2

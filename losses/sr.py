@@ -1,4 +1,4 @@
-"""Self-refinement: DPO and IPO that ask for a margin by what the policy itself thinks of the two responses."""
+"""Self-refinement: DPO and IPO whose target margin depends on the policy's own assessment of the two responses."""
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -11,20 +11,20 @@ NEEDS = ("reference", "augmented")
 
 
 def _refinement(batch: PreferenceBatch) -> Tensor:
-    """Return `(n,)` Delta_pi: how much likelier chosen is than rejected where the prompt asks for the best response."""
+    """Return `(n,)` Delta_pi: log-prob of chosen minus rejected under a prompt that asks for the best response."""
     return batch.chosen.require("augmented") - batch.rejected.require("augmented")
 
 
 @register_loss("sr_dpo", paper=PAPER, grid={"beta": [0.05, 0.1, 0.3], "lam": [0.001, 0.01, 0.1]}, needs=NEEDS)
 def sr_dpo(batch: PreferenceBatch, *, beta: float = 0.1, lam: float = 0.01) -> Tensor:
-    """DPO whose margin grows with the gap that the policy sees, without gradient, under an evaluator's prompt p.
+    """DPO whose target margin grows with the policy's own margin, without gradient, under an evaluator's prompt p.
 
     L = -log sigmoid(beta * Delta - lam * Delta_pi), Delta_pi = log pi(y_w | p + x) - log pi(y_l | p + x)
 
-    Source: Yu et al. 2024, Sr-DPO; the sign of the term, that it holds the policy alone and sums over tokens, and lam
-    are unverified: the paper's equations could not be read, and no official code was found.
+    Source: Yu et al. 2024, Sr-DPO; unverified: the sign of the term, that it uses only the policy and sums over tokens,
+    and lam. The paper's equations could not be read, and no official code was found.
 
-    Checked against: `dpo`, which it is at lam = 0.
+    Checked against: `dpo`, which it equals at lam = 0.
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """
@@ -39,13 +39,13 @@ def sr_dpo(batch: PreferenceBatch, *, beta: float = 0.1, lam: float = 0.01) -> T
     sign_exceptions="pulls the margin back once it exceeds its target",
 )
 def sr_ipo(batch: PreferenceBatch, *, tau: float = 0.1, lam: float = 0.01) -> Tensor:
-    """IPO whose target grows with the gap that the policy sees, without gradient, under an evaluator's prompt p.
+    """IPO whose target margin grows with the policy's own margin, without gradient, under an evaluator's prompt p.
 
     L = (Delta - lam * Delta_pi - 1 / (2 tau))^2, Delta_pi = log pi(y_w | p + x) - log pi(y_l | p + x)
 
     Source: Yu et al. 2024, Sr-IPO, on sums as in `ipo_sum`; unverified in the same respects as `sr_dpo`.
 
-    Checked against: `ipo_sum`, which it is at lam = 0.
+    Checked against: `ipo_sum`, which it equals at lam = 0.
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """

@@ -1,1 +1,1 @@
-"""Backbones: what turns data and a loss into a policy and its samples."""
+"""Backbones: they turn data and a loss into a policy and its samples."""

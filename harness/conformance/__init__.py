@@ -1,1 +1,1 @@
-"""What losses are held to."""
+"""The checks that every loss must pass."""

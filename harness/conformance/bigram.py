@@ -1,4 +1,4 @@
-"""The smallest backbone: a table of bigrams. It shares no code with the language model, only the contract of training."""
+"""A minimal backbone: a table of bigrams. It shares only the training interface with the language model, no code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Text:
 
 
 class Bigram(nn.Module):
-    """Log-probs, and values, of a token given the one before it."""
+    """Log-probs and values of a token given the previous one."""
 
     compute_dtype, device, together = torch.float32, torch.device("cpu"), False
 
@@ -45,11 +45,11 @@ class Bigram(nn.Module):
         self.values = nn.Parameter(torch.randn(VOCABULARY))
 
     def forward(self, previous: Tensor, following: Tensor) -> Tensor:
-        """Return log-probs, of the shape of both."""
+        """Return log-probs, in the shape of the inputs."""
         return self.table.log_softmax(-1)[previous, following]
 
     def confidences(self, previous: Tensor, following: Tensor) -> Tensor:
-        """Return log p(y_t) - log sum_v p(v)^2, of the shape of both."""
+        """Return log p(y_t) - log sum_v p(v)^2, in the shape of the inputs."""
         return self(previous, following) - (2 * self.table.log_softmax(-1)).logsumexp(-1)[previous]
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -57,11 +57,11 @@ class Bigram(nn.Module):
         return dict(self.named_parameters())
 
     def units(self) -> list[nn.Module]:
-        """Return the one module that there is."""
+        """Return the policy, the only module."""
         return [self]
 
     def entries(self) -> tuple[str, ...]:
-        """Return the method that is called beside `forward`."""
+        """Return the method that is called besides `forward`."""
         return ("confidences",)
 
     def save(self, folder: Path, *, write: bool = True) -> None:
@@ -90,7 +90,7 @@ class Texts:
         return torch.tensor([len(self.texts[i].response) for i in rows], dtype=torch.long)
 
     def passes(self, rows: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Fill one pass after the other."""
+        """Fill passes one after another."""
         passes: list[list[int]] = []
         for group in groups:
             longer = [*passes[-1], *group] if passes else []
@@ -123,13 +123,13 @@ class Texts:
         return [LogProbs(policy(previous, following)[mask].numpy(), offsets) for policy in policies]
 
     def crossed(self, pairs: Sequence[tuple[int, int]]) -> tuple[Texts, list[int]]:
-        """Return texts with the prompt of the first and the response of the second of each pair."""
+        """Return a source of each pair's first prompt with its second response, and the row of each pair in it."""
         texts = [Text(self.texts[i].prompt, self.texts[j].response) for i, j in pairs]
         index = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         return replace(self, texts=list(index)), [index[text] for text in texts]
 
     def _table(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `(rows, T)` each: the token before, the token, and whether there is one."""
+        """Return the previous token, the token and the mask, `(rows, T)` each."""
         lengths = self.lengths(rows)
         width = int(lengths.max())
         before, after = [], []

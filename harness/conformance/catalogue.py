@@ -1,4 +1,4 @@
-"""The registered losses, as a table, as data and as a page of the docs."""
+"""The registered losses as a table, as data and as a page of the docs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def losses_table() -> Table:
 
 
 def losses_markdown() -> str:
-    """Return `docs/losses.md`: the registered losses inside a page written by hand."""
+    """Return `docs/losses.md`: a hand-written page with the registered losses filled in."""
     listed = losses_as_dicts()
     overview = ["| loss | data | needs | log-probs | value at the start | paper |", "|---|---|---|---|---|---|"]
     for loss in listed:
@@ -88,8 +88,8 @@ def losses_markdown() -> str:
 
 
 def _comparisons(*, agreeing: bool) -> str:
-    """Return the table of the losses that agree with TRL's by number, or of those that do not, with the reasons."""
-    lines = ["| here | TRL | given |" + ("" if agreeing else " why |"), "|---|---|---|" + ("" if agreeing else "---|")]
+    """Return the table of losses that agree with TRL's numerically, or of those that do not, with the reasons."""
+    lines = ["| here | TRL | setup |" + ("" if agreeing else " why |"), "|---|---|---|" + ("" if agreeing else "---|")]
     for c in COMPARISONS:
         if agreeing != bool(c.differs):
             settings = _spelled(c.settings)
@@ -99,7 +99,7 @@ def _comparisons(*, agreeing: bool) -> str:
             there = " ".join(
                 [f"{c.trainer}Trainer", *(f"`{k}`" for k in ([kinds] if isinstance(kinds, str) else kinds))]
             )
-            line = f"| {here} | {there}{': ' if options else ''}{_spelled(options)} | {c.given} |"
+            line = f"| {here} | {there}{': ' if options else ''}{_spelled(options)} | {c.setup} |"
             lines.append(line if agreeing else f"{line} {c.differs} |")
     return "\n".join(lines)
 
@@ -132,7 +132,7 @@ def _section(loss: dict) -> str:
 
 
 def _docstring_parts(loss: Loss) -> dict[str, str]:
-    """Return what the paragraphs of a loss's docstring say, by how they begin; what is not there is empty."""
+    """Return the paragraphs of a loss's docstring, identified by how they begin; missing ones are empty."""
     parts = dict.fromkeys(PARTS, "")
     for paragraph in (inspect.getdoc(loss.function) or "").split("\n\n")[1:]:
         text = re.sub(r" ?Returns `[^`]*`\.", "", " ".join(paragraph.split()))

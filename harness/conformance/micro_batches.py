@@ -1,4 +1,4 @@
-"""The gradient of a loss by the real training objective, however the effective batch is cut, on a small policy."""
+"""The gradient of a loss from the real training objective on a small policy, for several splits of the batch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PAIRS = 6
 
 
 def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, Tensor]]:
-    """Return loss and gradient of one effective batch by the real training objective, cut to each token budget."""
+    """Return loss and gradient of one effective batch from the real training objective, split by each token budget."""
     rng = np.random.default_rng(0)
     texts = [
         Text(*(tuple(rng.integers(1, VOCABULARY, rng.integers(2, 12)).tolist()) for _ in range(2)))
         for _ in range(2 * PAIRS + OTHERS)
     ]
-    # the first lists hold further responses, the first with the fewest
+    # the first half of the lists has further responses, the first of them the fewest
     others = [tuple(range(2 * PAIRS, 2 * PAIRS + min(i + 1, OTHERS))) if i < PAIRS // 2 else () for i in range(PAIRS)]
     examples = [
         Example(
@@ -50,7 +50,7 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
         start, second = copy.deepcopy(policy), Bigram()
         with torch.no_grad():
             policy.table += 0.1 * torch.randn_like(policy.table)
-    found = []
+    results = []
     for budget in budgets:
         policy.zero_grad()
         source = Texts(texts, budget)
@@ -61,7 +61,7 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
             source,
             *source.score([start]),
             lambda other: other.score([start])[0],
-            lambda given: np.empty((len(given), 0), dtype=np.float32),  # what is of prompts is made up
+            lambda prompts: np.empty((len(prompts), 0), dtype=np.float32),  # needs of prompts are random
             SUPPLIERS,
             second,
         )
@@ -69,12 +69,12 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
         objective = PreferenceObjective(training, loss, loss.settings(), _supply(split, loss, batch))
         value = objective.backward(batch)["loss"]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.parameters()]
-        found.append((value, torch.cat([gradient.flatten() for gradient in gradients])))
-    return found
+        results.append((value, torch.cat([gradient.flatten() for gradient in gradients])))
+    return results
 
 
 def _supply(split: Split, loss: Loss, batch: EffectiveBatch) -> Supply:
-    """Return what the loss needs; what comes from data alone has random values, as in `losses.probe`."""
+    """Return what the loss needs; needs that depend only on the data have random values, as in `losses.probe`."""
     needs = [NEEDS.get(name) for name in sorted(loss.needs)]
     made_up = [need for need in needs if need.of == "prompt" or need.compute is not None]
     supply = split.supply(replace(loss, needs=loss.needs - {need.name for need in made_up}), [batch])

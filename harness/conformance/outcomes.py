@@ -1,4 +1,4 @@
-"""What the checks of losses found, and how a terminal shows it."""
+"""Outcomes of the checks of losses, and their tables for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found for one loss; `status` is one of the four above."""
+    """The outcome of one check of one loss; `status` is `OK`, `FAILED` or `DECLARED`."""
 
     check: str
     status: str
@@ -22,17 +22,17 @@ class Outcome:
 
 
 def outcome_table(name: str, outcomes: Sequence[Outcome]) -> Table:
-    """Return what every check found for one loss."""
+    """Return a table of the outcome of every check of one loss."""
     table = _table(name, "check", "result", "detail")
     for outcome in outcomes:
         table.add_row(outcome.check, _coloured(outcome), escape(outcome.detail))
     return table
 
 
-def summary_table(found: Mapping[str, Sequence[Outcome]]) -> Table:
-    """Return one row for each loss; checks of it that are more than ok are spelled out."""
+def summary_table(by_loss: Mapping[str, Sequence[Outcome]]) -> Table:
+    """Return a table with one row per loss; outcomes other than ok are listed."""
     table = _table("conformance", "loss", "ok", "else", "detail")
-    for name, outcomes in found.items():
+    for name, outcomes in by_loss.items():
         others = [outcome for outcome in outcomes if outcome.status != OK]
         table.add_row(
             escape(name),

@@ -1,7 +1,7 @@
-"""The conformance suite that every registered loss is held to: `python -m harness check` and the tests run it.
+"""The conformance suite for every registered loss, run by `python -m harness check` and by the tests.
 
-A check is a function of a `Loss`. It returns a few words for the table, or raises `Failure` with what is wrong and
-what to do. Whatever else a loss raises is a failure too.
+A check is a function of a `Loss`. It returns a few words for the table, or raises `Failure` saying what is wrong and
+what to do. Any other exception that a loss raises is also a failure.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from losses.batch import Part
 from losses.probe import at_start, by_token, log_probs, one_by_one, probe, rows_and_gradients, rows_of, with_log_probs
 from losses.spec import REDUCTIONS
 
-EXTREME = 1e4  # nats: a log-ratio that training can reach when it goes wrong
-SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # nats: spreads of log-ratios on which signs are looked at
-WIDEST = 10**6  # tokens in one forward pass: all of the batch
+EXTREME = 1e4  # nats: a log-ratio that diverging training can reach
+SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # nats: standard deviations of log-ratios at which signs are checked
+WIDEST = 10**6  # tokens in one forward pass: enough for the whole batch
 
 
 class Failure(Exception):
-    """A loss does not keep what it declares. The message says what, and what to do."""
+    """A loss does not do what it declares. The message says what is wrong and what to do."""
 
 
 class Declared(Exception):
-    """A loss departs from a rule in the way that it declares; the message is its declaration."""
+    """A loss breaks a rule as it declares; the message is its declaration."""
 
 
 Check = Callable[[Loss], str]
@@ -56,7 +56,7 @@ def run_check(name: str, loss: Loss) -> Outcome:
         return Outcome(name, DECLARED, str(declared))
     except MissingData as error:
         return Outcome(name, FAILED, f"{error}: declare it in needs")
-    except Exception as error:  # a user's loss can raise anything, and its own words help most
+    except Exception as error:  # a user's loss can raise anything, and its own message is the most helpful
         return Outcome(name, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
 
 
@@ -86,37 +86,37 @@ def hyperparameters(loss: Loss) -> str:
 
 @_check("rows")
 def rows(loss: Loss) -> str:
-    """It returns one finite value for each pair, list or unpaired response (or, coupled, for each row of its contrast).
+    """It returns one finite value per pair, list or unpaired response (or, if coupled, per row of its contrast).
 
-    A listwise loss that does not need scores takes plain pairs too.
+    A listwise loss that does not need scores accepts plain pairs too.
     """
     batch = probe(loss)
-    found = loss(batch, **loss.settings())
-    if not found.isfinite().all():
-        raise Failure(f"returns {found.tolist()} for ordinary log-probs")
+    values = loss(batch, **loss.settings())
+    if not values.isfinite().all():
+        raise Failure(f"returns {values.tolist()} for ordinary log-probs")
     if loss.data == "listwise" and "scores" not in loss.needs:
         pairs = replace(batch.changed(lambda parts: map(_without_scores, parts[:2])), others=None)
         if not loss(pairs, **loss.settings()).isfinite().all():
             raise Failure("is not finite for plain pairs, whose scores are the ranks 1 and 0")
-    return f"{len(found)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
+    return f"{len(values)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
 
 
 def _without_scores(side: Side) -> Side:
-    return replace(side, given={need: values for need, values in side.given.items() if need != "scores"})
+    return replace(side, needs={need: values for need, values in side.needs.items() if need != "scores"})
 
 
 @_check("start value")
 def start_value(loss: Loss) -> str:
-    """Where the policy is its reference, every row is the declared start value, at each point of the grid."""
+    """If the policy equals its reference, every row is the declared start value, at each point of the grid."""
     batch, declared = at_start(probe(loss)), 0
     for point in loss.grid():
         expected = loss.start(point)
         if expected is None:
             continue
         declared += 1
-        found = loss(batch, **point)
-        if not torch.allclose(found, torch.full_like(found, expected), rtol=1e-6, atol=1e-9):
-            raise Failure(f"at {point} the start value is declared as {expected:.6g}, and rows are {found.tolist()}")
+        values = loss(batch, **point)
+        if not torch.allclose(values, torch.full_like(values, expected), rtol=1e-6, atol=1e-9):
+            raise Failure(f"at {point} the start value is declared as {expected:.6g}, and rows are {values.tolist()}")
     return (
         f"holds at {declared} points of the grid" if declared else "none declared: training cannot check it at step 0"
     )
@@ -124,12 +124,12 @@ def start_value(loss: Loss) -> str:
 
 @_check("gradient")
 def gradient(loss: Loss) -> str:
-    """In fp64 its gradient agrees with finite differences."""
+    """Its gradient agrees with finite differences in fp64."""
     for seed in range(3):
         batch = probe(loss, seed=seed)
         inputs = [part.outputs.clone().requires_grad_() for part in batch.parts]
 
-        def total(*outputs, batch=batch):
+        def total(*outputs: Tensor, batch: PreferenceBatch = batch) -> Tensor:
             return loss(batch.with_policy(*outputs), **loss.settings()).sum()
 
         if not total(*inputs).requires_grad:
@@ -141,9 +141,9 @@ def gradient(loss: Loss) -> str:
 
 @_check("extremes")
 def extremes(loss: Loss) -> str:
-    """In fp32 value and gradient are finite at log-ratios of +-1e4 nats, and for one token that is certain.
+    """In fp32, value and gradient are finite at log-ratios of +-1e4 nats and for a single token of probability 1.
 
-    Where a loss reads each token, each has such a log-ratio.
+    If a loss reads each token, every token has such a log-ratio.
     """
     cases = {f"log-ratios {a:+g} and {b:+g}": (a, b) for a, b in itertools.product((EXTREME, -EXTREME), repeat=2)}
     for point in loss.grid():
@@ -155,7 +155,7 @@ def extremes(loss: Loss) -> str:
 
 
 def _at_log_ratios(loss: Loss, *ratios: float) -> PreferenceBatch:
-    """Log-probs stay below 0: a rise is one from a reference far below, or, without reference, from nowhere."""
+    """Return a batch with these log-ratios. Log-probs stay below 0: for a positive one the reference is lowered."""
 
     def moved(part: Part, ratio: float) -> Part:
         high, reference = log_probs(part)
@@ -180,18 +180,18 @@ def _of_one_token(loss: Loss, logp: float) -> PreferenceBatch:
 
 
 def _finite(loss: Loss, batch: PreferenceBatch, point: dict, what: str) -> None:
-    found = rows_and_gradients(loss, batch, point)
+    results = rows_and_gradients(loss, batch, point)
     kinds = ("value", "gradient in chosen", "gradient in rejected", "gradient in the others")
-    for kind, values in zip(kinds, found, strict=False):
+    for kind, values in zip(kinds, results, strict=False):
         if not values.isfinite().all():
             raise Failure(f"{kind} is not finite for {what} at {point}")
 
 
 @_check("sign")
 def sign(loss: Loss) -> str:
-    """A step down the gradient never lowers a chosen response nor raises a rejected one, unless declared."""
+    """A gradient step never lowers a chosen response or raises a rejected one, unless declared."""
     wrong = _first_wrong_sign(loss)
-    if wrong is None and loss.sign_exceptions and not loss.modified_by:  # a modifier can do away with an exception
+    if wrong is None and loss.sign_exceptions and not loss.modified_by:  # a modifier can remove an exception
         raise Failure(f"declares an exception that was not met: {loss.sign_exceptions}")
     if wrong is None:
         return "chosen never down, rejected never up"
@@ -204,7 +204,7 @@ def _first_wrong_sign(loss: Loss) -> str | None:
     for scale, point, seed in itertools.product(SCALES, loss.grid(), range(2)):
         _, chosen, rejected, *_ = rows_and_gradients(loss, probe(loss, seed=seed, scale=scale), point)
         if "token_values" in loss.needs:
-            chosen, rejected = chosen[:, 0], rejected[:, 0]  # the other half is the values'
+            chosen, rejected = chosen[:, 0], rejected[:, 0]  # the other half is the gradient in the values
         size = max(chosen.abs().max().item(), rejected.abs().max().item())
         for what, against in (("lowers a chosen", chosen), ("raises a rejected", -rejected)):
             if against.max().item() > 1e-9 * size:
@@ -216,7 +216,7 @@ def _first_wrong_sign(loss: Loss) -> str | None:
 def order(loss: Loss) -> str:
     """The order of the examples, and of the responses in a list, changes neither the loss nor any gradient.
 
-    Nor does it where tokens have one more column of padding.
+    For losses that read tokens, an additional column of padding changes nothing either.
     """
     for seed in range(3):
         batch, generator = probe(loss, seed=seed), torch.Generator().manual_seed(seed)
@@ -238,7 +238,7 @@ def order(loss: Loss) -> str:
 
 
 def _turned(part: Part) -> Part:
-    """Return lists with their responses in the opposite order, and sides as they are, but for tokens' padding."""
+    """Return lists with their responses reversed, and sides with one more column of padding in per-token fields."""
     tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
     if isinstance(part, Side):
         return replace(part, **{k: pad(v, (0, 1)) for k, v in tensors.items() if k.startswith("token_")})
@@ -266,10 +266,10 @@ def coupling(loss: Loss) -> str:
 
 @_check("micro-batches")
 def micro_batches(loss: Loss) -> str:
-    """Training gives the same loss and gradient however the effective batch is cut and padded."""
+    """Training gives the same loss and gradient however the effective batch is split and padded."""
     (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1))
-    for other, found in cut:
-        if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (found - whole).norm() > 1e-4 * whole.norm():
+    for other, of_cut in cut:
+        if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (of_cut - whole).norm() > 1e-4 * whole.norm():
             raise Failure(
                 f"the loss or its gradient depends on how the batch is cut: {value:.6g} whole, {other:.6g} cut"
             )
@@ -278,9 +278,9 @@ def micro_batches(loss: Loss) -> str:
 
 @_check("needs")
 def needs(loss: Loss) -> str:
-    """It runs on what it declares, and everything that it declares changes its value."""
+    """It runs with only what it declares, and every declared need affects its value."""
     batch = probe(loss)
-    loss(batch, **loss.settings())  # holds nothing undeclared: `MissingData` otherwise
+    loss(batch, **loss.settings())  # raises `MissingData` for an undeclared need
     for need in sorted(loss.needs):
         changed = _changed(batch, need)
         if all(torch.equal(loss(batch, **point), loss(changed, **point)) for point in loss.grid()):
@@ -289,23 +289,23 @@ def needs(loss: Loss) -> str:
 
 
 def _changed(batch: PreferenceBatch, need: str) -> PreferenceBatch:
-    """Return the batch with other values of what a loss declared that it needs."""
+    """Return the batch with other values of a declared need."""
     if need == "stopped":
         return replace(batch, stopped=batch.with_policy(*(part.outputs + 1 for part in batch.parts)))
-    if need in batch.given:
-        value = batch.given[need]
+    if need in batch.needs:
+        value = batch.needs[need]
         field = "mean" if isinstance(value, History) else "policy"
         moved_on = replace(value, **{field: getattr(value, field) + 1})
-        return replace(batch, given={**batch.given, need: moved_on})
+        return replace(batch, needs={**batch.needs, need: moved_on})
     generator = torch.Generator().manual_seed(1)
 
     def moved(values: Tensor) -> Tensor:
         return values + torch.rand(values.shape, generator=generator)
 
     def other(part: Part) -> Part:
-        if isinstance(part, Side) and need in part.given:
-            return replace(part, given={**part.given, need: moved(part.given[need])})
-        # a reference can be there for each token too
+        if isinstance(part, Side) and need in part.needs:
+            return replace(part, needs={**part.needs, need: moved(part.needs[need])})
+        # a reference may exist per token too
         old = {name: getattr(part, name, None) for name in (need, f"token_{need}")}
         return replace(part, **{name: moved(values) for name, values in old.items() if values is not None})
 
@@ -314,9 +314,9 @@ def _changed(batch: PreferenceBatch, need: str) -> PreferenceBatch:
 
 @_check("reduction")
 def reduction(loss: Loss) -> str:
-    """Twice as many tokens at the same log-prob per token change a sum, and leave a mean as it is.
+    """Doubling the tokens at the same log-prob per token changes a loss of sums, but not one of means.
 
-    A loss that takes token by token changes where log-probs change places within a response.
+    A loss of individual tokens changes if log-probs swap places within a response.
     """
     batch = probe(loss)
     value, longer, turned = (
@@ -326,10 +326,10 @@ def reduction(loss: Loss) -> str:
             *(batch.changed(lambda parts, to=to: map(to, parts)) for to in (_doubled, _log_probs_turned)),
         )
     )
-    found = "token" if not torch.allclose(value, turned) else "mean" if torch.allclose(value, longer) else "sum"
-    if found != loss.reduction:
-        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[found]}")
-    return REDUCTIONS[found]
+    observed = "token" if not torch.allclose(value, turned) else "mean" if torch.allclose(value, longer) else "sum"
+    if observed != loss.reduction:
+        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[observed]}")
+    return REDUCTIONS[observed]
 
 
 def _doubled(part: Part) -> Part:
@@ -341,7 +341,7 @@ def _doubled(part: Part) -> Part:
 
 
 def _log_probs_turned(part: Part) -> Part:
-    """Return the part with the first two tokens' log-probs exchanged, under the policy alone; others as they are."""
+    """Return the part with the policy's log-probs of the first two tokens swapped; unchanged if it has no tokens."""
     if not by_token(part):
         return part
     policy = torch.cat([part.token_policy[:, :2].flip(1), part.token_policy[:, 2:]], dim=1)

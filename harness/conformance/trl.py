@@ -1,8 +1,8 @@
-"""How the losses stand to TRL's, by number: what tests/losses/test_against_trl.py asserts and docs/losses.md shows.
+"""Numerical comparisons with TRL's losses, asserted by tests/conformance/test_trl.py and shown in docs/losses.md.
 
-Each comparison runs TRL's own trainer code and our loss on the same real log-probs. Where the two agree, they do so in
-value and in the gradient on every log-prob. Where they do not, the reason stands here, and the test holds them to
-disagreeing, so that a change on either side is noticed.
+Each comparison runs TRL's own trainer code and our loss on the same real log-probs. If the two agree, they agree in
+value and in the gradient on every log-prob. If they do not, the reason is given here, and the test asserts that they
+disagree, so that a change on either side is noticed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 VERSION = "1.16.0"
-TOLERANCE = 1e-5  # of the value, and of the largest gradient
+TOLERANCE = 1e-5  # relative to the value, and to the largest gradient
 
-# What both are given of the pairs: some of TRL's terms are means over the tokens of a batch, some exponentials overflow.
+# How the pairs are presented to both: some of TRL's terms are means over a batch's tokens, some exponentials overflow.
 BATCH = "in batches"
 ALONE = "pair by pair"
 PROMPTS = "pair by pair, with prompts"
@@ -23,13 +23,13 @@ NEAR = "in batches, log-ratios within 30 nats"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One loss with its settings beside a trainer of TRL with its options; `differs` says why, where they disagree."""
+    """A loss with its settings and a TRL trainer with its options; `differs` says why, if they disagree."""
 
     loss: str
     settings: Mapping[str, object]
     trainer: str  # DPO, KTO, CPO or ORPO
     options: Mapping[str, object]
-    given: str = BATCH
+    setup: str = BATCH
     differs: str = ""
 
 
@@ -127,7 +127,7 @@ COMPARISONS = [
     ),
     Comparison("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
     Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
-    # What disagrees.
+    # Disagreements.
     Comparison(
         "cdpo",
         {"beta": 0.1, "label_smoothing": 0.1},

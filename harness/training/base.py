@@ -1,7 +1,7 @@
-"""The contract between training and a backbone: what training knows of a policy, of data, and of its batches.
+"""The interface between training and a backbone: policies, sources of rows, and batches.
 
-A backbone turns data into rows and runs a policy on them; training knows neither tokens nor layers. A row is one
-response to one prompt. Its log-prob is a sum over parts: the tokens of a text, the noise draws of an image.
+A backbone turns data into rows and runs a policy on them; training does not depend on tokens or layers. A row is one
+response to one prompt. Its log-prob is a sum over parts, such as the tokens of a text or the noise draws of an image.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Batch = TypeVar("Batch", covariant=True)
 
 
 class Policy(Protocol):
-    """A model that is trained: also an `nn.Module`.
+    """A trainable model, which is also an `nn.Module`.
 
-    `together` says whether all processes of a run must pass through it equally often, because it or its gradient is
-    spread over them; training sets it.
+    `together` is true if all processes of a run must make the same number of forward passes, because the policy or its
+    gradient is sharded over them; training sets it.
     """
 
     together: bool
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The dtype of its layers; log-probs are fp32 in any case."""
+        """The dtype of its layers; log-probs are always fp32."""
 
     @property
     def device(self) -> torch.device:
@@ -49,19 +49,19 @@ class Policy(Protocol):
         """Return the trained parameters by name, always in the same order."""
 
     def units(self) -> list[nn.Module]:
-        """Return the modules that FSDP slices one by one, inner ones first; the last is the policy itself."""
+        """Return the modules that FSDP shards separately, inner ones first; the last is the policy itself."""
 
     def entries(self) -> tuple[str, ...]:
-        """Return the names of the methods, besides `forward`, through which a source runs the policy."""
+        """Return the names of the methods, besides `forward`, that a source calls to run the policy."""
 
     def save(self, folder: Path, *, write: bool = True) -> None:
-        """Write what was trained to `folder`. All processes take part; the one with `write` writes."""
+        """Write the trained tensors to `folder`. All processes call it; the one with `write` writes."""
 
 
 class Source(Protocol):
-    """Rows of data by number, which a policy of the same backbone reads.
+    """Numbered rows of data for policies of the same backbone.
 
-    `budget` is the most that one forward pass may take, counted as `tokens` counts.
+    `budget` is the largest size of a forward pass, in the unit of `tokens`.
     """
 
     budget: int
@@ -70,37 +70,37 @@ class Source(Protocol):
         """Return the number of rows."""
 
     def tokens(self, rows: Sequence[int]) -> int:
-        """Return what a forward pass of these rows takes of the budget, with its padding."""
+        """Return the size of a forward pass of these rows, padding included."""
 
     def lengths(self, rows: Sequence[int]) -> Tensor:
-        """Return `(len(rows),)` int64: of how many parts each row's log-prob is the sum. Means are taken over them."""
+        """Return `(len(rows),)` int64: the number of parts of each row, over which means are taken."""
 
     def passes(self, rows: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Cut groups of positions in `rows` into forward passes within the budget; return the positions of each.
+        """Split groups of positions in `rows` into forward passes within the budget; return the positions of each.
 
-        A group stays in one pass, also where it takes more than the budget by itself.
+        A group is never split, even if it exceeds the budget by itself.
         """
 
     def outputs(self, policy: Any, rows: Sequence[int], *, by_token: bool = False) -> Tensor:
-        """Return what the policy makes of rows, by one forward pass, with gradient where torch records it.
+        """Return the policy's outputs for rows in one forward pass, with gradient if torch records it.
 
-        These are `(len(rows),)` fp32 summed log-probs in nats, or `by_token` `(len(rows), 2, T)` log-probs and values
-        of each part, where T is the most parts that one of the rows has, and 0 stands behind a row's last.
+        They are fp32 log-probs in nats, summed, `(len(rows),)`; with `by_token`, the log-probs and values of each part,
+        `(len(rows), 2, T)`, where T is the largest number of parts of a row, padded with 0.
         """
 
     def score(self, policies: Sequence[Any], progress: Progress = ...) -> list[LogProbs]:
         """Return the log-probs of all rows under each policy, in eval mode and without gradient."""
 
     def crossed(self, pairs: Sequence[tuple[int, int]]) -> tuple[Source, list[int]]:
-        """Return a source of rows with the prompt of the first and the response of the second of each pair.
+        """Return a source whose rows combine the prompt of the first with the response of the second row of each pair.
 
-        Each such row is there once; the list says which one is a pair's.
+        Its rows are distinct; the list gives the row of each pair.
         """
 
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Log-probs of many rows by their parts, flat: those of row i are `values[offsets[i] : offsets[i + 1]]`, in nats."""
+    """Log-probs of the parts of many rows, concatenated: row i is `values[offsets[i] : offsets[i + 1]]`, in nats."""
 
     values: np.ndarray
     offsets: np.ndarray
@@ -116,16 +116,16 @@ class LogProbs:
         )
 
     def padded(self, rows: Sequence[int], width: int) -> Tensor:
-        """Return `(len(rows), width)` fp32 log-probs of each part, with zeros behind them."""
-        found = torch.zeros(len(rows), width)
-        for to, i in zip(found, rows, strict=True):
+        """Return `(len(rows), width)` fp32 log-probs of each part, padded with 0 at the end."""
+        values = torch.zeros(len(rows), width)
+        for to, i in zip(values, rows, strict=True):
             piece = self.values[self.offsets[i] : self.offsets[i + 1]]
             to[: len(piece)] = torch.from_numpy(np.array(piece))
-        return found
+        return values
 
 
 class Batches(Protocol[Batch]):
-    """The batches of a run. Number k is asked for when step k + 1 begins, and not before."""
+    """The batches of a run. Batch k is requested only when step k + 1 begins."""
 
     def __len__(self) -> int: ...
 
@@ -134,7 +134,7 @@ class Batches(Protocol[Batch]):
 
 @dataclass
 class Job:
-    """One run of training: on which processes, to which folder, and who is told of it.
+    """The processes, output folder, progress callback and checkpoints of one training run.
 
     `rows` is its log, which becomes `metrics.jsonl`.
     """

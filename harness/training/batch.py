@@ -1,4 +1,4 @@
-"""Which examples share an effective batch: a function of the seed alone, the same for every loss."""
+"""The assignment of examples to effective batches, which depends only on the seed and is the same for every loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Example:
     """A preference by indices into its split's sequences; unpaired data has only one of the two.
 
-    `scores` are those of chosen, rejected and the others, where the data have them.
+    `scores` are those of chosen, rejected and the others, if the data have scores.
     """
 
     prompt: Prompt
@@ -31,9 +31,11 @@ class Example:
 
 @dataclass(frozen=True)
 class EffectiveBatch:
-    """The examples of one optimiser step, by their indices in `examples`: those whose chosen response is in it, and
-    those whose rejected one is. `data` is the kind that the loss reads: pairs and lists stay together. What is drawn
-    for the batch is drawn from `seeds`.
+    """The examples of one optimiser step.
+
+    `chosen_examples` and `rejected_examples` index, in `examples`, those whose chosen or rejected response is in the
+    batch. `data` is the kind of data that the loss reads; pairs and lists stay together. `seeds` seeds every random
+    draw for the batch.
     """
 
     examples: Sequence[Example]
@@ -54,16 +56,16 @@ class EffectiveBatch:
 
     @property
     def others(self) -> list[tuple[int, ...]]:
-        """For each pair of a listwise batch, the sequence indices of the further responses to its prompt."""
+        """The sequence indices of the further responses to each pair's prompt in a listwise batch."""
         return [self.examples[i].others for i in self.chosen_examples] if self.data == "listwise" else []
 
     @property
     def rows(self) -> list[int]:
-        """All sequence indices: chosen, rejected, then the others of each pair in turn."""
+        """All sequence indices: chosen, rejected, then the others, pair by pair."""
         return self.chosen + self.rejected + [index for others in self.others for index in others]
 
     def groups(self) -> list[list[int]]:
-        """Return the positions in `rows` that one forward pass must hold together: those of a pair or list."""
+        """Return the groups of positions in `rows` that must share a forward pass: those of a pair or list."""
         wins, count = len(self.chosen_examples), len(self.rows)
         if self.data == "unpaired":
             return [[i] for i in range(count)]
@@ -74,30 +76,30 @@ class EffectiveBatch:
         ]
 
     def mismatched(self) -> list[tuple[int, int]]:
-        """Match each response's prompt with the response to another prompt: a derangement of the batch.
+        """Pair each response's prompt with a response to another prompt: a derangement of the batch.
 
-        Returns (sequence index with the prompt, sequence index with the completion). Where more than half of the batch
-        answers one prompt, so many of its responses have no partner and are left out; none may be left.
+        Returns (sequence index with the prompt, sequence index with the completion). If more than half of the batch
+        answers one prompt, the responses without a partner are left out, possibly all of them.
         """
         rows = self.chosen + self.rejected
         by_prompt: dict[Prompt, list[int]] = {}
         for position, example in enumerate(self.chosen_examples + self.rejected_examples):
             by_prompt.setdefault(self.examples[example].prompt, []).append(position)
-        # Prompts lie side by side: turned by the largest of them, none meets itself.
+        # Equal prompts are adjacent, so rotating by the largest group never pairs a prompt with itself if avoidable.
         order = [p for positions in _shuffled(list(by_prompt.values()), *self.seeds, 2) for p in positions]
         largest = max(map(len, by_prompt.values()))
         prompt_of = {position: prompt for prompt, positions in by_prompt.items() for position in positions}
-        turned = order[largest:] + order[:largest]
-        return [(rows[a], rows[b]) for a, b in zip(order, turned, strict=True) if prompt_of[a] != prompt_of[b]]
+        rotated = order[largest:] + order[:largest]
+        return [(rows[a], rows[b]) for a, b in zip(order, rotated, strict=True) if prompt_of[a] != prompt_of[b]]
 
     def part(self, positions: Sequence[int]) -> EffectiveBatch:
-        """Return the batch cut down to whole groups, given by positions in `rows`; the order stays."""
-        wins, found = len(self.chosen_examples), sorted(positions)
+        """Return the batch with only the groups at these positions in `rows`, in the original order."""
+        wins, ordered = len(self.chosen_examples), sorted(positions)
         losses = wins + len(self.rejected_examples)
         return replace(
             self,
-            chosen_examples=[self.chosen_examples[i] for i in found if i < wins],
-            rejected_examples=[self.rejected_examples[i - wins] for i in found if wins <= i < losses],
+            chosen_examples=[self.chosen_examples[i] for i in ordered if i < wins],
+            rejected_examples=[self.rejected_examples[i - wins] for i in ordered if wins <= i < losses],
         )
 
 
@@ -107,7 +109,7 @@ def _row(row: int | None) -> int:
 
 
 class Epochs(Generic[T]):
-    """The batches of so many epochs, equally many in each. An epoch's are made when one of them is asked for."""
+    """The batches of several epochs of equal length. An epoch's batches are made when one of them is requested."""
 
     def __init__(self, epochs: int, make: Callable[[int], list[T]]):
         self._epochs, self._make = epochs, lru_cache(maxsize=1)(make)
@@ -127,14 +129,14 @@ class Epochs(Generic[T]):
 def effective_batches(
     examples: Sequence[Example], *, batch_size: int, data: str, seed: int, epoch: int
 ) -> list[EffectiveBatch]:
-    """Return the effective batches of one epoch, in order: nearly equal parts of at most `batch_size` pairs.
+    """Return the effective batches of one epoch, in order, of nearly equal size and at most `batch_size` pairs.
 
-    Every example is used exactly once an epoch. For `data="paired"` row i of both sides is a pair;
-    `data="listwise"` has the same pairs in the same batches, with the further responses to their prompts. For
-    `data="unpaired"` the two classes are shuffled apart, so that a chosen response stands beside rejected ones to
-    other prompts; a batch holds as many responses as one of pairs would, and of each class its share, so that steps,
-    tokens and data are those of the paired losses. Both classes are in every batch, where there are both: with fewer
-    of one than there would be batches, the batches are fewer and larger.
+    Every example is used exactly once per epoch. For `data="paired"` row i of both sides is a pair;
+    `data="listwise"` has the same pairs in the same batches, plus the further responses to their prompts. For
+    `data="unpaired"` the two classes are shuffled separately, so that a batch contrasts chosen and rejected responses
+    to different prompts. Such a batch holds as many responses as one of pairs, with each class in proportion, so that
+    steps, tokens and data match those of the paired losses. If both classes exist, every batch contains both: when one
+    class has fewer examples than there would be batches, the batches are fewer and larger.
     """
     chosen = [i for i, e in enumerate(examples) if e.chosen is not None]
     rejected = [i for i, e in enumerate(examples) if e.rejected is not None]

@@ -1,13 +1,13 @@
-"""Checkpoints within a training run: killed at any step and run again, it ends as if it had never been interrupted.
+"""Checkpoints of a training run: a run that is killed and restarted ends as if it had not been interrupted.
 
     <artifact>.partial/step-00000040/
       tensors.safetensors  trained weights, optimiser state, random states
-      values.json          the step, and what else the run keeps (its log, its counters, a loss's running state)
+      values.json          the step, and other state of the run (its log, its counters, a loss's running state)
       manifest.json        the hash of the artifact's inputs, and the sha256 of the two files
 
-A checkpoint is complete or absent, belongs to one artifact's inputs, and is not believed before its hashes are
-right: where they are not, the one before it is used, and so two are kept. The folder goes with the artifact's
-completion (see `harness.core.store`).
+A checkpoint is complete or absent, belongs to one artifact's inputs, and is used only if its hashes match. If they do
+not, the previous one is used; therefore two are kept. The folder is removed when the artifact is complete (see
+`harness.core.store`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from harness.core.hashing import hash_file, hash_value
 from harness.core.store import read_json, write_json
 
 TENSORS, VALUES, MANIFEST = "tensors.safetensors", "values.json", "manifest.json"
-KEPT = 2  # the last, and the one before it in case the last is damaged
-LARGEST_SHARE = 0.02  # of a run's time that checkpoints written by the clock may take
+KEPT = 2  # the last one, and its predecessor in case the last one is damaged
+LARGEST_SHARE = 0.02  # of the run time that checkpoints at time intervals may take
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the rest of a run depends on after `step` steps: tensors on the CPU, and JSON values."""
+    """The complete state of a run after `step` steps: tensors on the CPU, and JSON values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -44,38 +44,38 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`, for the artifact with these inputs."""
+    """The checkpoints of one run, in `folder`, for the artifact with these `inputs`."""
 
     def __init__(self, folder: Path, inputs: Mapping, every: str):
         self.folder = Path(folder)
         self._key = hash_value(inputs)
         self._interval = Interval.parse(every)
-        self._good: list[str] = []  # names of the newest complete ones, oldest first
+        self._good: list[str] = []  # names of the kept checkpoints, oldest first
         self._last = time.monotonic()
-        self._cost = 0.0  # seconds that the last one took to write
+        self._cost = 0.0  # seconds that writing the last one took
 
     def latest(self) -> Snapshot | None:
         """Return the newest undamaged checkpoint of these inputs, if there is one."""
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             try:
-                found = self._read(path)
+                snapshot = self._read(path)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 warnings.warn(f"{path} is damaged ({error}); the checkpoint before it is used", stacklevel=2)
                 continue
-            if found:
+            if snapshot:
                 self._good = [path.name]
-                return found
+                return snapshot
         return None
 
     def due(self, step: int) -> bool:
-        """Whether it is time to write one after this step."""
+        """Whether to write a checkpoint after this step."""
         if self._interval.seconds is not None:
             return time.monotonic() - self._last >= max(self._interval.seconds, self._cost / LARGEST_SHARE)
         steps = self._interval.steps or 0
         return steps > 0 and step % steps == 0
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint; of those before it the last one stays."""
+        """Write a checkpoint and delete all older ones but the last."""
         started = time.monotonic()
         path = self.folder / f"step-{snapshot.step:08d}"
         temporary = self.folder / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
@@ -84,7 +84,7 @@ class Checkpoints:
         write_json(temporary / VALUES, {"step": snapshot.step, **snapshot.values})
         files = {name: hash_file(temporary / name) for name in (TENSORS, VALUES)}
         write_json(temporary / MANIFEST, {"inputs": self._key, "files": files})
-        if path.exists():  # damaged, or of other inputs: else the run would have begun after it
+        if path.exists():  # damaged or of other inputs; a valid one would have been resumed from
             shutil.rmtree(path)
         os.replace(temporary, path)
         self._good = [*self._good, path.name][-KEPT:]
@@ -95,7 +95,7 @@ class Checkpoints:
         self._cost = self._last - started
 
     def _read(self, path: Path) -> Snapshot | None:
-        """Return a checkpoint, or None if it is of other inputs; raises where it is damaged."""
+        """Return a checkpoint, or None if it belongs to other inputs; raise `ValueError` if a hash does not match."""
         manifest = read_json(path / MANIFEST)
         if manifest["inputs"] != self._key:
             return None

@@ -1,4 +1,4 @@
-"""A policy in training: its forward passes, shared by the processes of a run, and what is kept from step to step."""
+"""A policy in training: its forward passes, distributed over the processes of a run, and its state between steps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.training.sharding import equal_passes
 
 @dataclass
 class Training:
-    """A policy, the processes that train it, and the JSON values that change from step to step besides the policy.
+    """A policy, the processes that train it, and the other JSON state of the run.
 
-    A checkpoint holds what is `kept`.
+    `kept` holds the values that change from step to step; checkpoints store it.
     """
 
     policy: Policy
@@ -28,7 +28,9 @@ class Training:
     def share(self, source: Source, rows: Sequence[int], groups: Sequence[list[int]]) -> list[list[int]]:
         """Return this process's share of the forward passes of `rows`, cut into groups of positions."""
         ordered = sorted(groups, key=lambda group: max(source.tokens([rows[i]]) for i in group))
-        mine = ordered[self.accelerator.process_index :: self.accelerator.num_processes]  # all get as many tokens
+        mine = ordered[
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]  # balances the tokens per process
         return equal_passes(source.passes(rows, mine), self.policy, self.accelerator)
 
     @torch.no_grad()
@@ -39,10 +41,10 @@ class Training:
         make: Callable[[Sequence[int]], Tensor],
         groups: Sequence[list[int]] | None = None,
     ) -> Tensor:
-        """Return `(len(rows),)` what `make(rows of one pass)` returns of all rows, `groups` of them in one pass."""
-        found = torch.zeros(len(rows), device=self.policy.device)
+        """Return `(len(rows),)` the values of `make(rows of one pass)` for all rows; each of `groups` shares a pass."""
+        values = torch.zeros(len(rows), device=self.policy.device)
         for positions in self.share(source, rows, groups or [[i] for i in range(len(rows))]):
-            # where processes go together, the others' pass through the policy needs this one, though it has no rows
+            # a sharded policy needs a pass from every process, even from one without rows
             made = make([rows[i] for i in positions] or rows[:1])
-            found[positions] = made[: len(positions)]
-        return self.accelerator.reduce(found, "sum")
+            values[positions] = made[: len(positions)]
+        return self.accelerator.reduce(values, "sum")

@@ -1,4 +1,4 @@
-"""The training loop: one for SFT and for every loss, with the same optimiser, schedule and clipping."""
+"""The training loop that SFT and every loss share, with the same optimiser, schedule and clipping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.training.update import update_of
 
 Batch = TypeVar("Batch")
 
-# What remains of the learning rate, by the share of the steps after the warm-up that has been taken.
+# The factor of the learning rate as a function of the fraction of post-warm-up steps taken.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda share: 1.0,
     "linear": lambda share: 1.0 - share,
@@ -41,22 +41,22 @@ def optimise(
     after_step: Callable[[int], None] = lambda step: None,
     kept: Mapping[str, list | dict] = MappingProxyType({}),
 ) -> None:
-    """Take one optimiser step per batch; a batch is asked for when its step begins.
+    """Take one optimiser step per batch; a batch is requested when its step begins.
 
     `backward(batch, back)` adds the batch's gradient to the trained parameters, part by part through `back` (see
     `Backward`), and returns its metrics. The job logs these with `learning_rate`, `grad_norm` (before clipping) and
-    `seconds`; `after_step(step)` follows, for step 1, 2, ... With checkpoints a run that was interrupted goes on after
-    its last one, with weights, optimiser, random state, log and what `kept` holds as they were then: `kept` names the
-    lists and dicts of JSON values that `backward` and `after_step` change as they go. Raises `Diverged` when the loss
-    or the gradient is not finite: the weights are then left as they were before that step.
+    `seconds`; then `after_step(step)` is called, for step 1, 2, ... With checkpoints, an interrupted run resumes after
+    the last one, with the weights, optimiser, random state, log and `kept` values of that time. `kept` maps names to
+    the lists and dicts of JSON values that `backward` and `after_step` modify. Raises `Diverged` if the loss or the
+    gradient is not finite; the weights are then those before that step.
     """
     accelerator, checkpoints = job.accelerator, job.checkpoints
     with update_of(policy, config, accelerator) as update:
         state = RunState(policy.trained(), update, {"log": job.rows, **kept}, accelerator)
         taken = 0
-        if checkpoints and (found := checkpoints.latest()):
-            state.restore(found)
-            taken = found.step
+        if checkpoints and (latest := checkpoints.latest()):
+            state.restore(latest)
+            taken = latest.step
         for step in range(taken + 1, len(batches) + 1):
             started = time.perf_counter()
             batch = batches[step - 1]
@@ -82,7 +82,7 @@ def optimise(
 def rate_factor(config: OptimConfig, taken: int, total: int) -> float:
     """Return the factor of the learning rate for the step after `taken` of `total` steps.
 
-    The warm-up is linear and its first step is not lost: step k of w warm-up steps has k / (w + 1) of the rate.
+    The warm-up is linear and does not start at 0: step k of w warm-up steps has the factor k / (w + 1).
     """
     if taken < config.warmup_steps:
         return (taken + 1) / (config.warmup_steps + 1)
@@ -91,7 +91,7 @@ def rate_factor(config: OptimConfig, taken: int, total: int) -> float:
 
 
 def _decided_by_main(decision: bool, accelerator: Accelerator) -> bool:
-    """Return the main process's decision in all of them: their clocks differ."""
+    """Return the main process's decision in every process, because their clocks differ."""
     if accelerator.num_processes == 1:
         return decision
     return bool(broadcast(torch.tensor(int(decision), device=accelerator.device)).item())

@@ -1,4 +1,4 @@
-"""The optimiser of a run: made from the configuration, the same for every loss."""
+"""The optimiser of a run, built from the configuration and the same for every loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training one cell: a policy from the SFT start by one loss, with its dev metrics along the way."""
+"""Training of one cell: a policy is trained from the SFT policy with one loss and evaluated on dev meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from losses import Loss
 
 
 def kept_folder(trained: Path, share: float | None) -> Path:
-    """Return where training keeps the policy after a share of its steps (`keep_at`); None stands for its end."""
+    """Return the folder of the policy after a fraction of the steps (`keep_at`); None means the end of training."""
     return trained if share is None else trained / f"at-{share:g}"
 
 
@@ -36,8 +36,8 @@ def train_preference(
 ) -> None:
     """Train `policy` in place on the split `train`; write its tensors, `metrics.jsonl` and `summary.json`.
 
-    Step 0 is checked first, also where the run goes on from a checkpoint. Data order is a function of `seed` and the
-    epoch, the same for every loss. What `config.keep_at` asks for goes into `kept_folder`s.
+    Step 0 is checked first, even if the run resumes from a checkpoint. The data order depends only on `seed` and the
+    epoch and is the same for every loss. Policies requested by `config.keep_at` are written to `kept_folder`.
     """
 
     def batches_of(split: Split, seed: int, epoch: int) -> list[EffectiveBatch]:
@@ -50,7 +50,7 @@ def train_preference(
     objective = PreferenceObjective(training, loss, settings, train.supply(loss, plan))
     development = PreferenceObjective(training, loss, settings, dev.supply(loss, dev_batches))
     objective.check_start(plan[0])
-    kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # what was kept before a kill is there after it
+    kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # survives an interruption
 
     def evaluate(step: int) -> DevMetrics:
         values: dict[str, Any] = development.evaluate(dev_batches, dev_all, paired=dev.paired)

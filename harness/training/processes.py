@@ -14,21 +14,21 @@ from accelerate.utils import broadcast_object_list
 
 from harness.core.store import Artifact, build_artifact
 
-AGREEMENT = timedelta(minutes=1)  # how long a process that failed waits for the others to fail as well
+AGREEMENT = timedelta(minutes=1)  # how long a failed process waits for the others to fail too
 
 
 class AloneError(Exception):
-    """This process failed where the others did not: they wait for it in the middle of their work, and will for hours."""
+    """This process failed and the others did not: they are blocked in a collective operation, possibly for hours."""
 
 
 def build_together(
     accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
 ) -> Artifact:
-    """Return the artifact at `path`; if it is not there, all processes call `build`, and the main one's files are kept.
+    """Return the artifact at `path`; if it is missing, all processes call `build`, and the main one's files are kept.
 
-    What `build` raises is raised, if all processes fail; where one fails alone it is the cause of an `AloneError`, upon
-    which the run is to end. (What a single process can build needs no more than the store's lock: one builds it, the
-    others wait.)
+    If `build` raises in all processes, its error is raised; if it raises in only some of them, it is the cause of an
+    `AloneError`, after which the run must end. (An artifact that a single process can build needs only the store's
+    lock.)
     """
     if accelerator.num_processes == 1:
         return build_artifact(path, kind, inputs, build)
@@ -48,7 +48,7 @@ def build_together(
 
 @cache
 def _group_beside(accelerator: Accelerator) -> dist.ProcessGroup:
-    """A group for agreements, made once while all are well: in the usual group some may be in the middle of something."""
+    """A separate process group for agreeing on a failure: in the default group others may be inside an operation."""
     accelerator.wait_for_everyone()
     return dist.new_group(backend="gloo", timeout=AGREEMENT)
 
@@ -65,7 +65,7 @@ def _build_by_all(
             build(folder)
 
         build_artifact(path, kind, inputs, tell_and_build)
-        if not built:  # it was there
+        if not built:  # it already existed
             broadcast_object_list([False])
     elif broadcast_object_list([None])[0]:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""The random state that dropout draws from: read before a pass, set again where the pass must fall alike."""
+"""The random state used by dropout: saved before a pass, and restored to repeat that pass exactly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return torch's generators' states, uint8, by device type: of the CPU and, where it is used, of the GPU."""
+    """Return the states of torch's generators, uint8, by device type: the CPU's and, on a GPU, that of `device`."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -15,7 +15,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Set what `random_state` returned."""
+    """Restore the states that `random_state` returned."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

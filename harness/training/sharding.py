@@ -1,9 +1,9 @@
-"""Training a policy that is spread over the processes of a run, as `accelerate launch` asks for it: FSDP2, or ZeRO.
+"""Training of a policy that is sharded over the processes of a run, if `accelerate launch` requests it: FSDP2 or ZeRO.
 
-Each process holds a slice of every parameter, of its gradient and of its optimiser state; a layer is put together
-when it computes. Processes must then pass through the model together, equally often. accelerate starts them and
-gathers between them; the slicing is PyTorch's `fully_shard`, called here and not by `Accelerator.prepare`, because the
-backbone has its own normaliser: gradients of the processes' shares are summed, not averaged.
+Each process holds a slice of every parameter, its gradient and its optimiser state; a layer is gathered when it
+computes. All processes must then make the same number of forward passes. accelerate starts the processes and
+communicates between them. Sharding is PyTorch's `fully_shard`, called here instead of `Accelerator.prepare` because the
+loss is already normalised over the whole batch: the processes' gradients are summed, not averaged.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
 from harness.training.base import Policy
 
-ZERO_STAGES = (1, 2)  # of DeepSpeed's: these leave the policy in one piece, see `harness.training.zero`
+ZERO_STAGES = (1, 2)  # DeepSpeed stages that do not shard the policy, see `harness.training.zero`
 
 
 def sharding_asked() -> bool:
-    """Whether the run was launched with FSDP, by what `accelerate launch` leaves in the environment."""
+    """Whether the run was launched with FSDP, according to the environment set by `accelerate launch`."""
     return _launched_with("FSDP")
 
 
 def check_launch(experiment: ExperimentConfig) -> None:
-    """Raise `UserError` for an experiment that cannot be trained in the way it was launched."""
+    """Raise `UserError` if the experiment cannot be trained with the options of this launch."""
     spread = "DeepSpeed" if _launched_with("DEEPSPEED") else "FSDP" if sharding_asked() else None
     tune = experiment.model.tune
     if spread and tune != "full":
@@ -61,7 +61,7 @@ def check_launch(experiment: ExperimentConfig) -> None:
 
 
 def zero_stage() -> int | None:
-    """Return the stage of ZeRO with which DeepSpeed was launched; None if it was not."""
+    """Return the ZeRO stage of a launch with DeepSpeed; None for other launches."""
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)) if _launched_with("DEEPSPEED") else None
 
 
@@ -70,9 +70,9 @@ def _launched_with(what: str) -> bool:
 
 
 def shard(policy: Policy) -> None:
-    """Spread a policy's parameters over all processes: each of its units by itself.
+    """Shard a policy's parameters over all processes, one unit at a time.
 
-    All are sliced again after a forward pass, the outermost ones too: what `Policy.trained` lists are the slices.
+    All units, including the outermost, are resharded after a forward pass, so that `Policy.trained` lists the slices.
     """
     units = policy.units()
     for unit in [fully_shard(unit, reshard_after_forward=True) for unit in units]:
@@ -89,7 +89,7 @@ def is_sharded(policy: Policy) -> bool:
 
 
 def equal_passes(passes: Sequence[list[int]], policy: Policy, accelerator: Accelerator) -> list[list[int]]:
-    """Return a process's forward passes; where they go together, with empty ones behind, so that all have as many."""
+    """Return a process's passes; if all must make equally many, padded at the end with empty ones."""
     if not policy.together:
         return list(passes)
     count = torch.tensor([len(passes)], device=accelerator.device)
@@ -98,12 +98,12 @@ def equal_passes(passes: Sequence[list[int]], policy: Policy, accelerator: Accel
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor put together from all processes' slices, in each of them; another one as it is."""
+    """Return, in every process, the full tensor of a sharded one; return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return this process's part of a whole tensor, on the device of `other` and sliced as that is."""
+    """Return this process's part of a full tensor, on the device of `other` and sharded like it."""
     tensor = tensor.to(other.device)
     if not isinstance(other, DTensor):
         return tensor

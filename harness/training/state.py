@@ -1,4 +1,4 @@
-"""The state of a training run: taken after a step, and put back when the run goes on."""
+"""The state of a training run: saved after a step, and restored when the run resumes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.training.sharding import like, whole
 
 @dataclass
 class RunState:
-    """What a checkpoint is taken of.
+    """The objects whose state a checkpoint saves.
 
-    `kept` names lists and dicts of JSON values that the run changes as it goes (its log, its counters); they are
-    restored in place.
+    `kept` maps names to lists and dicts of JSON values that the run modifies (its log, its counters); they are restored
+    in place.
     """
 
     weights: Mapping[str, nn.Parameter]
@@ -29,9 +29,9 @@ class RunState:
     accelerator: Accelerator
 
     def snapshot(self, step: int) -> Snapshot:
-        """Return the state after `step` steps, in the main process; the others' has no tensors.
+        """Return the state after `step` steps; only the main process's snapshot has tensors.
 
-        All take part: each has random states of its own, and of a sharded policy a slice of every tensor.
+        All processes call it: each has its own random states and, for a sharded policy, a slice of every tensor.
         """
         tensors = {f"weights/{name}": p.detach() for name, p in self.weights.items()}
         for index, state in self.update.state().items():
@@ -48,10 +48,10 @@ class RunState:
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
-        """Become what the snapshot was taken of.
+        """Restore the state of a snapshot.
 
-        In a run of another number of processes random states are dealt out again: dropout falls otherwise there in
-        any case.
+        With a different number of processes, the saved random states are reused in turn; dropout masks differ then
+        anyway.
         """
         states: dict[int, dict[str, Tensor]] = {}
         random: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ class RunState:
                 index, key = rest.split("/")
                 states.setdefault(int(index), {})[key] = tensor
             else:
-                # torch reads a state from where its storage begins: a view of a later row would be the first one's
+                # torch reads a state from the start of its storage: a view of a later row would give the first
                 random[rest] = tensor[self.accelerator.process_index % len(tensor)].clone()
         self.update.load(states)
         for name, kept in self.kept.items():

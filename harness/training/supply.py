@@ -1,4 +1,4 @@
-"""What a loss is given of an effective batch: log-probs of policy and reference, and what else it declared to need."""
+"""The input of a loss for an effective batch: log-probs of policy and reference, and the declared needs."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ Value = Tensor | Side | History  # a tensor is `(rows, ...)`, of the chosen and 
 
 @dataclass(frozen=True)
 class Column:
-    """What was computed once for a split: `(examples, ...)` fp32 for each side; where it has no response, whatever."""
+    """Values computed once per split, `(examples, ...)` fp32 for each side; undefined where a side has no response."""
 
     chosen: np.ndarray
     rejected: np.ndarray
 
     @classmethod
     def of_prompts(cls, values: np.ndarray) -> Column:
-        """Return the column of what belongs to an example's prompt, and so to both of its responses."""
+        """Return the column of values that belong to prompts, and so to both responses of an example."""
         return cls(values, values)
 
 
 class EachStep:
-    """What is computed anew for each batch, from the policy as it is, and carries no gradient."""
+    """A need that is computed for each batch with the current policy, without gradient."""
 
     def before(self, training: Training, batch: EffectiveBatch) -> Value:
-        """Return it for a batch. The policy is in eval mode."""
+        """Return the value for a batch. The policy is in eval mode."""
         raise NotImplementedError
 
     def after(self, training: Training, view: PreferenceBatch) -> None:
-        """Take note of a batch that was trained on, as the loss saw it."""
+        """Update any running state with a batch that was trained on, as the loss saw it."""
 
 
 @dataclass(frozen=True)
 class Supply:
-    """What one loss is given of one split, besides the policy's outputs: columns and what each step computes, by need."""
+    """The inputs of one loss on one split besides the policy's outputs: columns and per-step values, by need."""
 
     source: Source
     reference: LogProbs
@@ -55,9 +55,9 @@ class Supply:
     steps: Mapping[str, EachStep] = field(default_factory=dict)
 
     def preference_batch(
-        self, batch: EffectiveBatch, outputs: Tensor, given: Mapping[str, Value] | None = None
+        self, batch: EffectiveBatch, outputs: Tensor, computed: Mapping[str, Value] | None = None
     ) -> PreferenceBatch:
-        """Return what the loss sees of a batch: the policy's outputs (see `Source.outputs`) and what steps gave."""
+        """Return the loss's view of a batch from the policy's outputs (see `Source.outputs`) and per-step values."""
         logps = log_probs(outputs)
         device, wins, losses = logps.device, len(batch.chosen), len(batch.rejected)
         reference, lengths = self.reference.sums(batch.rows).to(device), self.source.lengths(batch.rows).to(device)
@@ -69,7 +69,7 @@ class Supply:
             for need, column in self.columns.items()
         }
         of_batch: dict[str, Any] = {}
-        for need, value in (given or {}).items():
+        for need, value in (computed or {}).items():
             if isinstance(value, Tensor):
                 sides[need] = (value[:wins], value[wins : wins + losses])
             else:
@@ -82,7 +82,7 @@ class Supply:
             chosen_tokens=lengths[:wins],
             rejected_tokens=lengths[wins : wins + losses],
             others=self._others(batch, logps[wins + losses :], reference[wins + losses :]),
-            given=sides,
+            needs=sides,
             **of_batch,
         )
         if outputs.ndim > 1:
@@ -105,7 +105,7 @@ class Supply:
         )
 
     def _others(self, batch: EffectiveBatch, logps: Tensor, reference: Tensor) -> Lists | None:
-        """Return the further responses of a listwise batch, padded to the longest list; none where all are pairs."""
+        """Return the further responses of a listwise batch, padded to the longest list; None if all lists are pairs."""
         counts = torch.tensor([len(others) for others in batch.others], device=logps.device, dtype=torch.long)
         if not counts.any():
             return None
@@ -123,7 +123,7 @@ def _taken(values: np.ndarray, examples: Sequence[int]) -> Tensor:
 
 
 def log_probs(outputs: Tensor) -> Tensor:
-    """Return `(rows,)` summed log-probs of outputs in either form (see `Source.outputs`)."""
+    """Return the summed log-probs, `(rows,)`, of outputs in either form (see `Source.outputs`)."""
     return outputs if outputs.ndim == 1 else outputs[:, 0].sum(dim=1)
 
 
@@ -131,9 +131,9 @@ def log_probs(outputs: Tensor) -> Tensor:
 class Split:
     """Examples (`paired` if each has both responses) with the source of their rows and the reference's log-probs.
 
-    `train` are the examples of the training split, on which is fitted what is fitted. `score` gives the reference's
-    log-probs of another source, computed once and kept by content; `embed` gives `(examples, d)` fp32 embeddings of
-    prompts. `suppliers` are the backbone's, by need.
+    `train` holds the examples of the training split, on which classifiers are fitted. `score` returns the reference's
+    log-probs of another source, computed once and cached by content; `embed` returns fp32 embeddings of prompts,
+    `(examples, d)`. `suppliers` maps needs to the backbone's suppliers.
     """
 
     examples: Sequence[Example]
@@ -152,10 +152,10 @@ class Split:
         return EffectiveBatch(self.examples, "paired" if self.paired else "unpaired", chosen, rejected)
 
     def supply(self, loss: Loss, plan: Iterable[EffectiveBatch]) -> Supply:
-        """Return what the loss needs for the batches of a plan."""
+        """Return everything that the loss needs for the batches of a plan."""
         needs = set(loss.needs)
         if loss.data == "listwise" and all(example.scores for example in self.examples):
-            needs.add("scores")  # without them ranks stand in
+            needs.add("scores")  # without scores, `PreferenceBatch.lists` uses ranks
         columns, steps = {}, {}
         for need in sorted(needs):
             made = supplier_of(need, self.suppliers).compute(self, plan)
@@ -168,7 +168,7 @@ class Split:
 
 @dataclass(frozen=True)
 class KeyInputs:
-    """What the part of a need in a cell's key is made of: the hashes of prompts, of encoder and second reference."""
+    """The inputs of a need's part of a cell's key: hashes of the prompts, the encoder and the second reference."""
 
     prompts: str
     encoder: Callable[[], str]
@@ -179,9 +179,9 @@ class KeyInputs:
 class Supplier:
     """How a backbone supplies a need.
 
-    `compute(split, plan)` returns it for a split and the batches of a plan: once and for all, as an object that is
-    asked at each step, or None where it comes with the log-probs. `key` is what it depends on besides all that stands
-    in the key of every cell (weights, token data, settings, code).
+    `compute(split, plan)` returns the need for a split and the batches of a plan: a column of values, an object that is
+    called at each step, or None if it comes with the log-probs. `key` returns what it depends on beyond what is in the
+    key of every cell (weights, token data, settings, code).
     """
 
     compute: Callable[[Any, Iterable[EffectiveBatch]], Column | EachStep | None] = lambda split, plan: None
@@ -189,9 +189,9 @@ class Supplier:
 
 
 def supplier_of(need: str, suppliers: Mapping[str, Supplier]) -> Supplier:
-    """Return who supplies a need: the need itself, where a user registered a function, or a backbone.
+    """Return the supplier of a need: the function that a user registered with it, or else the backbone's.
 
-    Raises `UserError` if neither does.
+    Raises `UserError` if there is neither.
     """
     own = NEEDS.get(need).compute
     if own is not None:
@@ -201,9 +201,9 @@ def supplier_of(need: str, suppliers: Mapping[str, Supplier]) -> Supplier:
     return suppliers[need]
 
 
-def _own_column(need: str, found: Any, split: Split) -> Column:
-    """Return what a user's function gave as a column; raise `UserError` where it does not fit the split."""
-    sides = (found, found) if NEEDS.get(need).of == "prompt" else found
+def _own_column(need: str, computed: Any, split: Split) -> Column:
+    """Return the result of a user's function as a column; raise `UserError` if its shape does not match the split."""
+    sides = (computed, computed) if NEEDS.get(need).of == "prompt" else computed
     try:
         chosen, rejected = (np.asarray(values, dtype=np.float32) for values in sides)
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""From gradient to step: the optimiser, and the sum and the norm of the gradient over all processes of a run.
+"""Optimiser steps, with the sum and the norm of the gradient over all processes of a run.
 
-How these are held is one of three: each process has a copy of all, or a slice of all (FSDP2), or a copy of the policy
-and a slice of the rest (`harness.training.zero`).
+Each process holds a full copy of everything, a slice of everything (FSDP2), or a copy of the policy and a slice of the
+optimiser's state (`harness.training.zero`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.training.sharding import is_sharded, like, whole, zero_stage
 
 
 def plain_backward(part: Tensor, last: bool) -> None:
-    """Do what a `Backward` does, where nothing hinges on which part is the last."""
+    """A `Backward` for cases where it does not matter which part is the last."""
     part.backward()
 
 
@@ -31,7 +31,9 @@ class PlainUpdate:
         self.parameters = list(policy.trained().values())
         self.optimizer = optimizer_of(self.parameters, config)
         self._largest_norm = config.clip
-        self._has_shares = accelerator.num_processes > 1 and not is_sharded(policy)  # else their sum is already there
+        self._has_shares = accelerator.num_processes > 1 and not is_sharded(
+            policy
+        )  # otherwise the gradients are already summed
         self._accelerator = accelerator
 
     def backward(self, part: Tensor, last: bool) -> None:
@@ -39,7 +41,7 @@ class PlainUpdate:
         plain_backward(part, last)
 
     def clip(self) -> float:
-        """Add up the processes' shares of the gradient, clip it, and return the norm that it had before."""
+        """Sum the processes' gradients, clip the result, and return its norm before clipping."""
         if self._has_shares:
             for parameter in self.parameters:
                 grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -47,17 +49,17 @@ class PlainUpdate:
         return whole(torch.nn.utils.clip_grad_norm_(self.parameters, self._largest_norm)).item()
 
     def step(self, rate: float) -> None:
-        """Take a step with this learning rate; the gradient is none afterwards."""
+        """Take a step with this learning rate, then clear the gradient."""
         set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> State:
-        """Return the optimiser's state; of a sharded policy this process's slices."""
+        """Return the optimiser's state; for a sharded policy, this process's slices."""
         return self.optimizer.state_dict()["state"]
 
     def load(self, states: State) -> None:
-        """Take over a state, of whole tensors, after the weights that belong to it."""
+        """Load a state of full tensors, after the weights that belong to it."""
         sliced = {
             index: {
                 key: like(tensor, self.parameters[index]) if tensor.shape == self.parameters[index].shape else tensor

@@ -1,7 +1,7 @@
-"""Training with DeepSpeed's ZeRO, stage 1 or 2: each process has the policy, and a slice of the optimiser's state.
+"""Training with DeepSpeed's ZeRO, stage 1 or 2: each process has the policy and a slice of the optimiser's state.
 
-What is left of DeepSpeed here are its partitioned optimiser and the exchange of gradients during the backward pass.
-Stage 3, where the policy is in slices too, is what FSDP does (`harness.training.sharding`).
+Only DeepSpeed's partitioned optimiser and its exchange of gradients during the backward pass are used. For stage 3,
+which shards the policy too, use FSDP (`harness.training.sharding`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ZeroUpdate:
         policy.together = True
         self._processes = accelerator.num_processes
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # asked for, and of no consequence
+            "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed, but has no effect here
             "gradient_clipping": config.clip,
             "zero_optimization": {"stage": stage},
             "zero_allow_untested_optimizer": True,
@@ -39,25 +39,25 @@ class ZeroUpdate:
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=self.optimizer, config=settings)
 
     def backward(self, part: Tensor, last: bool) -> None:
-        """Add the gradient of a part of a step's loss. DeepSpeed takes the processes' mean, and we want their sum."""
+        """Add the gradient of a part of a step's loss. DeepSpeed averages over processes; the factor makes it a sum."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(part * self._processes, scale_wrt_gas=False)
 
     def clip(self) -> float:
-        """Return the norm of the gradient. The step will clip it."""
+        """Return the norm of the gradient, which the next step clips."""
         return float(self._engine.optimizer.scaled_global_norm())
 
     def step(self, rate: float) -> None:
-        """Take a step with this learning rate; the gradient is none afterwards."""
+        """Take a step with this learning rate, then clear the gradient."""
         set_rate(self.optimizer, rate)
         self._engine.step()
 
     def close(self) -> None:
-        """Let go of the policy, which DeepSpeed's hooks would keep in memory for good."""
+        """Release the policy, which DeepSpeed's hooks would otherwise keep in memory."""
         self._engine.destroy()
 
     def state(self) -> State:
-        """Return the optimiser's state, put together from all processes' slices."""
+        """Return the optimiser's state, gathered from all processes."""
         (flat,) = self.optimizer.state.values()
         return {
             index: {
@@ -68,7 +68,7 @@ class ZeroUpdate:
         }
 
     def load(self, states: State) -> None:
-        """Take over a state, of whole tensors, after the weights that belong to it. No step was taken yet."""
+        """Load a state of full tensors, after the weights that belong to it and before the first step."""
         zero = self._engine.optimizer
         zero.refresh_fp32_params()
         (mine,) = zero.single_partition_of_fp32_groups

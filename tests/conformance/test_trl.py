@@ -147,7 +147,7 @@ def value_of_trl(trainer, name: str, data: dict[str, Tensor], policy: Tensor, gi
 
 def value_of_ours(comparison: Comparison, data: dict[str, Tensor], policy: Tensor) -> Tensor:
     sides = (*policy.chunk(2), *data["reference"].chunk(2))
-    confidence = data["policy"] / data["tokens"] - log_squares(comparison.given)
+    confidence = data["policy"] / data["tokens"] - log_squares(comparison.setup)
     fields = {
         f"{side}_{name}": value
         for name, values in {"tokens": data["tokens"], "confidence": confidence}.items()
@@ -178,11 +178,11 @@ def largest_difference(comparison: Comparison, build, recorded) -> float:
     # TRL's alpha divergence knows no fp64
     dtype = torch.float32 if "f_alpha_divergence_coef" in comparison.options else torch.float64
     worst = 0.0
-    for data in batches({name: values.to(dtype) for name, values in recorded.items()}, comparison.given):
+    for data in batches({name: values.to(dtype) for name, values in recorded.items()}, comparison.setup):
         policy = data["policy"].clone().requires_grad_()
         values = (
             value_of_ours(comparison, data, policy),
-            value_of_trl(trainer, comparison.trainer, data, policy, comparison.given),
+            value_of_trl(trainer, comparison.trainer, data, policy, comparison.setup),
         )
         grads = [of_each_response(torch.autograd.grad(value, policy)[0], data["policy"]) for value in values]
         for ours, theirs in (values, grads):
@@ -198,7 +198,7 @@ def of_each_response(grad: Tensor, logps: Tensor) -> Tensor:
 
 
 def named(comparison: Comparison) -> str:
-    return f"{comparison.loss}-{comparison.trainer}-{comparison.options.get('loss_type', '')}-{comparison.given}"
+    return f"{comparison.loss}-{comparison.trainer}-{comparison.options.get('loss_type', '')}-{comparison.setup}"
 
 
 @pytest.mark.slow

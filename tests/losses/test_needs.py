@@ -41,7 +41,7 @@ def test_a_loss_reads_a_user_s_own_need():
     register_need("weight")(lambda split: ([], []))
     loss = register_weighted()
     zeros, weights = torch.zeros(2), torch.tensor([1.0, 3.0])
-    batch = PreferenceBatch.from_logps(zeros - 1, zeros, zeros, zeros, given={"weight": (weights, weights)})
+    batch = PreferenceBatch.from_logps(zeros - 1, zeros, zeros, zeros, needs={"weight": (weights, weights)})
     assert loss(batch, beta=0.5).tolist() == [0.5, 1.5]
     with pytest.raises(MissingData, match="this loss needs weight for the chosen side, and the batch has none"):
         loss(PreferenceBatch.from_logps(zeros, zeros, zeros, zeros))
@@ -49,7 +49,7 @@ def test_a_loss_reads_a_user_s_own_need():
 
 def test_values_of_a_need_belong_to_the_responses():
     with pytest.raises(ValueError, match=r"weight of the chosen side must be 1-D with 2 rows, got shape \(3,\)"):
-        PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, given={"weight": (torch.ones(3), torch.ones(2))})
+        PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, needs={"weight": (torch.ones(3), torch.ones(2))})
 
 
 @pytest.mark.parametrize("of", ["response", "prompt"])

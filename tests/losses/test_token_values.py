@@ -18,7 +18,7 @@ def side(name: str, logratios: list[list[float]], values: list[list[float]], **f
             torch.tensor(x, dtype=torch.float64) for x in (of_row, of_values)
         )
         mask[row, : len(of_row)] = 1
-    empty = Side(torch.zeros(len(logratios), dtype=torch.float64), name=name, given=fields)
+    empty = Side(torch.zeros(len(logratios), dtype=torch.float64), name=name, needs=fields)
     return empty.with_tokens(ratio - 1, value, mask.bool(), torch.full_like(ratio, -1.0))
 
 

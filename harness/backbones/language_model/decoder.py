@@ -1,46 +1,50 @@
-"""All that the harness knows of the inside of a transformers model: its decoder's layers, its head, its settings."""
+"""Access to the internals of a transformers model: its decoder's layers, its head and its settings."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from harness.core.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def decoder_of(model) -> nn.Module:
-    """Return the part of a causal LM that turns ids into hidden states."""
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the part of a causal LM that maps ids to hidden states."""
     return model.get_decoder()
 
 
-def layers_of(model) -> list[nn.Module]:
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """Return the decoder's layers, in order."""
     return list(decoder_of(model).layers)
 
 
-def last_layers(model, count: int) -> list[nn.Module]:
+def last_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
     """Return the decoder's last layers and its final norm: what `tune: last_layers` trains."""
     return [*layers_of(model)[-count:], decoder_of(model).norm]
 
 
-def head_of(model) -> tuple[Tensor, Tensor | None]:
-    """Return the weight, `(vocabulary, d)`, and the bias, `(vocabulary,)` or None, that turn hidden states into logits."""
+def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Return the weight, `(vocabulary, d)`, and the bias, `(vocabulary,)` or None, that map hidden states to logits."""
     head = model.get_output_embeddings()
     return head.weight, getattr(head, "bias", None)
 
 
-def hidden_size(model) -> int:
+def hidden_size(model: PreTrainedModel) -> int:
     """Return d, the size of a hidden state."""
     return model.config.get_text_config().hidden_size
 
 
-def why_one_each(model, longest: int) -> str | None:
-    """Return why two completions of a prompt cannot stand in one row of up to `longest` tokens each; None if they may.
+def why_one_each(model: PreTrainedModel, longest: int) -> str | None:
+    """Return why completions of a prompt, sequences of up to `longest` tokens, cannot share a row; None if they can.
 
-    A row of several needs attention that takes a mask for each query, and that looks back as far as the longest.
+    Sharing needs attention that accepts a mask per query and that covers the longest sequence.
     """
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa":
@@ -53,11 +57,11 @@ def why_one_each(model, longest: int) -> str | None:
 
 @contextmanager
 def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
-    """Within, the last layer's `mlp` computes the tokens `read` only, `(n,)` different positions in rows x length.
+    """Within, the last layer's `mlp` computes only the tokens `read`: `(n,)` distinct flat indices into (rows, length).
 
-    It works on each token by itself, and no layer comes after it: only the tokens that predict a completion need it.
-    Elsewhere its output is zero. A decoder whose layers have no such part, or one that returns more than a tensor (a
-    mixture of experts), runs as it is.
+    The `mlp` treats each token separately and no layer follows it, so only tokens that predict a completion need it.
+    Its output is zero elsewhere. A decoder whose layers have no `mlp`, or one that does not return a single tensor (a
+    mixture of experts), runs unchanged.
     """
     mlp = getattr(decoder.layers[-1], "mlp", None) if hasattr(decoder, "layers") else None
     if mlp is None:
@@ -66,10 +70,10 @@ def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
     everywhere = mlp.forward
 
     def forward(hidden: Tensor) -> Tensor:
-        found = everywhere(hidden.flatten(0, 1)[None, read])
-        if not isinstance(found, Tensor):
+        output = everywhere(hidden.flatten(0, 1)[None, read])
+        if not isinstance(output, Tensor):
             return everywhere(hidden)
-        return found.new_zeros(hidden.shape).flatten(0, 1).index_copy_(0, read, found[0]).view_as(hidden)
+        return output.new_zeros(hidden.shape).flatten(0, 1).index_copy_(0, read, output[0]).view_as(hidden)
 
     mlp.forward = forward
     try:
@@ -78,10 +82,10 @@ def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
         del mlp.forward
 
 
-def split_decoder(decoder, last: int) -> tuple[nn.Module, nn.Module]:
-    """Return (trunk, top): views of a decoder, all layers but the last `last`, and those with the final norm.
+def split_decoder(decoder: nn.Module, last: int) -> tuple[nn.Module, nn.Module]:
+    """Return (trunk, top), views of a decoder: all layers but the last `last`, and the last ones with the final norm.
 
-    Both share the decoder's parameters. Raises `UserError` for a decoder that is not built of `.layers`.
+    Both share the decoder's parameters. Raises `UserError` for a decoder without `.layers` and `.norm`.
     """
     if not hasattr(decoder, "layers") or not hasattr(decoder, "norm"):
         raise UserError(f"tune: last_layers does not know the layers of {type(decoder).__name__}; use lora or full")

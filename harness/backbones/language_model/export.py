@@ -1,4 +1,4 @@
-"""A trained policy as a folder that plain transformers code, or peft, loads."""
+"""Export of a trained policy as a folder that transformers or peft can load."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.backbones.language_model.policy import TENSORS, load_policy, load_tokenizer, lora_targets
 from harness.core.assets import quiet
@@ -18,14 +19,17 @@ from harness.core.config import ModelConfig, SampleConfig
 from harness.core.errors import UserError
 from harness.core.render import Renderer
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors files name them
-PROBES = (4, 24)  # rows and tokens of the text on which the exported and the trained policy are compared
-CLOSE = 1e-3  # nats: how far fp32 log-probs of a token may be apart that were computed in two ways
+PROBES = (4, 24)  # rows and tokens of the random ids on which the exported and the trained policy are compared
+CLOSE = 1e-3  # nats: the largest difference of fp32 log-probs of a token that is explained by rounding
 
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy by its parts: the base model's folder, and folders of trained tensors, to be applied in turn."""
+    """The parts of a policy: the base model's folder and the folders of trained tensors, applied in order."""
 
     model: Path
     config: ModelConfig
@@ -38,7 +42,7 @@ def export_model(trained: TrainedPolicy, folder: Path, decoding: SampleConfig, d
     Weights are written in `dtype`, by default that of the base model's files. Return the largest difference, in nats,
     of a token's log-prob in the written model from that in the trained policy.
 
-    Raises `UserError` for tensors that do not fit the model, or where merged adapters change what the model says.
+    Raises `UserError` for tensors that do not fit the model, or if merging the adapters changes the log-probs.
     """
     config = trained.config
     model = load_policy(trained.model, dataclasses.replace(config, dtype="float32"), trained.tensors).model
@@ -58,10 +62,10 @@ def export_model(trained: TrainedPolicy, folder: Path, decoding: SampleConfig, d
 
 
 def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig, base: str) -> float:
-    """Write a policy that was trained with LoRA as one peft adapter of the model that `base` names.
+    """Write a policy that was trained with LoRA as one peft adapter of the model named `base`.
 
-    The adapters of the SFT policy and of the loss become one of the sum of their ranks. Return the largest
-    difference, in nats, of a token's log-prob from that in the trained policy.
+    The adapters of the SFT policy and of the loss are joined into one, whose rank is the sum of theirs. Return the
+    largest difference, in nats, of a token's log-prob from that in the trained policy.
 
     Raises `UserError` for a policy trained without LoRA, or for tensors that do not fit the model.
     """
@@ -74,7 +78,7 @@ def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig,
         )
     expected = _probe(load_policy(trained.model, config, trained.tensors).model)
     count = len(trained.tensors)
-    settings = LoraConfig(  # alpha / rank, by which an adapter is scaled, stays
+    settings = LoraConfig(  # alpha / rank, the scale of an adapter, does not change
         r=config.lora.rank * count,
         lora_alpha=config.lora.alpha * count,
         lora_dropout=config.lora.dropout,
@@ -98,12 +102,12 @@ def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig,
 def checkpoint_dtype(folder: Path) -> str:
     """Return the dtype of the weights in a model folder."""
     with safe_open(sorted(Path(folder).glob("*.safetensors"))[0], "pt") as file:
-        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    return next((name for kind, name in DTYPES.items() if kind in found), "float32")
+        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    return next((name for kind, name in DTYPES.items() if kind in dtypes), "float32")
 
 
-def _plain(folder: Path, config: ModelConfig, dtype: str):
-    """Load a model folder as anyone would."""
+def _plain(folder: Path, config: ModelConfig, dtype: str) -> PreTrainedModel:
+    """Load a model folder with plain transformers code."""
     from transformers import AutoModelForCausalLM
 
     with quiet():
@@ -112,8 +116,8 @@ def _plain(folder: Path, config: ModelConfig, dtype: str):
         )
 
 
-def _merge_adapters(model) -> None:
-    """Add what the active adapters say to the weights below them, and take the adapters out. Without any, do nothing."""
+def _merge_adapters(model: PreTrainedModel) -> None:
+    """Merge the active adapters into the weights and remove them. Without adapters, do nothing."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
@@ -126,16 +130,16 @@ def _merge_adapters(model) -> None:
 
 
 def _stacked(adapters: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return several adapters as one: B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2]. Its parameters are named "default"."""
+    """Return several adapters as one, named "default": B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2]."""
     parts: dict[str, list[Tensor]] = {}
     for number, tensors in enumerate(adapters):
         for name, tensor in tensors.items():
             parts.setdefault(name.replace(f".adapter{number}", ".default"), []).append(tensor)
-    return {name: torch.cat(found, dim=0 if "_A.default" in name else 1) for name, found in parts.items()}
+    return {name: torch.cat(factors, dim=0 if "_A.default" in name else 1) for name, factors in parts.items()}
 
 
-def _generation(trained: TrainedPolicy, model, decoding: SampleConfig):
-    """Return how the experiment sampled, and nothing besides: transformers' own top_k would cut what it did not."""
+def _generation(trained: TrainedPolicy, model: PreTrainedModel, decoding: SampleConfig) -> GenerationConfig:
+    """Return the experiment's sampling settings. top_k is 0 because transformers' default would truncate."""
     from transformers import GenerationConfig
 
     renderer = Renderer(load_tokenizer(trained.model, trained.config))
@@ -154,7 +158,7 @@ def _generation(trained: TrainedPolicy, model, decoding: SampleConfig):
 
 
 @torch.no_grad()
-def _probe(model) -> Tensor:
+def _probe(model: nn.Module) -> Tensor:
     """Return a model's fp32 log-probs of the tokens of a fixed text, `(rows, tokens - 1)`."""
     rows, tokens = PROBES
     size = model.get_input_embeddings().weight.shape[0]

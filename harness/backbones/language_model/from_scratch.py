@@ -1,4 +1,4 @@
-"""A language model from scratch: a tokenizer and a small Llama trained on texts, kept in the store, and its export."""
+"""A language model trained from scratch: a tokenizer and a small Llama, cached in the store, and its export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from harness.backbones.language_model.policy import TENSORS, Policy, load_policy, load_tokenizer
 from harness.backbones.language_model.scoring import BatchSource
@@ -38,12 +38,12 @@ from harness.training.checkpoint import Checkpoints
 
 MODEL, RECORD = "model", "pretrain.json"
 END = "<|endoftext|>"
-# A prompt is the beginning of a text, and a completion goes on with it: no roles, no tags.
+# A prompt is the beginning of a text and a completion continues it, so there are no roles or tags.
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 def pretrain(config: FromScratchConfig, texts: Sequence[str], held_out: Sequence[str], job: Job) -> None:
-    """Train tokenizer and model on `texts`; write the model's folder `model`, and its loss on `held_out` in `pretrain.json`.
+    """Train tokenizer and model on `texts`; write the folder `model` and `pretrain.json`, with the loss on `held_out`.
 
     The weights are stored in bf16, and the held-out loss is that of the stored weights.
     """
@@ -82,10 +82,10 @@ def pretrain(config: FromScratchConfig, texts: Sequence[str], held_out: Sequence
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer with one control token, which begins, separates and ends texts.
+    """Return a byte-level BPE tokenizer with one control token that begins, separates and ends texts.
 
-    Every text is read as if a space stood before it, so that a completion is tokenised alike on its own and behind
-    its prompt, as long as it begins with a word.
+    A space is added before every text, so that a completion that begins with a word has the same tokens on its own as
+    after its prompt.
     """
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)
     bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END], show_progress=False)
@@ -96,8 +96,8 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     return tokenizer
 
 
-def cut_into_windows(tokenizer, texts: Sequence[str], context: int) -> list[Tokens]:
-    """Return the texts, one behind the other, cut into windows of at most `context` tokens; each token is predicted once."""
+def cut_into_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context: int) -> list[Tokens]:
+    """Return the concatenated texts in windows of at most `context` tokens; each token is predicted once."""
     stream: list[int] = []
     for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
         stream += [tokenizer.eos_token_id, *ids]
@@ -108,7 +108,7 @@ def cut_into_windows(tokenizer, texts: Sequence[str], context: int) -> list[Toke
     ]
 
 
-def _architecture(config: FromScratchConfig, tokenizer) -> LlamaConfig:
+def _architecture(config: FromScratchConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden,
@@ -126,16 +126,16 @@ def _architecture(config: FromScratchConfig, tokenizer) -> LlamaConfig:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The texts that a model from scratch learns from, and those that its loss is measured on."""
+    """The texts that a model from scratch is trained on, and the held-out texts for its loss."""
 
     texts: list[str]
     held_out: list[str]
 
 
 def read_corpus(config: FromScratchConfig) -> Corpus:
-    """Return the reviews that the sentiment task leaves to policies, and those of its dev prompts, held out.
+    """Return the sentiment task's reviews for policies, and, held out, those of its dev prompts.
 
-    Raises `UserError` for data that cannot be read, or that are too few.
+    Raises `UserError` if the data cannot be read or hold too few reviews.
     """
     reviews = load_reviews(config.data, config.subset)
     corpus = Corpus(
@@ -147,7 +147,7 @@ def read_corpus(config: FromScratchConfig) -> Corpus:
 
 
 def pretrain_inputs(config: FromScratchConfig, corpus: Corpus) -> dict:
-    """Return what determines a model from scratch: the key of that artifact."""
+    """Return everything that determines a model from scratch: the key of its artifact."""
     return {
         "format": 1,
         "texts": hash_value(corpus.texts),
@@ -158,7 +158,7 @@ def pretrain_inputs(config: FromScratchConfig, corpus: Corpus) -> dict:
 
 
 def find_pretrained(config: FromScratchConfig, store: Store) -> Path | None:
-    """Return the folder of a model from scratch, None where it is not trained yet."""
+    """Return the folder of a model from scratch, or None if it has not been trained yet."""
     inputs = pretrain_inputs(config, read_corpus(config))
     artifact = find_artifact(store.path("pretrain", inputs), inputs)
     return artifact and artifact.path / MODEL
@@ -167,9 +167,9 @@ def find_pretrained(config: FromScratchConfig, store: Store) -> Path | None:
 def pretrained(
     config: FromScratchConfig, store: Store, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Artifact:
-    """Return the artifact of a model from scratch, training it on first use: the model is in its folder `model`.
+    """Return the artifact of a model from scratch, training it on first use; the model is in its folder `model`.
 
-    Raises `UserError` for data that cannot be read, and where several processes would have to train it.
+    Raises `UserError` if the data cannot be read, or if several processes would have to train it.
     """
     corpus = read_corpus(config)
     inputs = pretrain_inputs(config, corpus)
@@ -187,7 +187,7 @@ def pretrained(
 
 
 def export(artifact: Artifact, folder: Path, command: str) -> None:
-    """Copy a model from scratch to `folder`, with a README that says by which command, on what data, and how good it is."""
+    """Copy a model from scratch to `folder`, with a README that states the command, the data and the held-out loss."""
     shutil.copytree(artifact.path / MODEL, folder, dirs_exist_ok=True)
     record, inputs = read_json(artifact.path / RECORD), artifact.manifest["inputs"]
     held_out = record["held_out"]

@@ -1,32 +1,35 @@
-"""The log-prob kernel: log-probs of given target tokens without a full logits tensor.
+"""The log-prob kernel: log-probs of target tokens without a full logits tensor.
 
-Only positions that predict a completion token reach the LM head, a chunk at a time. Where the head is trained, the
-backward pass computes the logits again instead of keeping them; where it is frozen, the gradient of a token's log-prob
-in its hidden state is known at once and takes their place. Logits and log-softmax are in fp32 whatever the model's
-dtype, forward and backward alike: rounded to bf16, a logit of 10 is off by 0.03 nats, and a completion of 200 tokens by
-more than one. On a GPU a bf16 model's matrix products take bf16 factors and add up in fp32, as its layers do.
+Only positions that predict a completion token reach the LM head, one chunk at a time. If the head is trained, the
+backward pass recomputes the logits instead of keeping them. If it is frozen, the forward pass computes the gradient of
+each token's log-prob with respect to its hidden state and keeps that instead. Logits and log-softmax are in fp32
+whatever the model's dtype, forward and backward: rounded to bf16, a logit of 10 is off by 0.03 nats, and a completion
+of 200 tokens by more than one. On a GPU, a bf16 model's matrix products have bf16 factors and accumulate in fp32, as in
+its layers.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 25  # logits held at a time: 128 MiB in fp32, whatever the vocabulary
+CHUNK_LOGITS = 1 << 25  # logits in memory at a time: 128 MiB in fp32 for any vocabulary
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `(n,)` fp32 log-probs of `targets` `(n,)` under softmax(hidden @ weight.T + bias).
 
-    `hidden` is `(n, d)` and `weight` `(vocabulary, d)`. Gradients flow to `hidden`, `weight` and `bias` where they
-    ask for one. Peak memory is two chunks of logits and the gradient, one chunk without gradient.
+    `hidden` is `(n, d)` and `weight` `(vocabulary, d)`. Gradients flow to those of `hidden`, `weight` and
+    `bias` that require one. Peak memory is two chunks of logits plus the gradient; one chunk without gradient.
     """
     return _TokenLogProbs.apply(hidden, weight, targets, bias)
 
 
 @torch.no_grad()
 def token_collisions(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return `(n,)` fp32 log sum_v p(v)^2 of the softmax at each position: how likely two samples are the same token."""
+    """Return `(n,)` fp32 log sum_v p(v)^2 of the softmax: the log-probability that two samples are equal."""
     head = _head(weight, bias, _factor_dtype(hidden))
     parts = []
     for h in hidden.split(_rows_in_a_chunk(weight)):
@@ -39,7 +42,7 @@ class _TokenLogProbs(torch.autograd.Function):
     """With p = softmax(logits) and t the target: d log p_t / d hidden = weight_t - p @ weight."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, bias):
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
         factor = _factor_dtype(hidden)
         chunk = _rows_in_a_chunk(weight)
         wants_hidden, wants_weight, _, wants_bias = ctx.needs_input_grad
@@ -55,7 +58,7 @@ class _TokenLogProbs(torch.autograd.Function):
             if wants_hidden and not head_is_trained:
                 slopes.append(_slope(logits.div_(sums), t, head[0]))
             elif head_is_trained and first is None:
-                first = logits.div_(sums)  # one chunk is kept: often there are no more
+                first = logits.div_(sums)  # one chunk is kept, as often there is only one
         ctx.save_for_backward(
             hidden, weight, targets, bias, torch.cat(totals), torch.cat(slopes) if slopes else None, first
         )
@@ -63,7 +66,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, bias, totals, slopes, first = ctx.saved_tensors
         if slopes is not None:
             return (grad[:, None] * slopes).to(hidden.dtype), None, None, None
@@ -84,15 +87,15 @@ class _TokenLogProbs(torch.autograd.Function):
                 d_weight.index_add_(0, t, weighted)
             if wants_bias:
                 d_bias.sub_(g @ p).index_add_(0, t, g)
-        given = (hidden, weight, None, bias)
+        inputs = (hidden, weight, None, bias)
         return tuple(
             None if gradient is None else gradient.to(source.dtype)
-            for gradient, source in zip((d_hidden, d_weight, None, d_bias), given, strict=True)
+            for gradient, source in zip((d_hidden, d_weight, None, d_bias), inputs, strict=True)
         )
 
 
 def _factor_dtype(hidden: Tensor) -> torch.dtype:
-    """Return the dtype in which matrices are multiplied: that of the model's layers on a GPU, fp32 or fp64 elsewhere."""
+    """Return the dtype of matrix factors: bf16 for a bf16 model on a GPU, otherwise fp32, or fp64 for fp64 states."""
     if hidden.is_cuda:
         autocast = torch.is_autocast_enabled("cuda")
         if (torch.get_autocast_dtype("cuda") if autocast else hidden.dtype) == torch.bfloat16:
@@ -105,12 +108,12 @@ def _rows_in_a_chunk(weight: Tensor) -> int:
 
 
 def _head(weight: Tensor, bias: Tensor | None, factor: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Return the LM head with its weight as a factor of products, and its bias as a part of sums."""
+    """Return the LM head: its weight in the dtype `factor`, its bias in at least fp32."""
     return weight.to(factor), None if bias is None else bias.to(torch.promote_types(factor, torch.float32))
 
 
 def _product(a: Tensor, b: Tensor, factor: torch.dtype) -> Tensor:
-    """Return a @ b, of factors in one dtype, added up in at least fp32."""
+    """Return a @ b with both factors in the dtype `factor`, accumulated in at least fp32."""
     with torch.autocast(a.device.type, enabled=False):
         if factor == torch.bfloat16:
             return torch.mm(a.to(factor), b.to(factor), out_dtype=torch.float32)
@@ -118,7 +121,7 @@ def _product(a: Tensor, b: Tensor, factor: torch.dtype) -> Tensor:
 
 
 def _subtract_product(total: Tensor, a: Tensor, b: Tensor, factor: torch.dtype) -> None:
-    """Subtract a @ b from `total`, in place where the product needs no tensor of its own."""
+    """Subtract a @ b from `total` in place, without a temporary for the product unless `factor` is bf16."""
     if factor == torch.bfloat16:
         total -= _product(a, b, factor)
     else:
@@ -131,9 +134,9 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn logits into exp(logit - largest) in their place: a second tensor of that size costs as much as their product.
+    """Replace logits by exp(logit - largest), in place: a second such tensor would cost as much as their product.
 
-    Return the sums, `(n, 1)`, that make them probabilities, and the logits' logsumexp, `(n,)`.
+    Return the sums, `(n, 1)`, that normalise them to probabilities, and the logsumexp of the logits, `(n,)`.
     """
     largest = logits.amax(dim=1, keepdim=True)
     sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)

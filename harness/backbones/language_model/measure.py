@@ -1,4 +1,4 @@
-"""What is measured where the reward is known: the reward of a policy's samples and its divergence from the reference."""
+"""Measurements with a known reward: the reward of a policy's samples and its divergence from the reference."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def measure_samples(
     reward: Reward,
     source: Callable[[list[Tokens]], BatchSource],
 ) -> list[Measure]:
-    """Return a measure of each of the policy's responses that `draw_responses` gave to a task's questions.
+    """Return a measure of each response that `draw_responses` drew for a task's questions.
 
-    `at` is the share of its steps that the policy has taken. `kl` is the sample's log-ratio, whose mean estimates
-    KL(policy || reference) without bias; `kl_exact` and `entropy` are `divergences`. `source` makes batches of token
-    sequences.
+    `at` is the fraction of its training steps that the policy has taken. `kl` is the sample's log-ratio, whose mean
+    estimates KL(policy || reference) without bias; `kl_exact` and `entropy` are `divergences`. `source` makes batches
+    of token sequences.
     """
     sequences = [Tokens(ids, sample.ids) for ids, sample in zip(asked.ids, drawn, strict=True)]
     kl, entropy = divergences(policy, reference, source(sequences))
@@ -53,9 +53,9 @@ def measure_samples(
 def divergences(policy: Policy, reference: Policy, batches: BatchSource) -> tuple[np.ndarray, np.ndarray]:
     """Return for each sequence KL(policy || reference) and the policy's entropy, in nats, summed over its positions.
 
-    With sequences sampled from the policy itself (temperature 1, nothing cut off) the mean of the first is an
-    unbiased estimate of the sequence KL: the expectation over each next token is taken exactly, and only that over
-    the tokens before it by sampling (Rao-Blackwellisation; Amini, Vieira and Cotterell, 2504.10637). It is never
+    If the sequences are sampled from the policy itself (temperature 1, not truncated), the mean of the first is an
+    unbiased estimate of the sequence KL: the expectation over each next token is exact, and only the expectation over
+    the preceding tokens is sampled (Rao-Blackwellisation; Amini, Vieira and Cotterell, 2504.10637). It is never
     negative, and varies less than the plain estimate, the sum of the sampled tokens' log-ratios.
     """
     kl, entropy = np.zeros(len(batches.sequences)), np.zeros(len(batches.sequences))
@@ -68,7 +68,7 @@ def divergences(policy: Policy, reference: Policy, batches: BatchSource) -> tupl
             probabilities = ours.exp()
             terms = (probabilities * (ours - theirs), -probabilities * ours)
             parts.append(torch.stack([term.nan_to_num(0.0).sum(1, dtype=torch.float64) for term in terms]).cpu())
-        per_token = torch.cat(parts, dim=1).numpy()  # nan: a token of probability 0 adds nothing
+        per_token = torch.cat(parts, dim=1).numpy()  # nan comes from tokens of probability 0, which contribute 0
         starts = np.cumsum([0] + [len(batches.sequences[i].completion) for i in rows[:-1]])
         kl[rows], entropy[rows] = np.add.reduceat(per_token, starts, axis=1)
     return kl, entropy

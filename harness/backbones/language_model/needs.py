@@ -1,4 +1,4 @@
-"""What a language model supplies to losses beside log-probs, by need."""
+"""The needs that a language model supplies to losses in addition to log-probs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from harness.training.supply import Column, EachStep, Split, Supplier
 
 @dataclass(frozen=True)
 class LanguageModelSplit(Split):
-    """A split of token data. `second_reference` gives the log-probs of its sequences under another model, `augment` a
-    prompt's ids with an evaluator's sentence.
+    """A split of token data.
+
+    `second_reference` returns the log-probs of its sequences under another model, `augment` a prompt's ids with an
+    evaluator's sentence.
     """
 
     second_reference: Callable[[], LogProbs]
@@ -46,7 +48,7 @@ class _Confidence(EachStep):
 
 
 class _Augmented(EachStep):
-    """The policy's log-prob of each response where the prompt asks for the best one (Sr-DPO's)."""
+    """The policy's log-prob of each response under a prompt that asks for the best one (Sr-DPO's)."""
 
     def __init__(self, split: LanguageModelSplit, plan: Iterable[EffectiveBatch]):
         pairs = [(split.augment(e.prompt), i) for e in split.examples for i in (e.chosen, e.rejected) if i is not None]

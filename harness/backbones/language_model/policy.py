@@ -1,6 +1,6 @@
-"""The policy: a causal language model, what of it is trained, and how its trained part is kept.
+"""The policy: a causal language model, its trained parameters, and how they are saved.
 
-A trained policy is the base model plus one file of tensors (or two: SFT's, then the loss's). With LoRA the SFT
+A trained policy is the base model plus one file of tensors, or two (from SFT, then from the loss). With LoRA the SFT
 adapter stays active below the one that the loss trains, so that the reference is the SFT model and never the base.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -30,25 +32,28 @@ from harness.core.config import ModelConfig
 from harness.core.errors import UserError
 from harness.training.sharding import whole
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 TENSORS = "tensors.safetensors"
 
 
 class Policy(nn.Module):
-    """A causal LM that gives log-probs of completion tokens, in fp32, under the experiment's compute dtype.
+    """A causal LM that returns fp32 log-probs of completion tokens, computed in the experiment's compute dtype.
 
-    With `tune: last_layers`, `trunk` computes the frozen layers' activations and the forward pass can start from
-    them; they serve every policy of the experiment.
+    With `tune: last_layers`, `trunk` computes the frozen layers' activations, from which the forward pass can start;
+    all policies of the experiment share them.
     """
 
-    def __init__(self, model, config: ModelConfig):
+    def __init__(self, model: PreTrainedModel, config: ModelConfig):
         super().__init__()
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
-        self.together = False  # see `harness.training.base.Policy`, the contract that this class fulfils
+        self.together = False  # see `harness.training.base.Policy`, the protocol that this class implements
         self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
             trunk, top = split_decoder(decoder_of(model), config.last_layers)
-            object.__setattr__(self, "trunk", trunk)  # views of `model`: not to be registered a second time
+            object.__setattr__(self, "trunk", trunk)  # views of `model`, which must not be registered twice
             object.__setattr__(self, "top", top)
 
     @property
@@ -61,8 +66,8 @@ class Policy(nn.Module):
         return self._logprobs(self.predictors(batch), batch)
 
     def add_value_head(self) -> None:
-        """Give the policy a linear value head that says 0: trained, in checkpoints, but not in what `save` writes."""
-        # made without drawing random numbers: dropout falls as it does for losses that need no values
+        """Add a linear value head, initially 0; it is trained and checkpointed, but not written by `save`."""
+        # created without random numbers, so that dropout is the same as for losses without values
         self.value_head = nn.utils.skip_init(
             nn.Linear, head_of(self.model)[0].shape[1], 1, device=self.device, dtype=torch.float32
         )
@@ -70,9 +75,9 @@ class Policy(nn.Module):
             nn.init.zeros_(parameter)
 
     def with_values(self, batch: TokenBatch) -> Tensor:
-        """Return `(2, targets)`: fp32 log-probs of completion tokens, and what the value head says before each.
+        """Return `(2, targets)`: fp32 log-probs of completion tokens, and the value head's output before each token.
 
-        No gradient passes from the values to the model: what the head learns does not move the policy.
+        No gradient flows from the values to the model, so training the head does not change the policy.
         """
         hidden = self.predictors(batch)
         return torch.stack([self._logprobs(hidden, batch), self.value_head(hidden.detach().float()).squeeze(1)])
@@ -86,7 +91,7 @@ class Policy(nn.Module):
         return self._logprobs(hidden, batch) - collisions
 
     def distributions(self, batch: TokenBatch) -> Iterator[Tensor]:
-        """Yield `(some targets, vocabulary)` fp32 log-probs of all tokens, where the batch's completion tokens stand."""
+        """Yield chunks of `(targets, vocabulary)`: fp32 log-probs of all tokens at each completion token."""
         weight, bias = head_of(self.model)
         for chunk in self.predictors(batch).split(max(1, CHUNK_LOGITS // weight.shape[0])):
             with torch.autocast(self.device.type, enabled=False):
@@ -94,7 +99,7 @@ class Policy(nn.Module):
                 yield nn.functional.linear(chunk.float(), weight.float(), shift).log_softmax(1)
 
     def _logprobs(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
-        """Return `(targets,)` fp32 log-probs of the batch's completion tokens, given the states that predict them."""
+        """Return `(targets,)` fp32 log-probs of the completion tokens from the hidden states that predict them."""
         weight, bias = head_of(self.model)
         with self.autocast():
             return token_logprobs(hidden, weight, batch.targets, bias)
@@ -113,27 +118,27 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def trunk_activations(self, batch: TokenBatch) -> Tensor:
-        """Return `(rows, length, d)`: what the frozen layers pass to the trained ones, in the compute dtype."""
+        """Return `(rows, length, d)`: the frozen layers' output, in the compute dtype."""
         with self.autocast():
             inputs = {"input_ids": batch.input_ids, **batch.inputs(self.compute_dtype)}
             hidden = self.trunk(**inputs, use_cache=False).last_hidden_state
             return hidden.to(self.compute_dtype)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name, those of the value head among them."""
+        """Return the trained parameters by name, including those of the value head."""
         head = {} if self.value_head is None else dict(self.value_head.named_parameters(prefix="value_head"))
         return _trained(self.model) | head
 
     def units(self) -> list[nn.Module]:
-        """Return what FSDP slices one by one: each layer of the decoder, and the rest together."""
+        """Return the modules that FSDP shards separately: each layer of the decoder, then the policy for the rest."""
         return [*layers_of(self.model), self]
 
     def entries(self) -> tuple[str, ...]:
-        """Return the methods, besides `forward`, through which `BatchSource` runs the policy."""
+        """Return the names of the methods, besides `forward`, that `BatchSource` calls to run the policy."""
         return ("confidences", "with_values")
 
     def save(self, folder: Path, *, write: bool = True) -> None:
-        """Write the model's trained tensors, fp32, as safetensors. Of several processes one writes; all take part."""
+        """Write the model's trained tensors, fp32, as safetensors. All processes call it; one has `write`."""
         tensors = {}
         for name, parameter in _trained(self.model).items():
             tensor = whole(parameter.detach())
@@ -145,9 +150,9 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Check on a few tokens that log-probs equal those of the model's own logits; raise `UserError` if not.
+        """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        A model that scales or caps its logits, or whose layers cannot be run apart or in part, is caught here.
+        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part.
         """
         ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
         prompt = 3
@@ -166,8 +171,8 @@ class Policy(nn.Module):
                     f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
                 )
 
-    def autocast(self):
-        """Return the context in which the model runs, for log-probs and for sampling alike."""
+    def autocast(self) -> torch.autocast:
+        """Return the autocast context in which the model runs, both for log-probs and for sampling."""
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
 
@@ -175,7 +180,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def load_tokenizer(folder: Path, config: ModelConfig):
+def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
@@ -183,7 +188,7 @@ def load_tokenizer(folder: Path, config: ModelConfig):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
-def model_settings(folder: Path, config: ModelConfig):
+def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
     """Read a model's configuration (a transformers `PretrainedConfig`) without its weights."""
     from transformers import AutoConfig
 
@@ -192,10 +197,10 @@ def model_settings(folder: Path, config: ModelConfig):
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:
-    """Load the base model, apply trained tensors (folders written by `Policy.save`) in turn, and make it trainable.
+    """Load the base model, apply trained tensors (folders written by `Policy.save`) in order, and make it trainable.
 
-    With LoRA each folder is an adapter of its own, and the one to be trained, drawn with `seed`, comes on top: it
-    changes nothing until it is trained. The policy is returned in eval mode.
+    With LoRA each folder is a separate adapter, and a new one to be trained, initialised with `seed`, is added on top;
+    it has no effect until it is trained. The policy is returned in eval mode.
     """
     from transformers import AutoModelForCausalLM
 
@@ -213,17 +218,17 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
         for module in last_layers(model, config.last_layers):
             module.requires_grad_(True)
     for parameter in model.parameters():
-        if parameter.requires_grad:  # small steps would vanish in bf16: what is trained is kept in fp32
+        if parameter.requires_grad:  # small steps would be lost in bf16, so trained parameters are fp32
             parameter.data = parameter.data.float()
     for part in tensors:
         _apply(model, part)
     return Policy(model, config).eval()
 
 
-def _add_adapters(model, config: ModelConfig, count: int) -> None:
-    """Put `count` LoRA adapters into the model, all active, the last one to be trained.
+def _add_adapters(model: PreTrainedModel, config: ModelConfig, count: int) -> None:
+    """Add `count` LoRA adapters to the model, all active, of which the last one is trainable.
 
-    They stay beside the weights. Merged into bf16 weights, most of a small change would be rounded away.
+    They are not merged: in bf16 weights, most of a small change would be lost to rounding.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -234,7 +239,7 @@ def _add_adapters(model, config: ModelConfig, count: int) -> None:
     )
     names = [f"adapter{i}" for i in range(count)]
     with quiet(), _user_error("model.lora"):
-        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # puts the adapter into `model` itself
+        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # modifies `model` in place
         for name in names[1:]:
             wrapped.add_adapter(name, settings)
     wrapped.base_model.set_adapter(names)
@@ -246,13 +251,13 @@ def _add_adapters(model, config: ModelConfig, count: int) -> None:
 
 
 def lora_targets(config: ModelConfig) -> str | list[str]:
-    """Return the modules that get adapters, as peft takes them."""
+    """Return the modules that get adapters, in peft's form."""
     targets = config.lora.targets
     return targets if targets == "all-linear" else [target.strip() for target in targets.split(",")]
 
 
-def _apply(model, tensors: dict[str, Tensor]) -> None:
-    """Put trained tensors, fp32, into the model's parameters of the same names."""
+def _apply(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
+    """Replace the model's parameters of the same names by trained tensors, fp32."""
     parameters = dict(model.named_parameters())
     missing = sorted(set(tensors) - set(parameters))
     if missing:
@@ -262,7 +267,7 @@ def _apply(model, tensors: dict[str, Tensor]) -> None:
 
 
 class _user_error:
-    """Turn what a library raises while it loads something into a `UserError` that names the thing."""
+    """Convert an exception that a library raises while loading `what` into a `UserError` that names it."""
 
     def __init__(self, what: str):
         self.what = what
@@ -270,7 +275,9 @@ class _user_error:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error, traceback) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
         if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)) and not isinstance(
             error, UserError
         ):

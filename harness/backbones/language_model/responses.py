@@ -1,7 +1,7 @@
 """A policy's responses to the questions of a task, with their log-probs under policy and reference.
 
-All processes of a run draw together, each its share. As noise belongs to the prompt, the responses are those that one
-process would draw.
+The processes of a run divide the questions. Since the noise depends on the prompt, the responses do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def draw_responses(
 ) -> list[Sample]:
     """Return a sample for each question, in their order, in every process.
 
-    Of `policies` the first one is sampled; the last one is the reference. `baselines` are what responses will be
-    judged against, by question; where there is none it is the response itself. `source` makes batches of token sequences.
+    The first of `policies` is sampled; the last is the reference. `baselines` maps questions to the responses to judge
+    against; without one, the baseline is the response itself. `source` makes batches of token sequences.
     """
     mine = range(accelerator.process_index, len(asked), accelerator.num_processes)
     questions = [asked.questions[i] for i in mine]

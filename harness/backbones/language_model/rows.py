@@ -1,4 +1,4 @@
-"""How sequences are laid out in rows, and how a batch is cut into forward passes. Changes speed and memory, no number."""
+"""The layout of sequences in rows and the split of a batch into passes. It affects speed and memory, not results."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from harness.backbones.language_model.tokens import Tokens
 
-# A prompt that is not computed again saves every layer as many tokens as it has; a completion appended to a row costs
-# attention to all that stands before it. At hidden size d a layer spends about 24 d^2 operations on a token and 8 d on
-# a pair in attention: appending pays while (tokens before) x (tokens appended) < 3 d x (prompt tokens). This is 3 d of
-# a small model, because attention runs further below a machine's matrix rate than the rest.
+# Sharing a prompt saves every layer the prompt's tokens, but a completion appended to a row also attends to everything
+# before it. At hidden size d a layer spends about 24 d^2 operations per token and 8 d per pair in attention, so
+# appending pays while (tokens before) x (tokens appended) < 3 d x (prompt tokens). This is 3 d of a small model,
+# because attention is less efficient than matrix products.
 PAYS = 1024
-MAX_PADDING = 0.1  # of the tokens of a forward pass,
-SMALL = 512  # unless it has so few that a shorter one would hardly be faster
+MAX_PADDING = 0.1  # the largest fraction of padding in a forward pass,
+SMALL = 512  # unless the pass has at most this many tokens, where fewer would hardly be faster
 
 
 class _Rows:
-    """Rows of a batch that are being filled: one for each sequence, [prompt | completion].
+    """The rows of a batch under construction, one per sequence: [prompt | completion].
 
-    Where prompts are `shared`, neighbours with equal prompts stand in one row, [prompt | completion | completion ...],
-    as far as that pays.
+    If prompts are `shared`, consecutive sequences with equal prompts share a row, [prompt | completion | completion
+    ...], as long as that pays.
     """
 
     def __init__(self, shared: bool, ends: Sequence[int] = (), prompt: tuple[int, ...] | None = None):
@@ -48,11 +48,11 @@ class _Rows:
 
     @property
     def padded(self) -> int:
-        """How many tokens the rows have, padded to the longest."""
+        """The number of tokens of the rows, padded to the longest."""
         return len(self.ends) * max(self.ends)
 
     def fit(self, budget: int) -> bool:
-        """Whether the rows are within the budget and hold little padding."""
+        """Whether the rows fit the budget with little padding."""
         padding = self.padded - sum(self.ends)
         return self.padded <= budget and (self.padded <= SMALL or padding <= MAX_PADDING * self.padded)
 
@@ -60,25 +60,25 @@ class _Rows:
 def layout(sequences: Sequence[Tokens], *, shared: bool) -> list[tuple[int, int]]:
     """Return for each sequence its row in a batch and the column where its completion starts.
 
-    The row begins with its prompt. Where prompts are `shared`, other completions of it may stand between the two.
+    The row begins with its prompt. If prompts are `shared`, other completions may come between the two.
     """
     rows = _Rows(shared)
     return [rows.add(sequence) for sequence in sequences]
 
 
 def padded_tokens(sequences: Sequence[Tokens], *, shared: bool) -> int:
-    """Return how many tokens a batch of the sequences has, with its padding."""
+    """Return the number of tokens of a batch of the sequences, padding included."""
     return _Rows(shared).plus(sequences).padded
 
 
 def micro_batches(
     groups: Sequence[Sequence[int]], sequences: Sequence[Tokens], budget: int, *, shared: bool
 ) -> list[list[int]]:
-    """Cut groups of sequences (a pair, the responses of a list, one alone) into forward passes; return those of each.
+    """Split groups of sequences (a pair, a list or a single response) into forward passes; return the indices of each.
 
-    A pass has at most `budget` tokens and, but for small ones, a tenth of padding, both as `collate` lays it out. A
-    group that has more by itself gets a pass of its own. Groups are sorted by length; where prompts are shared, those
-    of one prompt are neighbours.
+    As laid out by `collate`, a pass has at most `budget` tokens and, unless it is small, at most a tenth of padding. A
+    group that exceeds the budget gets its own pass. Groups are sorted by length; if prompts are shared, groups of one
+    prompt are adjacent.
     """
     lengths = [max(_Rows(shared).plus(sequences[i] for i in group).ends) for group in groups]
     order = sorted(range(len(groups)), key=lambda g: -lengths[g])
@@ -105,14 +105,15 @@ def micro_batches(
 class TokenBatch:
     """Right-padded rows of a prompt and its completions, ready for one forward pass.
 
-    `input_ids` is `(rows, length)`. Completion token number k is `targets[k]`, belongs to sequence `sequence[k]` of
-    those that were collated and is predicted at `position[k]` (flat, into rows x length); the last token of a shared
-    prompt predicts the first one of each of its completions. `read` is each of these positions once. `hidden`,
-    `(rows, length, d)`, holds the frozen trunk's activations where they were precomputed.
+    `input_ids` is `(rows, length)`. Completion token k is `targets[k]`, belongs to the collated sequence `sequence[k]`
+    and is predicted at `position[k]`, a flat index into (rows, length); the last token of a shared prompt predicts the
+    first token of each of its completions. `read` holds the distinct positions. `hidden`, `(rows, length, d)`, holds
+    the frozen trunk's activations if they were precomputed.
 
-    Where a row holds more than one completion, `segments`, `(rows, length)`, is 0 in the prompt, positive in a
-    completion and negative in padding, and `position_ids`, `(rows, length)`, start again after the prompt. Elsewhere
-    both are None and no mask is needed: attention is causal and padding comes last, so no real token sees it.
+    If any row holds more than one completion, `segments`, `(rows, length)`, is 0 in prompts, positive in completions
+    and negative in padding, and `position_ids`, `(rows, length)`, restart after the prompt for each completion.
+    Otherwise both are None and no mask is needed: attention is causal and padding comes last, so no real token attends
+    to it.
     """
 
     input_ids: Tensor
@@ -129,10 +130,10 @@ class TokenBatch:
         return TokenBatch(*(None if t is None else t.to(device) for t in vars(self).values()))
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Return what a decoder needs besides ids or hidden states: nothing, or mask and positions of shared prompts.
+        """Return a decoder's inputs besides ids or hidden states: the mask and positions of shared prompts, or nothing.
 
-        The mask, `(rows, 1, length, length)`, is added to scores: 0 where a query (third) may look, which is back in
-        its own segment and at the prompt, and -inf elsewhere. (From one of truth values each layer would make this.)
+        The mask, `(rows, 1, queries, keys)`, is added to attention scores: 0 at earlier tokens of the query's own
+        segment and at the prompt, -inf elsewhere. (Each layer would have to convert a boolean mask to this.)
         """
         if self.segments is None:
             return {}
@@ -145,7 +146,7 @@ class TokenBatch:
 
 
 def collate(sequences: Sequence[Tokens], pad_token: int, *, shared: bool = False) -> TokenBatch:
-    """Lay sequences out in rows, padded on the right. What is padding follows from lengths, never from the id."""
+    """Lay sequences out in rows, padded on the right. Padding is determined by lengths, never by the id."""
     places = layout(sequences, shared=shared)
     height = places[-1][0] + 1
     length = max(start + len(s.completion) for (_, start), s in zip(places, sequences, strict=True))

@@ -1,4 +1,4 @@
-"""How completions are drawn from a policy, as one value: by which engine, with which decoding, noise and tokens."""
+"""A sampler of completions from a policy: its engine, decoding settings, seed and stop tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENGINES = {"hf": sample, "vllm": sample_with_vllm}
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws completions: `renderer` knows the tokens that end one, and turns ids into text."""
+    """Draws completions; `renderer` provides the stop tokens and decodes ids."""
 
     decoding: SampleConfig
     seed: int
@@ -26,7 +26,7 @@ class Sampler:
     def __call__(
         self, policy: Policy, prompts: Sequence[Sequence[int]], names: Sequence[str], progress: Progress
     ) -> list[Sample]:
-        """Return one completion per prompt, given as ids; its noise is that of its name."""
+        """Return one completion per prompt of token ids; its noise is determined by its name."""
         with policy.autocast():
             return ENGINES[self.decoding.engine](
                 policy.model,

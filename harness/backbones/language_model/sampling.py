@@ -1,7 +1,7 @@
-"""Sampling from a policy, with decoding that is explicit, and noise that belongs to the prompt.
+"""Sampling from a policy with explicit decoding settings and noise determined by the prompt.
 
-The noise of a sample is a function of (seed, prompt id, position) alone: it depends neither on which prompts share a
-batch nor on the policy, so that policies are compared under common random numbers.
+The noise of a sample depends only on (seed, prompt id, position), not on the batch or the policy, so that policies are
+compared under common random numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, LogitsProcessor, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from harness.core.config import SampleConfig
 
-CROWDED = 0.75  # finished rows leave a batch when no more than this share of its rows is left: the rest is copied
+CROWDED = 0.75  # finished rows are removed once at most this fraction is unfinished, because removal copies the rest
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sampled completion: its ids (with the stop token, if it came to one) and whether it ended by itself."""
+    """A sampled completion: its ids, including any stop token, and whether it ended with one."""
 
     ids: tuple[int, ...]
     finished: bool
@@ -31,7 +31,7 @@ class Sample:
 
 @torch.no_grad()
 def sample(
-    model,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     ids: Sequence[str],
     *,
@@ -43,8 +43,8 @@ def sample(
 ) -> list[Sample]:
     """Return one completion per prompt, in the order of `prompts`.
 
-    `prompts` are token ids up to the point where the assistant begins; `ids` name them for their noise. Prompts are
-    sorted by length into batches of `decoding.batch_size`, padded on the left. Greedy at temperature 0.
+    `prompts` are token ids up to the start of the assistant's turn; `ids` are their names, which determine the noise.
+    Prompts are sorted by length into batches of `decoding.batch_size`, padded on the left. Greedy at temperature 0.
     """
     model.eval()
     results: list[Sample | None] = [None] * len(prompts)
@@ -60,9 +60,14 @@ def sample(
 
 
 def _complete(
-    model, prompts: Sequence[Sequence[int]], draw: _Draw, limit: int, stop_tokens: Sequence[int], pad_token: int
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    draw: _Draw,
+    limit: int,
+    stop_tokens: Sequence[int],
+    pad_token: int,
 ) -> list[list[int]]:
-    """Return for each prompt the tokens up to a stop token or to the limit. Rows that have ended leave the batch."""
+    """Return for each prompt the tokens up to a stop token or the limit. Finished rows are removed from the batch."""
     device, accepted = model.device, inspect.signature(model.forward).parameters
     longest = max(map(len, prompts))
     tokens = torch.tensor([[pad_token] * (longest - len(p)) + list(p) for p in prompts], device=device)
@@ -70,7 +75,10 @@ def _complete(
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     completions: list[list[int]] = [[] for _ in prompts]
-    rows, running = list(range(len(prompts))), [True] * len(prompts)  # what stands in the batch, and whether it goes on
+    rows, running = (
+        list(range(len(prompts))),
+        [True] * len(prompts),
+    )  # the rows in the batch, and whether each is unfinished
     while True:
         inputs = {
             "input_ids": tokens,
@@ -99,8 +107,9 @@ def _complete(
 
 
 class _Draw:
-    """Draws a token for each row: the most likely one at temperature 0, else the one at which the cumulative
-    probability, within the nucleus, passes the uniform number that belongs to the row's prompt and position.
+    """Draws a token for each row: at temperature 0 the most likely one, otherwise by inverting the CDF of the nucleus.
+
+    The uniform random number depends only on the seed, the row's prompt and the position.
     """
 
     def __init__(self, decoding: SampleConfig, ids: Sequence[str], seed: int):

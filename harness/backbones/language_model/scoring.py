@@ -1,4 +1,4 @@
-"""What is computed once and shared: the reference's log-probs, and the activations of the frozen trunk."""
+"""Computations that are done once and shared: the reference's log-probs and the frozen trunk's activations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.training.base import LogProbs, Progress
 
 
 def offsets_of(lengths: Sequence[int]) -> np.ndarray:
-    """Return where each of the concatenated pieces starts, and where the last ends."""
+    """Return the start of each concatenated piece, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
@@ -31,7 +31,7 @@ def reference_logprobs(
 ) -> LogProbs:
     """Return the reference's per-token log-probs, computed once for (weights, token data, compute dtype).
 
-    No loss, seed, path or option stands in the key. `load` gives the reference where it is needed.
+    The key contains no loss, seed, path or option. `load` returns the reference and is called only if needed.
     """
 
     def build(folder: Path) -> None:
@@ -46,9 +46,9 @@ def reference_logprobs(
 
 @dataclass
 class BatchSource:
-    """Makes token batches of a fixed list of sequences, with the trunk's activations where they were computed.
+    """Makes token batches from a fixed list of sequences, with the trunk's activations if they were computed.
 
-    `budget` is in padded tokens of a forward pass; whether prompts are `shared` says how these are laid out.
+    `budget` is the number of tokens of a forward pass, padding included; `shared` says whether prompts share a row.
     """
 
     sequences: Sequence[Tokens]
@@ -66,7 +66,7 @@ class BatchSource:
         return len(self.sequences)
 
     def tokens(self, rows: Sequence[int]) -> int:
-        """Return how many tokens a forward pass of these sequences has, with its padding."""
+        """Return the number of tokens of a forward pass of these sequences, padding included."""
         return padded_tokens([self.sequences[i] for i in rows], shared=self.shared)
 
     def lengths(self, rows: Sequence[int]) -> Tensor:
@@ -74,11 +74,11 @@ class BatchSource:
         return torch.tensor([len(self.sequences[i].completion) for i in rows], dtype=torch.long)
 
     def passes(self, rows: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Cut groups of positions in `rows` into forward passes of at most `budget` tokens (see `micro_batches`)."""
+        """Split groups of positions in `rows` into forward passes of at most `budget` tokens (see `micro_batches`)."""
         return micro_batches(groups, [self.sequences[i] for i in rows], self.budget, shared=self.shared)
 
     def all_passes(self) -> list[list[int]]:
-        """Cut all sequences into forward passes; return the indices of each."""
+        """Split all sequences into forward passes; return the indices of each."""
         rows = range(len(self))
         return self.passes(rows, [[i] for i in rows])
 
@@ -101,7 +101,7 @@ class BatchSource:
     def score(self, policies: Sequence[Policy], progress: Progress = lambda done, total: None) -> list[LogProbs]:
         """Return the log-prob of every completion token of every sequence under each policy, in eval mode.
 
-        Policies of one experiment share their frozen trunk: it runs once for all of them.
+        The policies share their frozen trunk, which runs once for all of them.
         """
         offsets = offsets_of([len(s.completion) for s in self.sequences])
         scored = [LogProbs(np.zeros(offsets[-1], dtype=np.float32), offsets) for _ in policies]
@@ -120,15 +120,15 @@ class BatchSource:
         return scored
 
     def crossed(self, pairs: Sequence[tuple[int, int]]) -> tuple[BatchSource, list[int]]:
-        """Return the prompt of the first with the completion of the second of each pair, and where each pair is."""
+        """Return a source of each pair's first prompt with its second completion, and the row of each pair in it."""
         return self._of([Tokens(self.sequences[i].prompt, self.sequences[j].completion) for i, j in pairs])
 
     def under(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> tuple[BatchSource, list[int]]:
-        """Return these rows' completions, each under another prompt, and where each is."""
+        """Return a source of these rows' completions under other prompts, and the row of each in it."""
         return self._of([Tokens(prompt, self.sequences[i].completion) for prompt, i in zip(prompts, rows, strict=True)])
 
     def _of(self, sequences: Sequence[Tokens]) -> tuple[BatchSource, list[int]]:
-        """Return a source of other sequences, each once, without the trunk: the store has no activations of them."""
+        """Return a source of these sequences, deduplicated and without the trunk, and the row of each."""
         index: dict[Tokens, int] = {}
         places = [index.setdefault(tokens, len(index)) for tokens in sequences]
         return replace(self, sequences=list(index), trunk=None), places
@@ -144,7 +144,7 @@ class BatchSource:
         return batch.to(policy.device)
 
     def places(self, rows: Sequence[int]) -> Iterator[tuple[int, slice, slice]]:
-        """Yield where each prompt and completion of a batch stands: its row, its columns, and its place in the store."""
+        """Yield the row, the columns and the place in the store of each prompt and completion of a batch."""
         sequences = [self.sequences[i] for i in rows]
         for i, s, (row, start) in zip(rows, sequences, layout(sequences, shared=self.shared), strict=True):
             prompt, completion = (at[i] for at in self._stored)
@@ -158,9 +158,9 @@ class BatchSource:
 
 
 def stored_at(sequences: Sequence[Tokens]) -> tuple[list[int], list[int], int]:
-    """Return where each sequence's prompt and completion stand in the trunk's store, and how many tokens that holds.
+    """Return the offsets of each sequence's prompt and completion in the trunk's store, and its number of tokens.
 
-    Each prompt is stored once; causal attention makes it the same before every completion.
+    Each prompt is stored once, because under causal attention it is the same before every completion.
     """
     seen: dict[tuple[int, ...], int] = {}
     prompts, completions, end = [], [], 0
@@ -184,8 +184,8 @@ def trunk_activations(
 ) -> Artifact:
     """Return the frozen trunk's activations for all sequences, `(tokens, d)`, computed once and memory-mapped.
 
-    `load` gives a policy on the base model `weights`, where it is needed. bf16 is stored by its bits, as int16:
-    numpy has no such type.
+    `load` returns a policy with the base model `weights` and is called only if needed. bf16 is stored bit by bit as
+    int16, because numpy has no bf16.
     """
     sequences = batches.sequences
 

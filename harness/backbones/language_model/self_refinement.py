@@ -1,4 +1,4 @@
-"""The evaluator's prompt of self-refinement (Sr-DPO, 2405.21040): a sentence before the query, for a second pass."""
+"""The evaluator's prompt of self-refinement (Sr-DPO, 2405.21040): a sentence before the query in a second pass."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PREFIX = (
 def augmented_prompt(prompt: Prompt, task: Task, config: TaskConfig, renderer: Renderer) -> tuple[int, ...]:
     """Return the ids of a prompt whose last turn begins with the evaluator's sentence.
 
-    It may be as much longer than max_prompt_tokens as the sentence is. Where the prompt itself is cut from its
-    beginning (`keep: end`), the sentence goes first.
+    It may exceed max_prompt_tokens by the length of the sentence. If the prompt is truncated at its beginning
+    (`keep: end`), the sentence is removed first.
     """
     asked = (*prompt[:-1], replace(prompt[-1], content=f"{PREFIX} {prompt[-1].content}"))
     room = len(renderer.tokenizer(PREFIX, add_special_tokens=False)["input_ids"]) + 1

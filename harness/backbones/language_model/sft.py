@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the chosen completions: the start and the reference of every loss."""
+"""Supervised fine-tuning on the chosen completions, which gives the start and the reference of every loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.training.sharding import equal_passes
 def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, config: SftConfig, job: Job) -> None:
     """Minimise the mean negative log-prob per completion token; write tensors, metrics and summary.
 
-    `completions` are the sequences of the source to train on; a forward pass has at most its budget of tokens.
+    `completions` are the indices in the source to train on; a forward pass fits the source's token budget.
     """
     accelerator = job.accelerator
     plan = Epochs(

@@ -1,8 +1,8 @@
-"""Whether a model may take the completions of one prompt in one row: looked up in its configuration, and tried."""
+"""Whether a model supports rows with several completions of one prompt, by its configuration and by a trial."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -12,17 +12,17 @@ from harness.backbones.language_model.policy import Policy
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.tokens import Tokens
 
-PROMPTS = 4  # how many it is tried on
-# Largest relative difference of hidden states that rounding explains. One that sees the other completion differs more.
+PROMPTS = 4  # number of prompts in the trial
+# Largest relative difference of hidden states due to rounding. If completions attend to each other, it is larger.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 @torch.no_grad()
 def why_apart(policy: Policy, sequences: Sequence[Tokens], pad_token: int) -> str | None:
-    """Return why completions of one prompt need a row each in this model; None if they can share one.
+    """Return why completions of one prompt need separate rows in this model; None if they can share a row.
 
-    Beside the attention that this needs it needs positions that start again: then hidden states are those of a row for
-    each completion, which is tried on the first few prompts that have more than one.
+    Besides the attention, the model must support positions that restart. Hidden states must then equal those of
+    separate rows, which is tested on the first few prompts with more than one completion.
     """
     if reason := why_one_each(policy.model, max(map(len, sequences))):
         return reason
@@ -46,8 +46,8 @@ def why_apart(policy: Policy, sequences: Sequence[Tokens], pad_token: int) -> st
     return None
 
 
-def _of_one_prompt(sequences: Sequence[Tokens]):
-    """Yield the sequences of each prompt that has more than one, where they would share a row."""
+def _of_one_prompt(sequences: Sequence[Tokens]) -> Iterator[list[Tokens]]:
+    """Yield the sequences of each prompt with more than one, if they would share a row."""
     groups: dict[tuple[int, ...], list[Tokens]] = {}
     for sequence in sequences:
         groups.setdefault(sequence.prompt, []).append(sequence)

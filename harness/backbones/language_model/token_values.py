@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def by_row(flat: Tensor, sequence: Tensor, rows: int) -> Tensor:
-    """Return `(rows, 2, T)` of `(2, targets)`, given the row that each target belongs to, in order.
+    """Rearrange `(2, targets)` to `(rows, 2, T)`; `sequence`, `(targets,)` and ascending, is the row of each target.
 
-    T is the longest row's number of targets; zeros stand behind a shorter one's.
+    T is the number of targets of the longest row; shorter rows are padded with 0 at the end.
     """
     counts = torch.bincount(sequence, minlength=rows)
     mask = torch.arange(int(counts.max()), device=flat.device) < counts[:, None]

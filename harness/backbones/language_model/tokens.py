@@ -1,4 +1,4 @@
-"""A task's data as token ids: what is trained on, evaluated and sampled, with counts of all that was cut or dropped."""
+"""A task's data as token ids for training, evaluation and sampling, with counts of truncated and dropped rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """The examples of one split, and the distinct sequences that they point into."""
+    """The examples of one split, and the distinct sequences that they index."""
 
     examples: list[Example]
     sequences: list[Tokens]
 
     @cached_property
     def hash(self) -> str:
-        """A content hash of the token data, of which completion answers which prompt, and of the scores."""
+        """A content hash of the token sequences, the examples that index them, and the scores."""
         examples = [[e.chosen, e.rejected, e.scores, e.others] for e in self.examples]
         return hash_value([hash_sequences(self.sequences), examples])
 
@@ -48,7 +48,7 @@ class TokenSplit:
 
 @dataclass(frozen=True)
 class TokenQuestions:
-    """Prompts to sample on, and their token ids in the same order."""
+    """Questions to sample responses to, and the token ids of their prompts in the same order."""
 
     questions: list[Question]
     ids: list[tuple[int, ...]]
@@ -58,18 +58,18 @@ class TokenQuestions:
 
     @cached_property
     def hash(self) -> str:
-        """A content hash of what is sampled and judged: ids, baselines and prompt tokens."""
+        """A content hash of the questions' ids, baselines and prompt tokens."""
         return hash_value([[q.id, q.baseline, ids] for q, ids in zip(self.questions, self.ids, strict=True)])
 
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task ready for a model: tokenised, cut to size, counted.
+    """A task ready for a model: tokenised and within the length limits.
 
-    `questions` are those of the splits "dev" (which may have none) and "test".
+    `questions` has the splits "dev" (which may be empty) and "test".
     """
 
-    splits: dict[str, TokenSplit]  # "train" and "dev"; none where the task trains nothing
+    splits: dict[str, TokenSplit]  # "train" and "dev"; empty if the task trains nothing
     questions: dict[str, TokenQuestions]
     judge_fit: list[Preference]
     judge_test: list[Preference]
@@ -85,9 +85,9 @@ def hash_sequences(sequences: Sequence[Tokens]) -> str:
 def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, renderer: Renderer) -> PreparedTask:
     """Tokenise a task's data within its length limits and take as many rows as the experiment asks for.
 
-    Rows that are too long are truncated (the prompt on the side that the task does not keep) or dropped, as
-    `config.overlong` says; rows without a completion token are dropped. All of it is counted. Raises `UserError`
-    where nothing is left.
+    Rows that are too long are truncated (prompts on the side that the task does not keep) or dropped, according to
+    `config.overlong`; rows with an empty completion are dropped. All of these are counted. Raises `UserError` if no row
+    is left.
     """
     build = _Builder(task, config, renderer)
     limits = {"train": config.train_pairs, "dev": config.dev_pairs} if task.trains else {}
@@ -96,7 +96,7 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
         "dev": build.questions(data.dev_questions, config.dev_prompts, "dev"),
         "test": build.questions(data.test, config.test_prompts, "test"),
     }
-    left = {**{split: len(found.examples) for split, found in splits.items()}, "test": len(questions["test"])}
+    left = {**{split: len(prepared.examples) for split, prepared in splits.items()}, "test": len(questions["test"])}
     for split, count in left.items():
         if count == 0:
             raise UserError(
@@ -104,12 +104,12 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
                 f"max_prompt_tokens={config.max_prompt_tokens} and max_completion_tokens={config.max_completion_tokens}; "
                 "raise them, or set overlong: truncate"
             )
-    for split, found in splits.items():
-        if not found.paired and not task.generates:
+    for split, prepared in splits.items():
+        if not prepared.paired and not task.generates:
             for side in ("chosen", "rejected"):
-                if all(getattr(example, side) is None for example in found.examples):
+                if all(getattr(example, side) is None for example in prepared.examples):
                     raise UserError(
-                        f"task {name!r}: of its {len(found.examples)} unpaired {split} examples none is {side}; both are needed"
+                        f"task {name!r}: of its {len(prepared.examples)} unpaired {split} examples none is {side}; both are needed"
                     )
     return PreparedTask(
         splits=splits,
@@ -122,17 +122,17 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
 
 
 class _Builder:
-    """Turns a task's rows into ids and counts what was cut and dropped on the way."""
+    """Tokenises a task's rows and counts what was truncated or dropped."""
 
     def __init__(self, task: Task, config: TaskConfig, renderer: Renderer):
         self.task, self.config, self.renderer = task, config, renderer
         self.counts: Counter[str] = Counter()
 
     def examples(self, rows: Iterable[Preference], limit: int | None, split: str) -> TokenSplit:
-        found: list[Example] = []
-        index: dict[Tokens, int] = {}  # a completion that stands in two pairs is computed once
+        examples: list[Example] = []
+        index: dict[Tokens, int] = {}  # a completion in two pairs is computed once
         for row in rows:
-            if limit is not None and len(found) == limit:
+            if limit is not None and len(examples) == limit:
                 break
             prompt, prompt_cut = self._prompt(row.prompt)
             sides = {
@@ -149,7 +149,7 @@ class _Builder:
                 continue
             others = self._others(row, prompt, split)
             indices = {side: index.setdefault(Tokens(prompt, ids), len(index)) for side, (ids, _) in rendered.items()}
-            found.append(
+            examples.append(
                 Example(
                     row.prompt,
                     indices.get("chosen"),
@@ -158,13 +158,13 @@ class _Builder:
                     tuple(index.setdefault(tokens, len(index)) for tokens, _ in others),
                 )
             )
-        self.counts[f"{split}: used"] = len(found)
-        if any(example.others for example in found):
-            self.counts[f"{split}: further responses used"] = sum(len(example.others) for example in found)
-        return TokenSplit(found, list(index))
+        self.counts[f"{split}: used"] = len(examples)
+        if any(example.others for example in examples):
+            self.counts[f"{split}: further responses used"] = sum(len(example.others) for example in examples)
+        return TokenSplit(examples, list(index))
 
     def _others(self, row: Preference, prompt: tuple[int, ...], split: str) -> list[tuple[Tokens, float]]:
-        """Return the further responses to a pair's prompt with their scores; count what is cut or dropped."""
+        """Return the further responses to a pair's prompt with their scores; count those truncated or dropped."""
         drop, kept = self.config.overlong == "drop", []
         for other in row.others:
             ids, cut = self.renderer.completion(other.text, limit=self.config.max_completion_tokens)
@@ -181,7 +181,7 @@ class _Builder:
             if limit is not None and len(questions) == limit:
                 break
             prompt, prompt_cut = self._prompt(row.prompt)
-            # An answer that the policy has no room to give would be compared with one that had it.
+            # The policy could not write a baseline that exceeds its own limit, so the comparison would be unfair.
             baseline_cut = (
                 self.task.trains and self.renderer.completion(row.baseline, limit=self.config.max_completion_tokens)[1]
             )
@@ -200,7 +200,7 @@ class _Builder:
         return rendered.ids, rendered.truncated
 
     def _fits(self, split: str, prompt_cut: bool, completion_cut: bool) -> bool:
-        """Count a row that is too long; return whether it is used all the same."""
+        """Count a row that is too long; return whether it is used."""
         if self.config.overlong == "drop":
             self.counts[f"{split}: dropped, too long"] += prompt_cut or completion_cut
             return not (prompt_cut or completion_cut)

@@ -1,7 +1,7 @@
-"""Sampling by vLLM (the extra `vllm`, a GPU): the same token ids in and out, and the same decoding parameters.
+"""Sampling with vLLM (the extra `vllm`, on a GPU), with the same token ids and decoding parameters as `sampling`.
 
-Its noise is vLLM's own, seeded by (seed, prompt id): reproducible, and common to all policies, but not the noise of
-`harness.backbones.language_model.sampling`. So the engine is part of what a sample is identified by.
+The noise is vLLM's own, seeded by (seed, prompt id): reproducible and common to all policies, but different from that
+of `harness.backbones.language_model.sampling`. The engine is therefore part of a sample's key.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +18,12 @@ from harness.backbones.language_model.sampling import Sample
 from harness.core.config import ExperimentConfig, SampleConfig
 from harness.core.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def check_engine(experiment: ExperimentConfig, processes: int) -> None:
-    """Raise `UserError` where the experiment asks for vLLM and that cannot work."""
+    """Raise `UserError` if the experiment requests vLLM and it cannot be used."""
     if experiment.sample.engine != "vllm":
         return
     if importlib.util.find_spec("vllm") is None:
@@ -43,15 +47,15 @@ def request_parameters(name: str, decoding: SampleConfig, seed: int, stop_tokens
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
         "max_tokens": decoding.max_new_tokens,
-        "stop_token_ids": list(stop_tokens),  # the one that ends a completion is its last id
-        "ignore_eos": True,  # a sample ends where our stop tokens say, as it does in training
+        "stop_token_ids": list(stop_tokens),  # vLLM includes the stop token in the output
+        "ignore_eos": True,  # only our stop tokens end a sample, as in training
         "detokenize": False,
         "seed": int.from_bytes(digest[:4], "big"),
     }
 
 
 def sample_with_vllm(
-    model,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     ids: Sequence[str],
     *,
@@ -61,10 +65,10 @@ def sample_with_vllm(
     pad_token: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Sample]:
-    """Return one completion per prompt, in the order of `prompts`; see `harness.backbones.language_model.sampling.sample`.
+    """Return one completion per prompt, in the order of `prompts`; the arguments are those of `sampling.sample`.
 
-    vLLM reads the weights from a folder, in the dtype that the policy computes in, and has the GPU for itself
-    meanwhile. It pads nothing.
+    vLLM reads the weights from a folder, in the policy's compute dtype; meanwhile the model is moved to the CPU, so
+    that vLLM has the GPU to itself. Nothing is padded.
     """
     from vllm import LLM, SamplingParams
 

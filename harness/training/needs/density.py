@@ -1,4 +1,4 @@
-"""How much likelier a prompt is among those of the chosen responses than among those of the rejected ones."""
+"""The density ratio of prompts: p(prompt | chosen) / p(prompt | rejected)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from harness.training.batch import Example
 
 
 def density_ratios(train: np.ndarray, examples: Sequence[Example], embeddings: np.ndarray) -> np.ndarray:
-    """Return `(len(embeddings),)` p(chosen | x) / p(rejected | x), fp32, by a logistic classifier.
+    """Return `(len(embeddings),)` p(chosen | x) / p(rejected | x), fp32, estimated by a logistic classifier.
 
     It is fitted on the prompt embeddings `train`, `(len(examples), d)`, with balanced classes; an example with both
-    responses is of both classes.
+    responses belongs to both classes.
     """
     from sklearn.linear_model import LogisticRegression
 

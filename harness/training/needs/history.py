@@ -1,4 +1,4 @@
-"""The mean of the log-ratios of all responses so far, and their number."""
+"""The mean and the number of the log-ratios of all responses so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from losses.batch import History, PreferenceBatch
 
 
 def history(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
-    """Return what gives a batch the history of the steps before it, which training and evaluation on dev share."""
+    """Return a supplier of the history of all steps before a batch, shared by training and evaluation on dev."""
     return _RunningMean()
 
 

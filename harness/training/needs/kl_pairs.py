@@ -1,4 +1,4 @@
-"""Responses under prompts that they do not answer, from which KTO estimates a KL divergence."""
+"""Responses scored under prompts that they do not answer, from which KTO estimates a KL divergence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from losses.batch import Side
 
 
 def kl_pairs(split: Split, plan: Iterable[EffectiveBatch]) -> EachStep:
-    """Return what scores each batch's mismatched pairs; the reference scores those of the whole plan at once."""
+    """Return a supplier that scores each batch's mismatched pairs; the reference scores the whole plan's at once."""
     return _Mismatched(split, [pair for batch in plan for pair in batch.mismatched()])
 
 

@@ -1,4 +1,4 @@
-"""What is made of the embeddings of prompts."""
+"""Needs that are derived from the embeddings of prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of the responses, where the data have them."""
+"""Scores of the responses, for data that have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The needs that every backbone supplies alike, for they are made of the data and of what the contract gives."""
+"""The needs that every backbone supplies the same way, as they depend only on the data and the training interface."""
 
 from __future__ import annotations
 
