@@ -55,12 +55,12 @@ def test_the_policy_scores_mismatched_pairs_as_it_is_and_the_reference_once(benc
     objective, batch = bench.objective("kto", budget=60), bench.batch("kto")
     expected = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
     assert [set(sequences) for sequences in scored[1:]] == [set(expected)]
-    found = objective._given(batch)["kl_pairs"]
+    found = objective._computed(batch)["kl_pairs"]
     assert len(found) == 16 and not found.policy.requires_grad
     own = score(BatchSource(expected, pad_token=2, budget=10**6)).sums(range(16))
     torch.testing.assert_close(found.reference, own)
     objective.training.policy = bench.start
-    torch.testing.assert_close(objective._given(batch)["kl_pairs"].policy, own, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(objective._computed(batch)["kl_pairs"].policy, own, atol=1e-4, rtol=1e-5)
     objective.backward(batch)
     assert objective.sequences_forwarded == 2 * 16
 
@@ -69,7 +69,7 @@ def test_the_running_mean_is_that_of_all_log_ratios_so_far(bench):
     batches = effective_batches(bench.examples, batch_size=3, data="unpaired", seed=0, epoch=0)
     objective, seen = bench.objective("bco", budget=60), []
     for batch in batches:
-        history = objective._given(batch)["history"]
+        history = objective._computed(batch)["history"]
         mean, count = history.mean, history.count
         assert count == len(seen) and mean == pytest.approx(np.mean(seen) if seen else 0.0, abs=1e-6)
         objective.backward(batch)
