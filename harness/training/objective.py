@@ -95,10 +95,14 @@ class PreferenceObjective:
         """
         (scored,) = self.supply.source.score([self.training.policy])
         with torch.no_grad():
+
+            def sums(batch: EffectiveBatch) -> Tensor:
+                return scored.sums(batch.rows).to(self.training.policy.device)
+
             # `score` returns no values; if the loss needs them, the policy is run again
-            of = self._all_outputs if self._by_token else lambda b: scored.sums(b.rows)
+            of = self._all_outputs if self._by_token else sums
             values = [self._rows(b, of(b), self._computed(b)) for b in batches]
-            view = self.supply.preference_batch(everything, scored.sums(everything.rows))
+            view = self.supply.preference_batch(everything, sums(everything))
         ratio = scored.values.astype(np.float64) - self.supply.reference.values
         return {
             "loss": torch.cat(values).mean().item(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from harness.backbones.language_model.policy import load_policy
 from harness.cli.main import main
 from harness.core.config import LoraConfig, ModelConfig
+from harness.core.records import Sample
 from harness.core.store import read_json, read_jsonl
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.find_cell import find_cell
@@ -52,13 +54,15 @@ def export(results: Path, cell: str, into: Path, *options: str) -> int:
     return main(["export", cell, "--results", str(results), "--into", str(into), *options])
 
 
-def log_probs(model, tokenizer, row: dict) -> torch.Tensor:
+def log_probs(model, tokenizer, row: Sample) -> torch.Tensor:
     """Log-probs of a response's tokens, as anyone would compute them."""
-    prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-    ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"] + row["ids"]])
+    prompt = tokenizer.apply_chat_template(
+        [asdict(turn) for turn in row.prompt], tokenize=False, add_generation_prompt=True
+    )
+    ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"] + list(row.ids)])
     with torch.no_grad():
         logits = model.eval()(ids).logits[0].float().log_softmax(-1)
-    of_response = range(ids.shape[1] - len(row["ids"]) - 1, ids.shape[1] - 1)
+    of_response = range(ids.shape[1] - len(row.ids) - 1, ids.shape[1] - 1)
     return torch.stack([logits[place, ids[0, place + 1]] for place in of_response])
 
 
@@ -78,9 +82,9 @@ def test_the_exported_model_gives_the_responses_the_log_probs_that_the_run_recor
     model, tokenizer = plain(tmp_path / "out")
     rows = cell.samples("hh")
     for row in rows:
-        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row["logp"], abs=1e-3)
+        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row.logp, abs=1e-3)
     if loss == "dpo":
-        assert any(abs(row["logp"] - row["reference_logp"]) > 1e-2 for row in rows), "training moved the policy"
+        assert any(abs(row.logp - row.reference_logp) > 1e-2 for row in rows), "training moved the policy"
     assert not list((tmp_path / "out").glob("*.bin")) and (tmp_path / "out/model.safetensors").is_file()
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight, "tied as in the base model"
 
@@ -99,7 +103,7 @@ def test_the_adapter_gives_them_too_on_the_plain_base_model(results, loss, tmp_p
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     for row in cell.samples("hh"):
-        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row["logp"], abs=1e-3)
+        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row.logp, abs=1e-3)
 
 
 @pytest.mark.parametrize("experiment", TUNED)
@@ -252,11 +256,11 @@ def test_a_model_from_scratch_is_taken_from_the_store_and_its_sampled_preference
     assert export(results, "sentiment/dpo", tmp_path / "out", "--dtype", "float32") == 0
     model, tokenizer = plain(tmp_path / "out")
     for row in cell.samples("sentiment")[:4]:
-        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row["logp"], abs=1e-3)
+        assert log_probs(model, tokenizer, row).sum().item() == pytest.approx(row.logp, abs=1e-3)
     capsys.readouterr()
     assert main(["show", "sentiment/dpo", "--results", str(results), "--batch"]) == 0
-    first = next(row for row in cell.metrics if row["split"] == "train")
-    assert f"32 sequences, {first['tokens']:,} tokens" in capsys.readouterr().out
+    first = next(row for row in cell.metrics if row.split == "train")
+    assert f"32 sequences, {first.tokens:,} tokens" in capsys.readouterr().out
     shutil.rmtree(results / "store/pretrain")
     assert export(results, "sentiment/dpo", tmp_path / "again") == 2
     assert "give it with --model FOLDER" in capsys.readouterr().err
