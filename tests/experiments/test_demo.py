@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
 from harness.backbones.language_model.sampling import sample
@@ -23,15 +21,6 @@ from tests.tiny_experiment import run
 
 pytestmark = pytest.mark.slow
 DEMO = REPOSITORY / "experiments" / "rpo_vs_dpo.yaml"
-
-
-@pytest.fixture(autouse=True)
-def all_cores():
-    """Unlike the tiny models, these gain from every core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_smollm2_is_converted_once_and_answers_a_question():
