@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from harness.core.config import ExperimentConfig
+from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.record_files import read_record, write_record
 from harness.core.records import CellRecord, PlanRecord
@@ -22,13 +25,22 @@ def write_plan(plan: Plan, folder: Path) -> list[CellRecord]:
     policies are trained or evaluated differs between the experiments: their rows then belong in one table.
     """
     record = replace(plan.description(), setting=setting_hash(plan.experiment))
-    before = read_record(PlanRecord, folder) if (folder / PlanRecord.FILE).is_file() else None
-    kept = []
-    if before and before.setting == record.setting:
-        keys, points = {cell.key for cell in record.cells}, {cell.point for cell in record.cells}
-        kept = [cell for cell in before.cells if cell.key not in keys and cell.point in points]
-    write_record(folder, replace(record, cells=(*record.cells, *kept)))
+    keys, points = {cell.key for cell in record.cells}, {cell.point for cell in record.cells}
+    with FileLock(folder / f".{PlanRecord.FILE}.lock"):  # of two runs that start together neither loses its cells
+        before = _written_before(folder)
+        kept = []
+        if before and before.setting == record.setting:
+            kept = [cell for cell in before.cells if cell.key not in keys and cell.point in points]
+        write_record(folder, replace(record, cells=(*record.cells, *kept)))
     return kept
+
+
+def _written_before(folder: Path) -> PlanRecord | None:
+    """Return the plan of earlier runs; None if there is none, or if it cannot be read and is to be replaced."""
+    try:
+        return read_record(PlanRecord, folder) if (folder / PlanRecord.FILE).is_file() else None
+    except UserError:
+        return None
 
 
 def setting_hash(experiment: ExperimentConfig) -> str:

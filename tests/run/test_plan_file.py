@@ -47,3 +47,10 @@ def test_a_loss_that_comes_later_stands_beside_what_was_there(planned):
 def test_what_was_trained_or_evaluated_otherwise_does_not_stay_in_the_table(planned, change):
     planned("seeds=[0]")
     assert planned("seeds=[1]", change) == [(1, "sft"), (1, "dpo")]
+
+
+@pytest.mark.parametrize("content", ["{", '{"experiment": "tiny"}'])
+def test_a_plan_that_cannot_be_read_is_replaced(planned, tmp_path, content):
+    planned("seeds=[0]")
+    (tmp_path / "plans" / "plan.json").write_text(content)
+    assert planned("seeds=[1]") == [(1, "sft"), (1, "dpo")]
