@@ -71,6 +71,7 @@ class PlanRecord(Record):
     - `baselines`: for each task, a description of what responses are judged against.
     - `decoding`: the sampling parameters that determine a response.
     - `judges`: for each task, the names of its judges; "" for a single judge. A plan without `judges` has one per task.
+    - `starts`: for each training task, the key in the store of the SFT policy that its cells start from.
     - `setting`: a hash of what the runs that share a report have in common.
     """
 
@@ -81,6 +82,7 @@ class PlanRecord(Record):
     baselines: Mapping[str, str]
     decoding: Mapping[str, object]
     judges: Mapping[str, list[str]] = field(default_factory=dict)
+    starts: Mapping[str, str] = field(default_factory=dict)
     cells: tuple[CellRecord, ...]
 
 
@@ -249,7 +251,7 @@ class Failure(Record):
     """The stage at which a cell failed, and the reason in one line.
 
     `stage` is a stage of a cell, or "sft" or "reference", which cells share. `task` is the task the cell was sampled,
-    measured or judged on, and `judge` the judge's name in a panel; "" if there is none.
+    measured or judged on, `judge` the judge's name in a panel; "" if there is none. `split` is that of the questions.
     """
 
     FILE: ClassVar[str] = "failed.json"
@@ -259,8 +261,9 @@ class Failure(Record):
     task: str = ""
     judge: str = ""
     traceback: str = ""
+    split: str = TEST
 
     @property
     def where(self) -> str:
-        """The stage with its task and judge, as in `stage_folder`."""
-        return stage_folder(self.stage, self.task, self.judge)
+        """The stage with its task, judge and split, as in `stage_folder`."""
+        return stage_folder(self.stage, self.task, self.judge, self.split)

@@ -21,7 +21,7 @@ from harness.core.hashing import hash_value
 from harness.core.prompt import prompt_text
 from harness.core.records import SFT, CellRecord, PlanRecord, cell_folder
 from harness.core.render import Renderer
-from harness.core.store import Store
+from harness.core.store import Store, key_of
 from harness.experiment.cells import Cell, CellMaker, PlannedTask, start_inputs
 from harness.experiment.checks import check_data, check_trunk
 from harness.experiment.draft import Draft
@@ -77,6 +77,7 @@ class Plan:
             baselines={name: planned.task.baseline for name, planned in self.tasks.items()},
             decoding=self.decoding,
             judges={name: [judge.name for judge in self.resolved.judges_of(name)] for name in self.tasks},
+            starts={name: key_of(inputs) for name, inputs in self.starts.items()},
             cells=tuple(self.describe(cell) for cell in self.cells),
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.core.builds import Build, find_build
 from harness.core.errors import UserError
 from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, Sample, stage_folder
-from harness.core.store import MANIFEST, Store, find_artifact
+from harness.core.store import MANIFEST, find_artifact
 from harness.reporting.cell_files import CellFiles, ExperimentFiles
 
 DONE, UNDER_WAY, FAILED, TO_DO = "done", "under way", "failed", "to do"
@@ -56,7 +56,7 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class SharedStatus:
-    """The SFT policy of a task, which its cells share; `state` is "" if it is unknown: no cell records its key."""
+    """The SFT policy of a task, which its cells share; `state` is "" if the plan does not name it."""
 
     task: str
     state: str
@@ -115,8 +115,11 @@ def experiment_status(folder: Path) -> Status:
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
         )
     cells = tuple(_cell(cell) for cell in files.planned)
-    shared = tuple(_shared(files, cells, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
-    first = [Left(SFT, one.task, 1, 0, None) for one in shared if one.state != DONE]
+    shared = tuple(_shared(files, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
+    waiting = {status.cell.task for status in cells if status.state != DONE}
+    first = [
+        Left(SFT, one.task, 1, 0, None) for one in shared if one.state in (TO_DO, UNDER_WAY) and one.task in waiting
+    ]
     return Status(files.plan.experiment, in_store, cells, shared, (*first, *_left(cells)))
 
 
@@ -159,16 +162,15 @@ def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> b
     return True
 
 
-def _shared(files: ExperimentFiles, cells: Sequence[CellStatus], task: str) -> SharedStatus:
-    """Return the state of a task's SFT policy. Its key is read from a cell that was trained from it."""
-    for status in cells:
-        trained = status.cell.artifact(TRAIN) if status.cell.task == task else None
-        if trained:
-            path = Store(files.store).path(SFT, trained["inputs"]["start"])
-            build = find_build(path)
-            state = UNDER_WAY if build and build.running else DONE if find_artifact(path) else TO_DO
-            return SharedStatus(task, state, build)
-    return SharedStatus(task, "")
+def _shared(files: ExperimentFiles, task: str) -> SharedStatus:
+    """Return the state of a task's SFT policy."""
+    key = files.plan.starts.get(task)
+    if key is None:  # the plan is of an earlier version
+        return SharedStatus(task, "")
+    path = files.store / SFT / key
+    build = find_build(path)
+    state = UNDER_WAY if build and build.running else DONE if find_artifact(path) else TO_DO
+    return SharedStatus(task, state, build)
 
 
 def builds_in_store(store: Path) -> dict[str, Build]:

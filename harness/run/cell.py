@@ -78,7 +78,8 @@ def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
     own_words = isinstance(error, (UserError, RegistryError, AloneError))
     reason = str(error) if own_words else f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
     details = "".join(traceback.format_exception(error))
-    return Failure(stage.name, reason, target.task, target.judge, details)
+    split = target.split if target.task else TEST  # a stage of the training names no questions
+    return Failure(stage.name, reason, target.task, target.judge, details, split)
 
 
 def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:

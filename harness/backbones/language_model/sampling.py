@@ -75,10 +75,7 @@ def _complete(
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     completions: list[list[int]] = [[] for _ in prompts]
-    rows, running = (
-        list(range(len(prompts))),
-        [True] * len(prompts),
-    )  # the rows in the batch, and whether each is unfinished
+    rows, running = list(range(len(prompts))), [True] * len(prompts)  # what is in the batch, and whether it goes on
     while True:
         inputs = {
             "input_ids": tokens,
