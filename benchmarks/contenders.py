@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import plain
 import torch
@@ -49,8 +50,8 @@ def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", set
     return Run(*watch.read(), prepared, [row["loss"] for row in job.rows])
 
 
-def trl(setting: Setting, **options) -> Run:
-    """Run TRL's DPOTrainer with its defaults, except for what makes it compute the same: see benchmarks/README.md."""
+def trl(setting: Setting, **options: Any) -> Run:
+    """Run TRL's DPOTrainer with its defaults, except where it would compute something else: see README.md."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from transformers.utils import logging
@@ -59,7 +60,7 @@ def trl(setting: Setting, **options) -> Run:
     class OnTokens(DPOTrainer):
         """The same trainer on the token ids that all contenders get; TRL would tokenise across the prompt's end."""
 
-        def _prepare_dataset(self, dataset, *_):
+        def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
             return dataset
 
     logging.set_verbosity_error()

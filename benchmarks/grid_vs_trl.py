@@ -12,7 +12,7 @@ from pathlib import Path
 
 from contenders import nothing, trl
 from measure import alternate, median, report
-from setting import Setting, Watch, arguments, checked, make_setting, task_config
+from setting import Setting, Watch, checked, make_setting, shared_parser, task_config
 
 from harness.conformance.trl import COMPARISONS
 from harness.core.config import ExperimentConfig, SftConfig
@@ -30,37 +30,43 @@ TRL_RUNS = ("dpo", "nca", "ipo")
 DEV_PAIRS = 4
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
-    return arguments(__doc__, pairs=64, repeats=1)
+    return shared_parser(__doc__, pairs=64, repeats=1)
 
 
 def main() -> int:
-    given = checked(options())
+    options = checked(parser())
     with tempfile.TemporaryDirectory() as scratch:
-        setting = make_setting(given, Path(scratch))
-        contenders = {"ours": lambda: grid(setting, given.dataset, given.pairs)}
+        setting = make_setting(options, Path(scratch))
+        contenders = {"ours": lambda: grid(setting, options.dataset, options.pairs)}
         contenders |= {loss: lambda loss=loss: single(setting, loss) for loss in TRL_RUNS}
-        runs = alternate(contenders, given.repeats)
+        runs = alternate(contenders, options.repeats)
     cells = len(GRID) * len(SEEDS)
-    clock, cpu = ({name: median([run[i] for run in found]) for name, found in runs.items()} for i in (0, 1))
+    clock, cpu = ({name: median([run[i] for run in repeats]) for name, repeats in runs.items()} for i in (0, 1))
     theirs, their_cpu = (cells * sum(each[loss] for loss in TRL_RUNS) / len(TRL_RUNS) for each in (clock, cpu))
     names = {"ours": f"ours, {cells} cells", **{loss: f"TRL, {loss}, one run" for loss in TRL_RUNS}}
     rows = [{"contender": label, "seconds": clock[name], "CPU s": cpu[name]} for name, label in names.items()]
     rows.append({"contender": f"TRL, {cells} runs (extrapolated)", "seconds": theirs, "CPU s": their_cpu})
     facts = {
         "grid": f"{', '.join(GRID)} x {len(SEEDS)} seeds",
-        "data": f"{given.dataset}, {given.pairs} pairs, {given.batch_size} a step; ours also {DEV_PAIRS} dev pairs, twice",
-        "model": f"{given.scale} Llama, random weights, {given.dtype}, on {given.device} with {given.threads} threads",
-        "medians of": given.repeats,
+        "data": (
+            f"{options.dataset}, {options.pairs} pairs, {options.batch_size} a step; "
+            f"ours also {DEV_PAIRS} dev pairs, twice"
+        ),
+        "model": (
+            f"{options.scale} Llama, random weights, {options.dtype}, "
+            f"on {options.device} with {options.threads} threads"
+        ),
+        "medians of": options.repeats,
     }
     report(
         "A grid of losses and seeds",
         facts,
         rows,
         {"ratio_grid": theirs / clock["ours"]},
-        given.out,
-        f"grid_{given.dataset}",
+        options.out,
+        f"grid_{options.dataset}",
     )
     return 0
 

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from harness.core.prompt import Message
@@ -36,8 +37,8 @@ ANSWER = json.dumps(
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(ANSWER), ANSWER)
 
 
-def serve(seconds: float, port) -> None:
-    """Answer every request after this many seconds, for ever; send the port to the parent process."""
+def serve(seconds: float, port: Queue[int]) -> None:
+    """Answer every request after this many seconds, until terminated; send the port to the parent process."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -43,9 +43,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, seco
 
 
 def model_flops(setting: Setting, scale: str, *, shared_prompt: bool) -> float:
-    """Return the arithmetic of one epoch: 3 times the forward pass of every real token, padding and reference apart.
+    """Return the arithmetic of one epoch: 3 times the forward pass of every token, without padding or the reference.
 
-    Matrix products only: 2 FLOPs a weight and token, attention over the tokens before (half of the square), the LM
+    Matrix products only: 2 FLOPs a weight and token, attention over the preceding tokens (half of the square), the LM
     head at completion tokens alone. A shared prompt counts once a pair, else once a response.
     """
     shape = SCALES[scale]

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.path:
         print(json.dumps(measure(options.path, *sizes)))
         return 0
-    found = {}
+    measured = {}
     for path in PATHS:
         command = [sys.executable, __file__, "--path", path]
         for name, value in zip(("tokens", "vocabulary", "hidden", "dtype"), sizes, strict=True):
@@ -77,12 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
         if done.returncode != 0:
             print(f"{path}: {done.stderr.strip() or f'ended with status {done.returncode}'}", file=sys.stderr)
             return 1
-        found[path] = json.loads(done.stdout)
+        measured[path] = json.loads(done.stdout)
         print(
-            f"{path:<8} {found[path]['mib']:8.0f} MiB {found[path]['seconds']:8.1f} s   sum {found[path]['logp']:.6g}"
+            f"{path:<8} {measured[path]['mib']:8.0f} MiB {measured[path]['seconds']:8.1f} s   "
+            f"sum {measured[path]['logp']:.6g}"
         )
-    figures = {f"{path}_{unit}": value[unit] for path, value in found.items() for unit in ("mib", "seconds")}
-    figures["ratio_memory"] = found["kernel"]["mib"] / found["naive"]["mib"]
+    figures = {f"{path}_{unit}": value[unit] for path, value in measured.items() for unit in ("mib", "seconds")}
+    figures["ratio_memory"] = measured["kernel"]["mib"] / measured["naive"]["mib"]
     print(" ".join(f"{name}={value:.4g}" for name, value in figures.items()))
     return 0
 

@@ -15,20 +15,20 @@ from pathlib import Path
 from contenders import CONTENDERS
 from measure import alternate, median, report
 from peak import Peak
-from setting import arguments, checked, make_setting
+from setting import checked, make_setting, shared_parser
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
-    parser = arguments(__doc__, pairs=32, repeats=1)
+    parser = shared_parser(__doc__, pairs=32, repeats=1)
     parser.add_argument("--only", choices=list(CONTENDERS), help="measure one contender in this process, print MiB")
     return parser
 
 
 def main() -> int:
-    given = checked(options())
-    if given.only:
-        print(peak(given))
+    options = checked(parser())
+    if options.only:
+        print(peak(options))
         return 0
     command = [sys.executable, __file__, *sys.argv[1:]]
 
@@ -38,30 +38,30 @@ def main() -> int:
             raise SystemExit(result.stderr[-2000:])
         return float(result.stdout.splitlines()[-1])
 
-    runs = alternate({name: lambda name=name: child(name) for name in CONTENDERS}, given.repeats)
-    peaks = {name: median(found) for name, found in runs.items()}
+    runs = alternate({name: lambda name=name: child(name) for name in CONTENDERS}, options.repeats)
+    peaks = {name: median(repeats) for name, repeats in runs.items()}
     rows = [{"contender": name, "MiB": value} for name, value in peaks.items()]
     facts = {
-        "data": f"{given.dataset}, {given.pairs} pairs, {given.batch_size} a step",
-        "model": f"{given.scale} Llama, random weights, {given.dtype}, on {given.device}",
+        "data": f"{options.dataset}, {options.pairs} pairs, {options.batch_size} a step",
+        "model": f"{options.scale} Llama, random weights, {options.dtype}, on {options.device}",
     }
     figures = {
         "memory_default": peaks["ours_shared_prompt"] / peaks["trl_default"],
         "memory_precomputed": peaks["ours_shared_prompt"] / peaks["trl_precomputed"],
         "memory_plain": peaks["ours_shared_prompt"] / peaks["plain"],
     }
-    report("Peak memory of one epoch", facts, rows, figures, given.out, f"memory_{given.dataset}")
+    report("Peak memory of one epoch", facts, rows, figures, options.out, f"memory_{options.dataset}")
     return 0
 
 
-def peak(given: argparse.Namespace) -> float:
+def peak(options: argparse.Namespace) -> float:
     """Return the MiB that one contender's epoch takes beyond what its process held before."""
     import trl  # noqa: F401 (imported in every process, so that imports are counted for none)
 
     with tempfile.TemporaryDirectory() as scratch:
-        setting = make_setting(given, Path(scratch))
+        setting = make_setting(options, Path(scratch))
         peak = Peak(setting.device)
-        CONTENDERS[given.only](setting)
+        CONTENDERS[options.only](setting)
         return peak.read()
 
 

@@ -20,7 +20,7 @@ class Peak:
     Outside Linux the process's peak cannot be reset, so only what exceeds an earlier peak is seen.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

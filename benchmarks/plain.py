@@ -11,12 +11,14 @@ from setting import BETA, Run, Setting, Watch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-Pair = tuple  # (chosen, rejected), each with .prompt and .completion
+from harness.backbones.language_model.tokens import Tokens
+
+Pair = tuple[Tokens, Tokens]  # (chosen, rejected)
 
 
-def summed_logprobs(model, rows: list, pad_token: int) -> Tensor:
+def summed_logprobs(model: PreTrainedModel, rows: list[Tokens], pad_token: int) -> Tensor:
     """Return `(rows,)` log-probs of the completions, with one forward pass."""
     ids = [torch.tensor(row.prompt + row.completion) for row in rows]
     ids = pad_sequence(ids, batch_first=True, padding_value=pad_token).to(model.device)
@@ -30,7 +32,7 @@ def summed_logprobs(model, rows: list, pad_token: int) -> Tensor:
     return torch.stack([part.sum() for part in logps.split([len(r.completion) for r in rows])])
 
 
-def forward(model, pairs: list[Pair], pad_token: int) -> Tensor:
+def forward(model: PreTrainedModel, pairs: list[Pair], pad_token: int) -> Tensor:
     """Return `(pairs, 2)` log-probs of chosen and rejected."""
     return summed_logprobs(model, [row for pair in pairs for row in pair], pad_token).view(-1, 2)
 

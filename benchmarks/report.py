@@ -36,7 +36,7 @@ def section(measured: dict) -> str:
 
 
 def goal(name: str, value: float) -> str:
-    """Return a figure beside its goal."""
+    """Return the table row of a figure: its value, its goal if it has one, and whether that is reached."""
     wanted, reached = "", ""
     if name in AT_LEAST:
         wanted, reached = f"at least {AT_LEAST[name]}", "yes" if value >= AT_LEAST[name] else "no"
@@ -48,8 +48,8 @@ def goal(name: str, value: float) -> str:
 def filled(page: str) -> str:
     """Return the page with every marked place filled from its file."""
 
-    def fill(found: re.Match) -> str:
-        name = found.group(1)
+    def fill(marker: re.Match[str]) -> str:
+        name = marker.group(1)
         path = HERE / "results" / f"{name}.json"
         text = section(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "Not measured."
         return f"<!-- {name} -->\n{text}\n<!-- /{name} -->"

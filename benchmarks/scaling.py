@@ -10,12 +10,13 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from contenders import ours
 from measure import alternate, median, report
-from setting import Run, Setting, arguments, checked, make_setting
+from setting import Run, Setting, checked, make_setting, shared_parser
 
 from harness.backbones.language_model.tokens import Tokens
 from losses import PreferenceBatch, get_loss
@@ -26,25 +27,26 @@ BATCHES = (8, 16, 32, 64)
 EMBEDDING = 384  # of all-MiniLM-L6-v2
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
-    return arguments(__doc__, pairs=16, repeats=5)
+    return shared_parser(__doc__, pairs=16, repeats=5)
 
 
 def main() -> int:
-    given = checked(options())
+    options = checked(parser())
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
-        largest = make_setting(with_pairs(given, max(*PAIRS, max(BATCHES) // given.pairs) * given.pairs), Path(scratch))
-        series = {f"pairs x {k}": first(largest, k * given.pairs) for k in PAIRS} | {
-            f"completions x {k}": longer(first(largest, given.pairs), k) for k in LENGTHS
+        most = max(*PAIRS, max(BATCHES) // options.pairs) * options.pairs
+        largest = make_setting(with_pairs(options, most), Path(scratch))
+        series = {f"pairs x {k}": first(largest, k * options.pairs) for k in PAIRS} | {
+            f"completions x {k}": longer(first(largest, options.pairs), k) for k in LENGTHS
         }
-        runs = alternate({name: lambda s=s: ours(s) for name, s in series.items()}, given.repeats)
+        runs = alternate({name: lambda s=s: ours(s) for name, s in series.items()}, options.repeats)
         for name, setting in series.items():
             rows.append(row(name, setting, runs[name]))
         rpo = {f"RPO, {m} pairs a step": rpo_setting(largest, m) for m in BATCHES}
         runs = alternate(
-            {n: lambda s=s: ours(s, loss="rpo_paired", settings={}) for n, s in rpo.items()}, given.repeats
+            {n: lambda s=s: ours(s, loss="rpo_paired", settings={}) for n, s in rpo.items()}, options.repeats
         )
         for name, setting in rpo.items():
             step = median([run.seconds for run in runs[name]]) / len(setting.batches)
@@ -53,9 +55,12 @@ def main() -> int:
     columns = list(rows[-1])
     rows = [{column: r.get(column, "") for column in columns} for r in rows]
     facts = {
-        "data": f"{given.dataset}, from {given.pairs} pairs",
-        "model": f"{given.scale} Llama, random weights, {given.dtype}, on {given.device} with {given.threads} threads",
-        "medians of": given.repeats,
+        "data": f"{options.dataset}, from {options.pairs} pairs",
+        "model": (
+            f"{options.scale} Llama, random weights, {options.dtype}, "
+            f"on {options.device} with {options.threads} threads"
+        ),
+        "medians of": options.repeats,
     }
     by_name = {r["work"]: r for r in rows}
     figures = {
@@ -63,16 +68,16 @@ def main() -> int:
         "completions_x4": by_name["completions x 4"]["epoch s"] / by_name["completions x 1"]["epoch s"],
         "rpo_share_of_step": rows[-1]["its share of the step"],
     }
-    report("Cost as the work grows", facts, rows, figures, given.out, f"scaling_{given.dataset}")
+    report("Cost as the work grows", facts, rows, figures, options.out, f"scaling_{options.dataset}")
     return 0
 
 
-def with_pairs(given: argparse.Namespace, pairs: int) -> argparse.Namespace:
-    """Return the arguments with another number of pairs."""
-    return argparse.Namespace(**{**vars(given), "pairs": pairs})
+def with_pairs(options: argparse.Namespace, pairs: int) -> argparse.Namespace:
+    """Return the options with another number of pairs."""
+    return argparse.Namespace(**{**vars(options), "pairs": pairs})
 
 
-def first(setting: Setting, pairs: int, **changes) -> Setting:
+def first(setting: Setting, pairs: int, **changes: Any) -> Setting:
     """Return the setting with only its first pairs."""
     return dataclasses.replace(setting, examples=setting.examples[:pairs], **changes)
 
@@ -104,7 +109,7 @@ def loss_seconds(pairs: int, repeats: int = 50) -> float:
 
 
 def row(name: str, setting: Setting, runs: list[Run]) -> dict:
-    """Return a line of the table."""
+    """Return one row of the table."""
     seconds = median([run.seconds for run in runs])
     pairs = setting.pairs()
     tokens = sum(len(w.prompt) + len(w.completion) + len(r.completion) for w, r in pairs)

@@ -81,9 +81,9 @@ class Setting:
 
 
 class Watch:
-    """Seconds since the object was made, by the clock and in CPU time of this process, once the device has finished."""
+    """Wall-clock seconds and this process's CPU seconds since the object was made; waits for the device to finish."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.started = self._now()
 
@@ -107,7 +107,7 @@ class Run:
     losses: list[float]
 
 
-def arguments(description: str, *, pairs: int, repeats: int) -> argparse.ArgumentParser:
+def shared_parser(description: str, *, pairs: int, repeats: int) -> argparse.ArgumentParser:
     """Return the parser with the options that the benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--pairs", type=int, default=pairs, help="preference pairs in the epoch")
@@ -125,32 +125,33 @@ def arguments(description: str, *, pairs: int, repeats: int) -> argparse.Argumen
 
 def checked(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; exit with status 2 and one line about options that cannot be run."""
-    given = parser.parse_args()
-    if given.pairs < 1 or given.pairs % given.batch_size or given.batch_size % given.micro_pairs:
+    options = parser.parse_args()
+    if options.pairs < 1 or options.pairs % options.batch_size or options.batch_size % options.micro_pairs:
         parser.error("--pairs must be a multiple of --batch-size, and that a multiple of --micro-pairs")
-    if given.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
-    if given.repeats < 1:
+    if options.repeats < 1:
         parser.error("--repeats must be at least 1")
-    return given
+    return options
 
 
-def make_setting(given: argparse.Namespace, scratch: Path) -> Setting:
-    """Build model and tokenizer in `scratch`, tokenise the pairs; the learning rate is high enough to move the loss."""
-    torch.set_num_threads(given.threads)
+def make_setting(options: argparse.Namespace, scratch: Path) -> Setting:
+    """Build the model and its tokenizer in `scratch`, and tokenise the pairs."""
+    torch.set_num_threads(options.threads)
     tokenizer = _tokenizer()
-    folder = _model(scratch / "model", given.scale, tokenizer)
-    examples, sequences = _pairs(given.dataset, given.pairs, Renderer(tokenizer))
-    train = TrainConfig(lr=1e-4, optimizer="adamw", batch_size=given.batch_size)
-    model = ModelConfig(name=str(folder), dtype=given.dtype)
+    folder = _model(scratch / "model", options.scale, tokenizer)
+    examples, sequences = _pairs(options.dataset, options.pairs, Renderer(tokenizer))
+    # The learning rate is high enough that the loss changes from step to step.
+    train = TrainConfig(lr=1e-4, optimizer="adamw", batch_size=options.batch_size)
+    model = ModelConfig(name=str(folder), dtype=options.dtype)
     return Setting(
         model,
         tokenizer.pad_token_id,
         examples,
         sequences,
         train,
-        given.micro_pairs,
-        torch.device(given.device),
+        options.micro_pairs,
+        torch.device(options.device),
         scratch,
     )
 

@@ -12,51 +12,59 @@ from pathlib import Path
 import torch
 from contenders import CONTENDERS, FASTEST
 from measure import alternate, matrix_rate, median, model_flops, report
-from setting import Run, arguments, checked, make_setting
+from setting import Run, checked, make_setting, shared_parser
 
 LARGEST_DIFFERENCE = 1e-3
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
-    parser = arguments(__doc__, pairs=64, repeats=5)
+    parser = shared_parser(__doc__, pairs=64, repeats=5)
     parser.add_argument("--fastest", action="store_true", help="run TRL without activation checkpointing as well")
     return parser
 
 
 def main() -> int:
-    given = checked(options())
-    contenders = CONTENDERS | (FASTEST if given.fastest else {})
+    options = checked(parser())
+    contenders = CONTENDERS | (FASTEST if options.fastest else {})
     with tempfile.TemporaryDirectory() as scratch:
-        setting = make_setting(given, Path(scratch))
-        runs = alternate({name: lambda run=run: run(setting) for name, run in contenders.items()}, given.repeats)
-        rate = matrix_rate(setting.device, getattr(torch, given.dtype))
+        setting = make_setting(options, Path(scratch))
+        runs = alternate({name: lambda run=run: run(setting) for name, run in contenders.items()}, options.repeats)
+        rate = matrix_rate(setting.device, getattr(torch, options.dtype))
         prompt, completion = setting.mean_tokens()
-        flops = {name: model_flops(setting, given.scale, shared_prompt=name == "ours_shared_prompt") for name in runs}
+        flops = {name: model_flops(setting, options.scale, shared_prompt=name == "ours_shared_prompt") for name in runs}
 
-    seconds = {name: median([run.seconds for run in found]) for name, found in runs.items()}
+    seconds = {name: median([run.seconds for run in repeats]) for name, repeats in runs.items()}
     rows = [
         {
             "contender": name,
-            "pairs/s": given.pairs / seconds[name],
+            "pairs/s": options.pairs / seconds[name],
             "epoch s": seconds[name],
-            "fastest": min(run.seconds for run in found),
-            "slowest": max(run.seconds for run in found),
-            "CPU s": median([run.cpu_seconds for run in found]),
-            "reference s": max(run.prepared for run in found) if name != "trl_default" else "in the epoch",
+            "fastest": min(run.seconds for run in repeats),
+            "slowest": max(run.seconds for run in repeats),
+            "CPU s": median([run.cpu_seconds for run in repeats]),
+            "reference s": max(run.prepared for run in repeats) if name != "trl_default" else "in the epoch",
             "GFLOP/s": flops[name] / seconds[name] / 1e9,
             "of the matrix rate": flops[name] / seconds[name] / rate,
-            "loss": " ".join(f"{loss:.5f}" for loss in found[0].losses),
+            "loss": " ".join(f"{loss:.5f}" for loss in repeats[0].losses),
         }
-        for name, found in runs.items()
+        for name, repeats in runs.items()
     ]
     difference = largest_difference(runs)
     facts = {
-        "data": f"{given.dataset}, {given.pairs} pairs, on average {prompt:.0f} prompt and {completion:.0f} completion tokens",
-        "model": f"{given.scale} Llama, random weights, {given.dtype}, on {given.device} with {given.threads} threads",
-        "batches": f"{given.batch_size} pairs a step; TRL and the plain loop in micro-batches of {given.micro_pairs} pairs",
+        "data": (
+            f"{options.dataset}, {options.pairs} pairs, "
+            f"on average {prompt:.0f} prompt and {completion:.0f} completion tokens"
+        ),
+        "model": (
+            f"{options.scale} Llama, random weights, {options.dtype}, "
+            f"on {options.device} with {options.threads} threads"
+        ),
+        "batches": (
+            f"{options.batch_size} pairs a step; TRL and the plain loop in micro-batches of {options.micro_pairs} pairs"
+        ),
         "matrix rate": f"{rate / 1e9:.0f} GFLOP/s",
-        "medians of": given.repeats,
+        "medians of": options.repeats,
         "largest difference of a step's loss": f"{difference:.2g}",
     }
     best = seconds["ours_shared_prompt"]
@@ -66,12 +74,12 @@ def main() -> int:
         "ratio_plain": seconds["plain"] / seconds["ours"],
         "ratio_shared_prompt": seconds["plain"] / best,
     }
-    if given.fastest:
+    if options.fastest:
         figures = {"ratio_fastest": seconds["trl_fastest"] / best, **figures}
-    name = f"{'train' if given.device == 'cpu' else 'gpu'}_{given.dataset}"
-    if given.out:
-        plot(runs, given.out / f"{name}.png")
-    report("One epoch of DPO", facts, rows, figures, given.out, name)
+    name = f"{'train' if options.device == 'cpu' else 'gpu'}_{options.dataset}"
+    if options.out:
+        plot(runs, options.out / f"{name}.png")
+    report("One epoch of DPO", facts, rows, figures, options.out, name)
     if difference > LARGEST_DIFFERENCE:
         print(f"the loss curves differ by {difference:.2g}, more than {LARGEST_DIFFERENCE}")
         return 1
@@ -80,7 +88,7 @@ def main() -> int:
 
 def largest_difference(runs: dict[str, list[Run]]) -> float:
     """Return the largest difference between two contenders' losses of the same step."""
-    curves = torch.tensor([run.losses for found in runs.values() for run in found], dtype=torch.float64)
+    curves = torch.tensor([run.losses for repeats in runs.values() for run in repeats], dtype=torch.float64)
     return (curves.max(dim=0).values - curves.min(dim=0).values).max().item()
 
 
@@ -92,9 +100,9 @@ def plot(runs: dict[str, list[Run]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for width, (name, found) in zip(range(2 * len(runs), 0, -2), runs.items(), strict=True):
-        steps = range(1, len(found[0].losses) + 1)
-        axes.plot(steps, found[0].losses, linewidth=width, marker="o", markersize=width + 2, label=name, alpha=0.7)
+    for width, (name, repeats) in zip(range(2 * len(runs), 0, -2), runs.items(), strict=True):
+        steps = range(1, len(repeats[0].losses) + 1)
+        axes.plot(steps, repeats[0].losses, linewidth=width, marker="o", markersize=width + 2, label=name, alpha=0.7)
     axes.set(xlabel="optimiser step", ylabel="DPO loss", xticks=list(steps))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,21 @@
-"""The operations that each contender spends an epoch's time on, which keep it from the machine's matrix rate."""
+"""How each contender's time for an epoch is divided among kinds of operations.
+
+All time outside matrix products keeps a contender below the machine's matrix rate.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from contenders import CONTENDERS, FASTEST
 from measure import report
-from setting import Setting, arguments, checked, make_setting
+from setting import Run, Setting, checked, make_setting, shared_parser
 from torch.profiler import ProfilerActivity, profile
 
-# Kinds of operations: the first kind that has a part of the operation's name counts.
+# Parts of operations' names for each kind; an operation is of the first kind of which its name contains a part.
 KINDS = {
     "matrix products": ("mm", "linear", "matmul"),
     "attention": ("attention",),
@@ -22,43 +25,45 @@ KINDS = {
 }
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Return the parser of this script's options."""
-    return arguments(__doc__, pairs=16, repeats=1)
+    return shared_parser(__doc__, pairs=16, repeats=1)
 
 
 def main() -> int:
-    given = checked(options())
+    options = checked(parser())
     with tempfile.TemporaryDirectory() as scratch:
-        setting = make_setting(given, Path(scratch))
+        setting = make_setting(options, Path(scratch))
         times = {name: seconds_by_kind(run, setting) for name, run in {**CONTENDERS, **FASTEST}.items()}
     kinds = [*KINDS, "other"]
     rows = [
         {
             "contender": name,
-            "seconds": sum(found.values()),
-            **{kind: found[kind] / sum(found.values()) for kind in kinds},
+            "seconds": sum(seconds.values()),
+            **{kind: seconds[kind] / sum(seconds.values()) for kind in kinds},
         }
-        for name, found in times.items()
+        for name, seconds in times.items()
     ]
     facts = {
-        "data": f"{given.dataset}, {given.pairs} pairs, {given.batch_size} a step, with the reference's log-probs",
-        "model": f"{given.scale} Llama, random weights, {given.dtype}, with {given.threads} threads",
+        "data": (
+            f"{options.dataset}, {options.pairs} pairs, {options.batch_size} a step, with the reference's log-probs"
+        ),
+        "model": f"{options.scale} Llama, random weights, {options.dtype}, with {options.threads} threads",
     }
     figures = {f"matrix_share_{row['contender']}": row["matrix products"] for row in rows}
-    report("Shares of the time by operation", facts, rows, figures, given.out, f"operations_{given.dataset}")
+    report("Shares of the time by operation", facts, rows, figures, options.out, f"operations_{options.dataset}")
     return 0
 
 
-def seconds_by_kind(run, setting: Setting) -> Counter:
-    """Return the seconds, by the clock, that one run spends in each kind of operation itself."""
+def seconds_by_kind(run: Callable[[Setting], Run], setting: Setting) -> dict[str, float]:
+    """Return the wall-clock seconds of one run in each kind of operation, without those of the operations it calls."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run(setting)
-    found = Counter(dict.fromkeys([*KINDS, "other"], 0.0))
+    seconds = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in profiled.key_averages():
         kind = next((k for k, names in KINDS.items() if any(name in event.key for name in names)), "other")
-        found[kind] += event.self_cpu_time_total / 1e6
-    return found
+        seconds[kind] += event.self_cpu_time_total / 1e6
+    return seconds
 
 
 if __name__ == "__main__":

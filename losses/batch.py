@@ -305,7 +305,8 @@ def _side(
         dimensions = DIMENSIONS.get(what, value.ndim)
         if value.ndim != dimensions or value.shape[:1] != policy.shape:
             raise ValueError(
-                f"{what} of the {name} side must be {dimensions}-D with {len(policy)} rows, got shape {tuple(value.shape)}"
+                f"{what} of the {name} side must be {dimensions}-D with {len(policy)} rows, "
+                f"got shape {tuple(value.shape)}"
             )
         return value if what == "tokens" else _at_least_fp32(value)
 

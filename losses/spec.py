@@ -98,15 +98,16 @@ class Loss:
         settings = self.settings(settings)
         if self.data != "unpaired" and len(batch.chosen) != len(batch.rejected):
             raise ValueError(
-                f"loss {self.name!r} compares pairs: {len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
+                f"loss {self.name!r} compares pairs: "
+                f"{len(batch.chosen)} chosen and {len(batch.rejected)} rejected do not pair up"
             )
         rows = self.function(batch, **settings)
         expected = len(batch.chosen) + (len(batch.rejected) if self.data == "unpaired" else 0)
         any_number = self.data == "unpaired" and self.couples_examples  # the rows of its contrast
         if rows.ndim != 1 or not (any_number or len(rows) == expected):
             raise ValueError(
-                f"loss {self.name!r} must return one value per row ({'1-D' if any_number else expected}) and leave their "
-                f"mean to the backbone; it returned shape {tuple(rows.shape)}"
+                f"loss {self.name!r} must return one value per row ({'1-D' if any_number else expected}) and leave "
+                f"their mean to the backbone; it returned shape {tuple(rows.shape)}"
             )
         return rows
 

@@ -16,8 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Where the suite runs in several processes, the tests of a group run in one of them, one after the other: those that use
-# all cores or measure time or memory, and those that share what takes seconds to make.
+# Where the suite runs in several processes, the tests of a group run in one of them, one after the other: those that
+# use all cores or measure time or memory, and those that share what takes seconds to make.
 GROUPS = {
     "tests/benchmarks/": "all cores",
     "tests/evaluation/judges/test_transformers_server.py": "all cores",
@@ -68,7 +68,10 @@ def group_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep groups together. The marks that pytest-xdist 3.8 has for it (`xdist_group`) are without effect in pytest 9.2."""
+    """Keep groups together.
+
+    The marks that pytest-xdist 3.8 has for it (`xdist_group`) are without effect in pytest 9.2.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):

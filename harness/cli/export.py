@@ -19,8 +19,8 @@ EPILOG = """examples:
 
 CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. The folder
 holds safetensors weights, tokenizer, generation settings, the experiment's file, and a card with data, loss, settings,
-budget and results. LoRA adapters are merged in fp32, and all weights written in the dtype of the base model's files: how
-much log-probs differ for it from the trained policy's is measured and said (--dtype float32 keeps every digit).
+budget and results. LoRA adapters are merged in fp32, and all weights written in the dtype of the base model's files;
+how much this changes the log-probs of the trained policy is measured and said (--dtype float32 keeps every digit).
 exit status: 0 done, 2 something must be changed first"""
 
 

@@ -12,8 +12,8 @@ EPILOG = """example:
   python -m harness plan experiments/rpo_vs_dpo.yaml
 
 Nothing is trained or asked, and no key is needed. Of a model from scratch that is not trained yet, what depends on its
-tokenizer is not known. Tokens of requests are estimates (a quarter of their bytes); answers count as long as they may be,
-and responses that are not sampled yet as long as `sample.max_new_tokens` allows."""
+tokenizer is not known. Tokens of requests are estimates (a quarter of their bytes); answers count as long as they may
+be, and responses that are not sampled yet as long as `sample.max_new_tokens` allows."""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -32,9 +32,9 @@ EPILOG = """examples:
   python -m harness show hh/dpo --batch
   python -m harness show "sentiment/dpo/beta=1.0/0" --json
 
-CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without --batch
-it needs no torch, model or data. Of the batch, the tokens that the loss is taken of are bold and underlined, in a file or
-a pipe between ⟦ and ⟧; the others are what they are conditioned on."""
+CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without
+--batch it needs no torch, model or data. Of the batch, the tokens that the loss is taken of are bold and underlined, in
+a file or a pipe between ⟦ and ⟧; the others are what they are conditioned on."""
 LONGEST = 800  # characters shown of a text; --json has all of it
 STEPS = 10  # rows of each kind in the table of training
 PIPED_WIDTH = 120  # characters

@@ -206,7 +206,10 @@ COMPARISONS = [
         {"beta": 0.1},
         "DPO",
         {"loss_type": "bco_pair", "beta": 0.1},
-        differs="TRL's `bco_pair` lacks the running shift of rewards, and adds up a pair's two rows; its BCO trainer is gone",
+        differs=(
+            "TRL's `bco_pair` lacks the running shift of rewards, and adds up a pair's two rows; "
+            "its BCO trainer is gone"
+        ),
     ),
     Comparison(
         "nca",

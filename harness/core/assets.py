@@ -114,7 +114,8 @@ def _packaged(name: str, asset: Asset) -> Path:
         return asset.locate(Path(next(iter(spec.submodule_search_locations))))
     except OSError as error:
         raise UserError(
-            f"the packaged model {name!r} cannot be made ready ({error}); set HARNESS_CACHE to a folder that can be written"
+            f"the packaged model {name!r} cannot be made ready ({error}); "
+            "set HARNESS_CACHE to a folder that can be written"
         ) from None
 
 

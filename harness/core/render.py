@@ -100,7 +100,8 @@ class Renderer:
             kept = len(content) - max(1, len(ids) - limit)
             if kept < 1:
                 raise UserError(
-                    f"max_prompt_tokens={limit} leaves no room for a prompt: its template alone takes {len(ids) - len(content)} tokens"
+                    f"max_prompt_tokens={limit} leaves no room for a prompt: "
+                    f"its template alone takes {len(ids) - len(content)} tokens"
                 )
             content = content[:kept] if keep == "start" else content[-kept:]
             text = str(self.tokenizer.decode(content, skip_special_tokens=True)).strip()

@@ -71,13 +71,15 @@ def frontier_page(table: pd.DataFrame, experiment: str) -> str:
         page.append(
             "\n".join(
                 [
-                    "- KL columns: the reward within a budget of so many nats, on the upper concave envelope of a loss's policies "
-                    "(strengths and points of training) and the SFT policy; - where no policy of the loss is that far away.",
-                    f"- Area: mean height of the envelope above the SFT policy's reward for KL from 0 to {first['common_budget']:.2f}, "
-                    "which every loss here reaches.",
+                    "- KL columns: the reward within a budget of so many nats, on the upper concave envelope of a "
+                    "loss's policies (strengths and points of training) and the SFT policy; - where no policy of the "
+                    "loss is that far away.",
+                    "- Area: mean height of the envelope above the SFT policy's reward for KL from 0 to "
+                    f"{first['common_budget']:.2f}, which every loss here reaches.",
                     f"- Brackets: 95 % bootstrap intervals over {first['prompts']} prompts and {first['seeds']} "
-                    f"seed{'s' * int(first['seeds'] > 1)}, the same draws for all losses; an interval stands alone and is not "
-                    "corrected for several comparisons. An envelope takes the best of noisy means and is too high by some of the noise.",
+                    f"seed{'s' * int(first['seeds'] > 1)}, the same draws for all losses; an interval stands alone "
+                    "and is not corrected for several comparisons. An envelope takes the best of noisy means and is "
+                    "too high by some of the noise.",
                 ]
             )
         )

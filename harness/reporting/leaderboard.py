@@ -30,29 +30,49 @@ OK, INCOMPLETE = "ok", "incomplete"
 COLUMNS = {
     "task": "the task whose test prompts the policy was sampled on",
     "trained_on": "the task whose preferences the policy was trained on",
-    "rank": "place by win rate among the rows with status ok of the same task and trained_on; equal win rates share one",
+    "rank": (
+        "place by win rate among the rows with status ok of the same task and trained_on; equal win rates share one"
+    ),
     "loss": "registered name of the loss; sft is the policy that every loss starts from",
     "settings": "the loss's hyper-parameters",
     "reduction": "how the log-probs of a completion's tokens enter the loss: sum, mean or token (each by itself)",
     "data": "what the loss trains on: paired or unpaired preferences",
     "paper": "arXiv number of the paper that the loss is from",
     "seeds": "the seeds that the experiment asks for",
-    "status": "ok; incomplete: a judgement is missing (coverage below 1); not run yet; failed: which stage of which seed, and why",
-    "win_rate": "mean preference for the policy's response over the baseline's, in %; a tie is half a win, and a missing judgement is left out",
+    "status": (
+        "ok; incomplete: a judgement is missing (coverage below 1); not run yet; "
+        "failed: which stage of which seed, and why"
+    ),
+    "win_rate": (
+        "mean preference for the policy's response over the baseline's, in %; "
+        "a tie is half a win, and a missing judgement is left out"
+    ),
     "win_rate_low": "lower end of its bootstrap interval over prompts and seeds",
     "win_rate_high": "upper end of it",
     "win_rate_se": "standard error of the win rate over prompts, in percentage points",
-    "lc_win_rate": "length-controlled win rate: what the win rate would be if the responses were as long as the baseline's (see below), in %",
+    "lc_win_rate": (
+        "length-controlled win rate: what the win rate would be if the responses were as long as the baseline's "
+        "(see below), in %"
+    ),
     "lc_win_rate_low": "lower end of its bootstrap interval over prompts and seeds",
     "lc_win_rate_high": "upper end of it",
-    "lc_difficulty": "where the difficulties of its prompts are from: fitted to this experiment's judgements; on AlpacaEval official, or estimated (the packaged estimate of the official ones)",
+    "lc_difficulty": (
+        "where the difficulties of its prompts are from: fitted to this experiment's judgements; "
+        "on AlpacaEval official, or estimated (the packaged estimate of the official ones)"
+    ),
     "n": "number of judgements that carry a preference, over all seeds",
     "coverage": "n over the number of judgements that the experiment asks for (prompts x seeds)",
     "vs_sft": "win rate minus that of the SFT row, in percentage points, on the prompts that both were judged on",
     "vs_sft_low": "lower end of its interval, paired on prompts",
     "vs_sft_high": "upper end of it",
-    "flip_rate": "share of judgements whose verdict changed with the order of the two responses; empty where the judge has no order",
-    "first_rate": "share of verdicts that went to the response shown first, over both orders: 50 % is no bias; empty where the judge has no order",
+    "flip_rate": (
+        "share of judgements whose verdict changed with the order of the two responses; "
+        "empty where the judge has no order"
+    ),
+    "first_rate": (
+        "share of verdicts that went to the response shown first, over both orders: 50 % is no bias; "
+        "empty where the judge has no order"
+    ),
     "judge_name": "the judge's name in a panel of several; empty where the experiment has one",
     "judge": "name, version and template of the judge",
     "judge_date": "day of the judgements, or the first and the last day",
@@ -61,18 +81,28 @@ COLUMNS = {
     "judge_agreement_high": "upper end of it",
     "judge_agreement_n": "number of those pairs",
     "judge_agreement_labels": "whose preferences those are",
-    "judge_check": "its accuracy on other labelled data, by judge-check, with the files below results/; or that none was run",
+    "judge_check": (
+        "its accuracy on other labelled data, by judge-check, with the files below results/; or that none was run"
+    ),
     "baseline": "what the policy's responses were judged against",
     "mean_tokens": "mean length of the policy's responses in tokens",
     "mean_characters": "mean length of the policy's responses in characters",
     "mean_characters_se": "its standard error over prompts",
     "baseline_characters": "mean length of the baseline's responses in characters",
     "finished": "share of responses that ended by themselves, not at the limit of new tokens",
-    "dev_accuracy": "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training",
+    "dev_accuracy": (
+        "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training"
+    ),
     "dev_margin": "mean chosen minus rejected log-ratio on the dev pairs, after training, in nats",
-    "kl": "mean log-ratio of policy to reference on the policy's responses, in nats: the sequence KL where sampling is untruncated (temperature 1, top_p 1), near it and possibly below 0 where not",
+    "kl": (
+        "mean log-ratio of policy to reference on the policy's responses, in nats: the sequence KL where sampling is "
+        "untruncated (temperature 1, top_p 1), near it and possibly below 0 where not"
+    ),
     "kl_se": "its standard error over prompts",
-    "examples": "responses trained on: two for each pair, for a listwise loss all of its list (this column and those below: mean over seeds)",
+    "examples": (
+        "responses trained on: two for each pair, for a listwise loss all of its list "
+        "(this column and those below: mean over seeds)"
+    ),
     "tokens": "tokens trained on",
     "steps": "optimiser steps",
     "forward_passes": "sequences passed through the policy in training",

@@ -32,10 +32,14 @@ COLUMNS = {
     "distinct_2": "the same for pairs of neighbouring words",
     "reference_perplexity": "perplexity of the responses under the reference",
     **{
-        f"reward_at_kl_{budget:g}": f"reward that the loss's frontier reaches within a KL of {budget:g} nats (see frontier.md)"
+        f"reward_at_kl_{budget:g}": (
+            f"reward that the loss's frontier reaches within a KL of {budget:g} nats (see frontier.md)"
+        )
         for budget in BUDGETS
     },
-    "frontier_area": "mean height of the loss's frontier above the SFT policy's reward, up to the KL that all losses reach",
+    "frontier_area": (
+        "mean height of the loss's frontier above the SFT policy's reward, up to the KL that all losses reach"
+    ),
 }
 
 

@@ -77,7 +77,8 @@ def _metadata(cell: CellFiles, exported: Exported) -> str:
 def _summary(cell: CellFiles, exported: Exported) -> str:
     paper = f" (arXiv {escape(cell.record.paper)})" if cell.record.paper else ""
     what = (
-        "The policy after supervised fine-tuning on the chosen completions, from which every loss of the experiment starts"
+        "The policy after supervised fine-tuning on the chosen completions, "
+        "from which every loss of the experiment starts"
         if cell.loss == SFT
         else f"A language model trained with the preference loss `{_code(cell.loss)}`{paper}"
     )
@@ -121,7 +122,10 @@ def _training(cell: CellFiles) -> dict[str, str]:
     counts = {name: count for name, count in manifest["counts"].get(cell.task, {}).items() if count}
     tune, tuning = start["tune"]
     lines = {
-        "Data": f"task {cell.task}, {source}; content {manifest['hashes']['data'].get(cell.task, '?')}, as tokens {start['tokens']}",
+        "Data": (
+            f"task {cell.task}, {source}; content {manifest['hashes']['data'].get(cell.task, '?')}, "
+            f"as tokens {start['tokens']}"
+        ),
         "Rows": _listed(counts),
         "Trained": f"{tune} ({_listed(tuning)})" if tuning else f"{tune}: all weights",
         "SFT": _listed(start["sft"]),

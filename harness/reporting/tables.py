@@ -85,8 +85,9 @@ def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
     first = rows.iloc[0]
     seeds = rows["seeds"].str.split().str.len().max()
     lines = [
-        f"Win rate against {first['baseline']}; a tie is half a win, a missing judgement is left out. Brackets: 95 % bootstrap "
-        f"intervals over prompts {f'and {seeds} seeds' if seeds > 1 else '(one seed: others may differ by more)'}. "
+        f"Win rate against {first['baseline']}; a tie is half a win, a missing judgement is left out. "
+        "Brackets: 95 % bootstrap intervals over prompts "
+        f"{f'and {seeds} seeds' if seeds > 1 else '(one seed: others may differ by more)'}. "
         "vs SFT: points, paired on prompts."
     ]
     judged = rows[rows["judge"] != ""]

@@ -14,10 +14,11 @@ def announcement(plan: Plan, worker: Worker, todo: int) -> list[str]:
     """Return lines that say what the run will do; `todo` is the number of cells still to be trained."""
     experiment = plan.experiment
     losses = Counter(cell.loss for cell in plan.cells if cell.loss != SFT)
+    processes = worker.accelerator.num_processes
     lines = [
         f"experiment {experiment.name}: {len(plan.cells)} cells ({len(plan.cells) - todo} already trained)",
-        f"  model   {_model_name(experiment)}, training {_tuned(plan)}, {experiment.model.dtype}, on {worker.accelerator.device}"
-        + (f" x {worker.accelerator.num_processes}" if worker.accelerator.num_processes > 1 else ""),
+        f"  model   {_model_name(experiment)}, training {_tuned(plan)}, {experiment.model.dtype}, "
+        f"on {worker.accelerator.device}{f' x {processes}' if processes > 1 else ''}",
         f"  losses  {', '.join(losses)}, and the SFT policy as a row of its own; seeds {experiment.seeds}",
     ]
     for name, planned in plan.tasks.items():

@@ -43,7 +43,8 @@ def draft_lines(draft: Draft) -> list[str]:
     count = {name: len(experiment.seeds) * (1 + len(points)) for name, points in resolved.points_of.items()}
     lines = [
         f"experiment {experiment.name}: {sum(count.values())} cells",
-        f"  model from scratch ({scratch.layers} layers of {scratch.hidden}): not trained yet, the first stage of a run",
+        f"  model from scratch ({scratch.layers} layers of {scratch.hidden}): "
+        "not trained yet, the first stage of a run",
     ]
     for name, data in draft.data.items():
         parts = [f"{count[name]} cells; {len(data.train)} rows to train on" if name in count else "trains nothing"]

@@ -136,8 +136,8 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
     folder = model_folder(elsewhere or config.name, None if elsewhere else config.revision)
     if (present := weights_hash(folder)) != content:
         raise UserError(
-            f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from (content "
-            f"{present[:12]}, not {content[:12]}); give that one with --model FOLDER"
+            f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from "
+            f"(content {present[:12]}, not {content[:12]}); give that one with --model FOLDER"
         )
     return folder
 

@@ -87,7 +87,8 @@ def _from_hub(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the error, the data are unavailable
         raise UserError(
-            f"no local data at {name!r}, and none to be had from the hub ({_reason(error)}); name a local file or folder"
+            f"no local data at {name!r}, and none to be had from the hub ({_reason(error)}); "
+            "name a local file or folder"
         ) from None
     finally:
         logging.set_verbosity(level)

@@ -59,7 +59,8 @@ def read_task(rows: Iterable[Row], parse: Callable[[Row], Record], *, source: st
     if empty and places:
         raise UserError(
             f"{source}: its {len({r.key for r in records})} distinct prompts, split by prompt, leave nothing for "
-            f"{' and '.join(empty)} ({_told(counts)}); give more rows, or a 'split' column that says train, dev and test"
+            f"{' and '.join(empty)} ({_told(counts)}); "
+            "give more rows, or a 'split' column that says train, dev and test"
         )
     return replace(data, counts=dict(counts))
 

@@ -51,8 +51,8 @@ def check_launch(experiment: ExperimentConfig) -> None:
         raise UserError(f"deepspeed_config_file is not read: say zero_stage in accelerate's settings, as {file} does")
     if zero_stage() not in ZERO_STAGES:
         raise UserError(
-            f"zero_stage {zero_stage()}: DeepSpeed serves for stages 1 and 2 here; to spread the policy itself over the "
-            "processes launch with FSDP: experiments/paper/launch/fsdp.yaml"
+            f"zero_stage {zero_stage()}: DeepSpeed serves for stages 1 and 2 here; to spread the policy itself over "
+            "the processes launch with FSDP: experiments/paper/launch/fsdp.yaml"
         )
     for what in ("OPTIMIZER", "PARAM"):
         device = os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none")

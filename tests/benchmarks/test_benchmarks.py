@@ -92,8 +92,8 @@ def test_the_readme_shows_one_command_for_each_benchmark():
 @pytest.mark.parametrize("words", [w for w in COMMANDS if w[0] == "python" and "report.py" not in w[1]], ids=" ".join)
 def test_the_commands_of_the_readme_parse(words, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    given = importlib.import_module(Path(words[1]).stem).options().parse_args(words[2:])
-    assert given.pairs % given.batch_size == 0 and given.batch_size % given.micro_pairs == 0
+    options = importlib.import_module(Path(words[1]).stem).parser().parse_args(words[2:])
+    assert options.pairs % options.batch_size == 0 and options.batch_size % options.micro_pairs == 0
 
 
 def test_pairs_that_do_not_fill_their_batches_are_refused(monkeypatch, capsys):

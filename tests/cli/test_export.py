@@ -1,4 +1,4 @@
-"""The command export: plain transformers code, or peft, loads what it writes and gives the trained policy's log-probs."""
+"""The command export: plain transformers code, or peft, loads its folder and gives the trained policy's log-probs."""
 
 from __future__ import annotations
 

@@ -54,10 +54,10 @@ def log_squares(given: str) -> float:
 
 
 class Recorded(nn.Module):
-    """A language model that answers with recorded log-probs: a response's whole sum on its first token, 0 on the others.
+    """A language model that answers with recorded log-probs.
 
-    A row's first token says which response it is; the others are token 1 of a vocabulary of two. Those of a prompt of
-    more than one token get `PROMPT_LOGP`.
+    A response's whole sum is on its first token, with 0 on the others. A row's first token says which response it is;
+    the others are token 1 of a vocabulary of two. Those of a prompt of more than one token get `PROMPT_LOGP`.
     """
 
     def __init__(self, sums: Tensor, given: str):
@@ -158,7 +158,7 @@ def value_of_ours(comparison: Comparison, data: dict[str, Tensor], policy: Tenso
 
 
 def batches(data: dict[str, Tensor], given: str) -> list[dict[str, Tensor]]:
-    """Return all pairs in batches of similar length; or the first ones one at a time; or those of moderate log-ratios."""
+    """Return all pairs in batches of similar length, the first ones one at a time, or those of moderate log-ratios."""
     pairs = torch.arange(len(data["policy"]) // 2)
     if given in (ALONE, PROMPTS):
         parts = pairs[:PAIRS_ALONE].split(1)
@@ -192,7 +192,7 @@ def largest_difference(comparison: Comparison, build, recorded) -> float:
 
 
 def of_each_response(grad: Tensor, logps: Tensor) -> Tensor:
-    """Return the gradient on each distinct log-prob: which of several equal ones a sort puts first is nobody's promise."""
+    """Return the gradient on each distinct log-prob, summed over equal ones, whose order after a sort is undefined."""
     distinct, which = logps.unique(return_inverse=True)
     return torch.zeros_like(distinct).index_add(0, which, grad)
 

@@ -1,6 +1,7 @@
 """Each command of README, CONTRIBUTING and the pages of docs: it parses, its files are there, and the short ones run.
 
-What each page's commands do is tested beside this file (`test_readme`, `test_docs`, `test_your_own`, `test_alpaca_eval`).
+What each page's commands do is tested beside this file (`test_readme`, `test_docs`, `test_your_own`,
+`test_alpaca_eval`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/your-own-judge.md and docs/your-own-task.md: what they show works, as a plugin file and as an installed package."""
+"""docs/your-own-judge.md and docs/your-own-task.md: their code works, as a plugin file and as an installed package."""
 
 from __future__ import annotations
 

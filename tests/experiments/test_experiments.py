@@ -82,7 +82,7 @@ def test_accelerate_reads_the_launch_files_of_the_paper(file, environment, monke
 
 @pytest.mark.parametrize("name", ["hh", "tldr"])
 def test_the_paper_s_files_hold_the_paper_s_setting(name):
-    """RMSprop 5e-7, 150 warm-up steps, one epoch, batch 64, clipping 10, 512 tokens of which 256 prompt, 256 prompts."""
+    """RMSprop 5e-7, 150 warm-up steps, one epoch, batch 64, clip 10, 512 tokens of which 256 prompt, 256 prompts."""
     experiment = load_experiment(EXPERIMENTS / "paper" / f"{name}.yaml")
     for optim in (experiment.sft, experiment.train):
         assert (optim.optimizer, optim.lr, optim.warmup_steps, optim.schedule) == ("rmsprop", 5e-7, 150, "constant")

@@ -16,7 +16,10 @@ def mismatched(*ratios: float) -> Side:
 
 
 def test_kto():
-    """z = mean of 3 and 1 = 2; beta 0.1: 1 - sigma(0.1 * (2 - 2)) = 0.5, times 2; 1 - sigma(0.1 * (2 + 1)) = 0.425557."""
+    """z = mean of 3 and 1 = 2; beta 0.1.
+
+    Chosen: 2 * (1 - sigma(0.1 * (2 - 2))) = 1; rejected: 1 - sigma(0.1 * (2 + 1)) = 0.425557.
+    """
     rows = get_loss("kto")(the_pair(kl_pairs=mismatched(3.0, 1.0)), beta=0.1, desirable_weight=2.0)
     assert rows.tolist() == pytest.approx([1.0, 0.425557], abs=1e-6)
 
@@ -38,9 +41,9 @@ def bco_batch(history: History, **fields) -> PreferenceBatch:
 
 
 def test_bco():
-    """s = 2 and -1 after four responses with mean -1.25: (-5 + 1) / 6 = -2/3; beta 0.3: rewards 0.6 and -0.3, less -0.2.
+    """s = 2 and -1 after four responses with mean -1.25: the new mean is (-5 + 1) / 6 = -2/3.
 
-    -log sigma(0.8) = 0.371101, and -log sigma(0.1) = 0.644397.
+    With beta 0.3: rewards 0.6 and -0.3, less -0.2. -log sigma(0.8) = 0.371101, and -log sigma(0.1) = 0.644397.
     """
     rows = get_loss("bco")(bco_batch(History(-1.25, 4)), beta=0.3)
     assert rows.tolist() == pytest.approx([0.371101, 0.644397], abs=1e-6)

@@ -169,7 +169,7 @@ def test_rpo_of_uniform_mean_is_uniform_rpo_at_beta_over_m():
 
 
 def test_permuted_embeddings_keep_the_diagonal_and_the_set_of_weights():
-    """Pair i takes the embedding of the pair before it: W'[i, j] = W[i - 1, j - 1], so W'[i, i] is still the largest."""
+    """Pair i takes the embedding of the pair before it: W'[i, j] = W[i - 1, j - 1]; W'[i, i] is still the largest."""
     batch = random_batch()
     own, permuted = (WEIGHTINGS.get(name).weights(batch, 0.5) for name in ("embedding", "permuted_embedding"))
     torch.testing.assert_close(permuted, own.roll((1, 1), dims=(0, 1)))

@@ -92,7 +92,10 @@ def test_seeds_are_averaged(tmp_path):
 
 
 def test_an_incomplete_row_is_controlled_over_what_was_judged(tmp_path):
-    """Its failed judgements are neither losses nor prompts; where length means nothing, LC is the win rate of the rest."""
+    """Its failed judgements count neither as losses nor as prompts.
+
+    Where length has no effect, the length-controlled win rate is the win rate of the rest.
+    """
     rng = np.random.default_rng(3)
     lengths = rng.integers(50, 150, 200)
     wins = np.where(np.arange(200) % 2, 1, 0)

@@ -1,4 +1,4 @@
-"""AlpacaEval 2.0 in an experiment: all 805 instructions, asked as upstream asks them, scored as upstream scores them."""
+"""AlpacaEval 2.0 in an experiment: all 805 instructions, asked and scored as upstream asks and scores them."""
 
 from __future__ import annotations
 

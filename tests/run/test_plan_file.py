@@ -16,7 +16,7 @@ from tests.tiny_experiment import write_experiment
 
 @pytest.fixture
 def planned(tmp_path, tiny_model, tiny_encoder):
-    """Return a function that plans an experiment, writes its plan, and returns (seed, loss) of the cells in the file."""
+    """Return a function that plans an experiment, writes its plan, and returns each cell's (seed, loss) in the file."""
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
 
     def planned(*overrides: str) -> list[tuple[int, str]]:

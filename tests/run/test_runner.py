@@ -174,7 +174,8 @@ def test_a_loss_of_the_user_s_own_runs_beside_the_others(copy):
     plugin = copy / "my_loss.py"
     plugin.write_text(
         "from losses import register_loss\n\n"
-        '@register_loss("hinge_of_mine", paper="none", grid={"margin": [1.0, 2.0]}, start_value=lambda margin: margin)\n'
+        '@register_loss("hinge_of_mine", paper="none", grid={"margin": [1.0, 2.0]}, '
+        "start_value=lambda margin: margin)\n"
         "def hinge_of_mine(batch, *, margin: float = 1.0):\n"
         '    """max(0, margin - Delta)."""\n'
         "    return (margin - batch.logratio_margin).clamp(min=0)\n"

@@ -34,15 +34,29 @@ TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
         ({"prompt": [user("Why?")], **PAIR}, ASK),
         ({"prompt": TURNS, "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}, LONG),
         # both answers repeat the prompt, as text and as messages
-        ({"prompt": "Why?", "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why? "), assistant("No.")]}, ASK),
+        (
+            {
+                "prompt": "Why?",
+                "chosen": [user("Why?"), assistant("Because.")],
+                "rejected": [user("Why? "), assistant("No.")],
+            },
+            ASK,
+        ),
         ({"prompt": TURNS, "chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
         # whole conversations instead of a prompt
         ({"chosen": [*TURNS, assistant("Because.")], "rejected": [*TURNS, assistant("No.")]}, LONG),
-        ({"prompt": None, "chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why?"), assistant("No.")]}, ASK),
+        (
+            {
+                "prompt": None,
+                "chosen": [user("Why?"), assistant("Because.")],
+                "rejected": [user("Why?"), assistant("No.")],
+            },
+            ASK,
+        ),
         ({"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}, ASK),
         ({"prompt": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:", **PAIR}, LONG),
     ],
-)  # fmt: skip
+)
 def test_forms_of_a_pair(values, prompt):
     record = parse(**values)
     assert record.prompt == prompt
@@ -91,13 +105,50 @@ LISTED = Preference(ASK, "Because.", "No.", 8.0, 2.0, (Scored("So.", 5.0), Score
 @pytest.mark.parametrize(
     "values",
     [
-        {"prompt": "Why?", "responses": [{"text": t, "score": s} for t, s in [("No.", 2), ("So. ", 5), ("Well.", 3.5), ("Because.", 8)]]},
-        {"prompt": [user("Why?")], "responses": [{"text": "Because.", "score": 8.0}, {"text": "So.", "score": 5}, {"text": "Because.", "score": 1}, {"text": " ", "score": 9}, {"text": "Well.", "score": 3.5}, {"text": "No.", "score": 2}]},
-        {"instruction": "Why?", "source": "flan", "completions": [rated("So.", overall_score=5.0, **{"fine-grained_score": 1.0}), rated("No.", overall_score=2), rated("Because.", overall_score=8.0), rated("Well.", overall_score=3.5)]},
-        {"instruction": "Why?", "completions": [rated("So.", annotations=aspects("5", "N/A")), rated("No.", **{"fine-grained_score": 2.0}), rated("Because.", overall_score=8), rated("Unrated"), rated("N/A", annotations=aspects("N/A", "N/A")), rated("Well.", overall_score=None, annotations=aspects("3", "4"))]},
+        {
+            "prompt": "Why?",
+            "responses": [
+                {"text": "No.", "score": 2},
+                {"text": "So. ", "score": 5},
+                {"text": "Well.", "score": 3.5},
+                {"text": "Because.", "score": 8},
+            ],
+        },
+        {
+            "prompt": [user("Why?")],
+            "responses": [
+                {"text": "Because.", "score": 8.0},
+                {"text": "So.", "score": 5},
+                {"text": "Because.", "score": 1},
+                {"text": " ", "score": 9},
+                {"text": "Well.", "score": 3.5},
+                {"text": "No.", "score": 2},
+            ],
+        },
+        {
+            "instruction": "Why?",
+            "source": "flan",
+            "completions": [
+                rated("So.", overall_score=5.0, **{"fine-grained_score": 1.0}),
+                rated("No.", overall_score=2),
+                rated("Because.", overall_score=8.0),
+                rated("Well.", overall_score=3.5),
+            ],
+        },
+        {
+            "instruction": "Why?",
+            "completions": [
+                rated("So.", annotations=aspects("5", "N/A")),
+                rated("No.", **{"fine-grained_score": 2.0}),
+                rated("Because.", overall_score=8),
+                rated("Unrated"),
+                rated("N/A", annotations=aspects("N/A", "N/A")),
+                rated("Well.", overall_score=None, annotations=aspects("3", "4")),
+            ],
+        },
     ],
     ids=["text and scores", "repeated and empty", "overall scores", "ratings of aspects"],
-)  # fmt: skip
+)
 def test_forms_of_a_list(values):
     record = parse(**values)
     assert record.preference == LISTED and record.baseline == "Because." and record.prompt == ASK
@@ -122,35 +173,71 @@ ACCEPTED = "accepted: prompt/chosen/rejected, prompt/completion/label, prompt/re
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"prompt": "a", "chosen": "b", "rejcted": "c"}, f"no column 'rejected' (is 'rejcted' meant?); columns here: prompt, chosen, rejcted; {ACCEPTED}"),
+        (
+            {"prompt": "a", "chosen": "b", "rejcted": "c"},
+            f"no column 'rejected' (is 'rejcted' meant?); columns here: prompt, chosen, rejcted; {ACCEPTED}",
+        ),
         ({"question": "a", "answer": "b"}, f"no column 'chosen'; columns here: question, answer; {ACCEPTED}"),
         ({}, f"no column 'chosen'; columns here: none; {ACCEPTED}"),
-        ({"chosen": "a", "rejected": "b"}, f"no column 'prompt'; columns here: chosen, rejected; {ACCEPTED}; without prompt, whole conversations"),
+        (
+            {"chosen": "a", "rejected": "b"},
+            f"no column 'prompt'; columns here: chosen, rejected; {ACCEPTED}; without prompt, whole conversations",
+        ),
         ({"prompt": "a", "chosen": None, "rejected": "b"}, f"column 'chosen' is null; {ACCEPTED}"),
         ({"prompt": "a", "completion": "b"}, "no column 'label'"),
         ({"prompt": "a", "label": True}, "no column 'completion'"),
-        ({"prompt": "a", "completion": "b", "label": "good"}, "column 'label' must be true (desirable) or false, got 'good'"),
+        (
+            {"prompt": "a", "completion": "b", "label": "good"},
+            "column 'label' must be true (desirable) or false, got 'good'",
+        ),
         ({"prompt": "a", "completion": "b", "label": 2}, "column 'label' must be true (desirable) or false, got 2"),
         ({"prompt": 3, **PAIR}, "column 'prompt' must be text, got a number"),
-        ({"prompt": "a", "chosen": {"text": "b"}, "rejected": "c"}, "column 'chosen' must be text, got an object with 'text'"),
+        (
+            {"prompt": "a", "chosen": {"text": "b"}, "rejected": "c"},
+            "column 'chosen' must be text, got an object with 'text'",
+        ),
         ({"prompt": ["a"], **PAIR}, "column 'prompt': message 1 must be an object with 'role' and 'content', got text"),
-        ({"prompt": [{"from": "human"}], **PAIR}, "message 1 must be an object with 'role' and 'content', got an object with 'from'"),
-        ({"prompt": [user("a"), {"role": "bot", "content": "b"}], **PAIR}, "column 'prompt': message 2 has the role 'bot'; accepted: system, user, assistant"),
+        (
+            {"prompt": [{"from": "human"}], **PAIR},
+            "message 1 must be an object with 'role' and 'content', got an object with 'from'",
+        ),
+        (
+            {"prompt": [user("a"), {"role": "bot", "content": "b"}], **PAIR},
+            "column 'prompt': message 2 has the role 'bot'; accepted: system, user, assistant",
+        ),
         ({"prompt": [user(None)], **PAIR}, "column 'prompt': message 1: 'content' must be text, got null"),
         ({"prompt": "a\ud800", **PAIR}, "column 'prompt' holds a broken character (a lone surrogate) at position 1"),
         ({"prompt": "a", **PAIR, "score_chosen": 3}, "'score_rejected' must be a finite number, got None"),
-        ({"prompt": "a", **PAIR, "score_chosen": "3", "score_rejected": 1}, "'score_chosen' must be a finite number, got '3'"),
+        (
+            {"prompt": "a", **PAIR, "score_chosen": "3", "score_rejected": 1},
+            "'score_chosen' must be a finite number, got '3'",
+        ),
         ({"prompt": "a", "responses": "b"}, "column 'responses' must be a list of objects, got text"),
-        ({"prompt": "a", "responses": ["b"]}, "column 'responses': response 1 must be an object with 'text' (text) and its score, got text"),
-        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c"}]}, "column 'responses': response 2: 'score' must be a finite number, got None"),
-        ({"prompt": "a", "responses": [{"text": "b", "score": float("nan")}]}, "response 1: 'score' must be a finite number, got nan"),
+        (
+            {"prompt": "a", "responses": ["b"]},
+            "column 'responses': response 1 must be an object with 'text' (text) and its score, got text",
+        ),
+        (
+            {"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c"}]},
+            "column 'responses': response 2: 'score' must be a finite number, got None",
+        ),
+        (
+            {"prompt": "a", "responses": [{"text": "b", "score": float("nan")}]},
+            "response 1: 'score' must be a finite number, got nan",
+        ),
         ({"prompt": "a", "responses": [{"text": "b\ud800", "score": 1}]}, "response 1 holds a broken character"),
         ({"responses": [{"text": "b", "score": 1}]}, "no column 'prompt'"),
-        ({"instruction": "a", "completions": [{"text": "b"}]}, "response 1 must be an object with 'response' (text) and its score, got an object with 'text'"),
+        (
+            {"instruction": "a", "completions": [{"text": "b"}]},
+            "response 1 must be an object with 'response' (text) and its score, got an object with 'text'",
+        ),
         ({"completions": []}, "no column 'instruction'"),
-        ({"prompt": "a", "chosen": [assistant("\udfff")], "rejected": "b"}, "column 'chosen': message 1 holds a broken character"),
+        (
+            {"prompt": "a", "chosen": [assistant("\udfff")], "rejected": "b"},
+            "column 'chosen': message 1 holds a broken character",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
     with pytest.raises(UserError) as error:
         parse(**values)
@@ -165,20 +252,35 @@ def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
         ({"prompt": "a", "completion": "", "label": True}, "empty completion"),
         ({"prompt": "a", "chosen": "b", "rejected": " b"}, "chosen and rejected are the same"),
         ({"prompt": "a", **PAIR, "score_chosen": 3, "score_rejected": 3.0}, "chosen does not score above rejected"),
-        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "b ", "score": 2}]}, "fewer than two responses with a score"),
-        ({"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c", "score": 1}]}, "all responses score alike"),
+        (
+            {"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "b ", "score": 2}]},
+            "fewer than two responses with a score",
+        ),
+        (
+            {"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c", "score": 1}]},
+            "all responses score alike",
+        ),
         ({"instruction": "a", "completions": []}, "fewer than two responses with a score"),
         ({"prompt": " ", **PAIR}, "empty turn in the prompt"),
         ({"prompt": [], **PAIR}, "prompt does not end with a user turn"),
         ({"prompt": [user("a"), assistant("b")], **PAIR}, "prompt does not end with a user turn"),
-        ({"prompt": "a", "chosen": [user("x"), assistant("y")], "rejected": "z"}, "completion is more than one turn beyond the prompt"),
+        (
+            {"prompt": "a", "chosen": [user("x"), assistant("y")], "rejected": "z"},
+            "completion is more than one turn beyond the prompt",
+        ),
         ({"prompt": "a", "chosen": [user("a")], "rejected": "z"}, "last turn is not the assistant's"),
-        ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "chosen and rejected have different prompts"),
+        (
+            {"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]},
+            "chosen and rejected have different prompts",
+        ),
         ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a\n\nAssistant: b"}, "last turn is not the assistant's"),
         ({"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"}, "not a dialogue that a human opens"),
-        ({"chosen": "\n\nHuman:\n\nAssistant: a", "rejected": "\n\nHuman:\n\nAssistant: b"}, "empty turn in the prompt"),
+        (
+            {"chosen": "\n\nHuman:\n\nAssistant: a", "rejected": "\n\nHuman:\n\nAssistant: b"},
+            "empty turn in the prompt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rows_that_real_data_contain_now_and_then_are_dropped_with_a_reason(values, reason):
     with pytest.raises(Dropped) as dropped:
         parse(**values)

@@ -111,16 +111,24 @@ def test_a_local_copy_in_the_packaged_layout_does_not_claim_whose_preferences_th
 @pytest.mark.parametrize(
     "row, message",
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "no column 'info'; columns here: prompt, chosen, rejected; accepted: info/summaries/choice, or post/model_summary/human_summary/preferred (for prompt/chosen/rejected set kind: preferences)"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "no column 'info'; columns here: prompt, chosen, rejected; "
+            "accepted: info/summaries/choice, or post/model_summary/human_summary/preferred "
+            "(for prompt/chosen/rejected set kind: preferences)",
+        ),
         ({"post": "a", "model_summary": "b"}, "no column 'human_summary'"),
-        ({"post": "a", "model_summary": "b", "human_summary": "c", "preferred": "both"}, "column 'preferred' must be 'model', 'human' or null, got 'both'"),
+        (
+            {"post": "a", "model_summary": "b", "human_summary": "c", "preferred": "both"},
+            "column 'preferred' must be 'model', 'human' or null, got 'both'",
+        ),
         ({"post": 1, "model_summary": "b", "human_summary": "c"}, "column 'post' must be text, got a number"),
         (comparison(1, info="a post"), "column 'info' must be an object with post, title and subreddit, got 'a post'"),
         (comparison(1, summaries=["a", "b"]), "column 'summaries' must be a list of objects with text and policy"),
         (comparison(1, choice=2), "expected two summaries and a choice of 0 or 1, got 2 and 2"),
         ({"info": {}, "choice": 1}, "no column 'summaries'"),
     ],
-)  # fmt: skip
+)
 def test_bad_rows_are_errors_with_file_and_line(load, write, row, message):
     path = write("x.jsonl", [comparison(0), row])
     with pytest.raises(UserError) as error:

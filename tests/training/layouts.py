@@ -5,7 +5,8 @@ shared by as many processes as there are.
 
 trains losses in all processes together, each in one way after the other, and writes the first loss and gradient and the
 last weights of each to FILE. The ways, with commas between, are "copies" (the policy in each process), "shards" (spread
-over them, by FSDP) and, where the environment is that of a launch with DeepSpeed, "zero" (a copy in each, the optimiser spread).
+over them, by FSDP) and, where the environment is that of a launch with DeepSpeed, "zero" (a copy in each, the optimiser
+spread).
 """
 
 from __future__ import annotations

@@ -193,6 +193,8 @@ def export(artifact: Artifact, folder: Path, command: str) -> None:
     held_out = record["held_out"]
     model = ", ".join(f"{name} {value}" for name, value in inputs["model"].items())
     training = ", ".join(f"{name} {value}" for name, value in inputs["pretrain"].items())
+    texts, tokens, share = f"{record['texts']:,}", f"{record['tokens']:,}", f"{SHARES['policy']:.0%}"
+    loss, perplexity = f"{held_out['loss']:.3f}", f"{held_out['perplexity']:.1f}"
     write_text(
         folder / "README.md",
         f"""# A small language model of film reviews
@@ -201,12 +203,12 @@ A Llama of {record["parameters"]:,} parameters with a byte-level BPE tokenizer, 
 
     {command}
 
-- Data: {record["texts"]:,} reviews, {record["tokens"]:,} tokens, {SHARES["policy"]:.0%} of all reviews: those that neither the gold reward nor
+- Data: {texts} reviews, {tokens} tokens, {share} of all reviews: those that neither the gold reward nor
   a prompt uses. {ORIGIN}
   sha256 of the list of texts: `{inputs["texts"]}`.
 - Model: {model}; weights in bf16.
 - Training: {training}. {record["steps"]:,} steps took {record["seconds"] / 60:.0f} minutes.
-- Held out: cross-entropy {held_out["loss"]:.3f} nats per token, perplexity {held_out["perplexity"]:.1f}, measured on the
+- Held out: cross-entropy {loss} nats per token, perplexity {perplexity}, measured on the
   {held_out["tokens"]:,} tokens of {held_out["texts"]:,} reviews that it has not seen.
 
 It continues reviews, knows nothing else, and is good for the controlled experiment alone.

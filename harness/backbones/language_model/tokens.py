@@ -101,15 +101,16 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
         if count == 0:
             raise UserError(
                 f"task {name!r}: of {len(getattr(data, split))} {split} examples none is left within "
-                f"max_prompt_tokens={config.max_prompt_tokens} and max_completion_tokens={config.max_completion_tokens}; "
-                "raise them, or set overlong: truncate"
+                f"max_prompt_tokens={config.max_prompt_tokens} and "
+                f"max_completion_tokens={config.max_completion_tokens}; raise them, or set overlong: truncate"
             )
     for split, prepared in splits.items():
         if not prepared.paired and not task.generates:
             for side in ("chosen", "rejected"):
                 if all(getattr(example, side) is None for example in prepared.examples):
                     raise UserError(
-                        f"task {name!r}: of its {len(prepared.examples)} unpaired {split} examples none is {side}; both are needed"
+                        f"task {name!r}: of its {len(prepared.examples)} unpaired {split} examples none is {side}; "
+                        "both are needed"
                     )
     return PreparedTask(
         splits=splits,

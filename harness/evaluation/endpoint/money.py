@@ -49,7 +49,8 @@ def check_money(model: str, price: Mapping[str, float], budget: float | None, an
         raise UserError(f"judge.budget_usd must be above 0, got {budget}")
     if price_of(model, price) is None:
         raise UserError(
-            f"judge.budget_usd: no price is known for {model!r}; set judge.price={{input: ..., output: ...}} (USD per million tokens)"
+            f"judge.budget_usd: no price is known for {model!r}; "
+            "set judge.price={input: ..., output: ...} (USD per million tokens)"
         )
     if answer_tokens is None:
         raise UserError("judge.budget_usd: an answer without a limit can cost anything; set judge.max_tokens")

@@ -57,7 +57,8 @@ def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
             raise UserError(f"judge.{name} must be above 0, got {value}")
     if options.base_url and not _is_url(options.base_url):
         raise UserError(
-            f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1 (a name and password in it would be written down)"
+            f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1 "
+            "(a name and password in it would be written down)"
         )
     check_money(options.model, options.price, options.budget_usd, answer_tokens)
 

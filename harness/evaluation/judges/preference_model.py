@@ -71,8 +71,9 @@ def make(options: PreferenceModelOptions, context: JudgeContext) -> PreferenceMo
     groups = [hash_value([[message.role, message.content] for message in pair.prompt]) for pair in pairs]
     if len(pairs) < FEWEST_PAIRS or len(set(groups)) < 2:
         raise UserError(
-            f"judge preference_model: {len(pairs)} pairs on {len(set(groups))} prompts are too few to fit on (it takes"
-            f" {FEWEST_PAIRS} pairs on 2 prompts); raise the task's judge_pairs, give it more data, or set judge.kind=openai"
+            f"judge preference_model: {len(pairs)} pairs on {len(set(groups))} prompts are too few to fit on "
+            f"(it takes {FEWEST_PAIRS} pairs on 2 prompts); "
+            "raise the task's judge_pairs, give it more data, or set judge.kind=openai"
         )
     held_out = [pair for pair in context.held_out if pair.paired]
     identity = {

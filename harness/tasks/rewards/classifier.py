@@ -27,8 +27,8 @@ class ClassifierReward:
         self._positive = next((i for i, label in labels.items() if str(label).lower().startswith("pos")), None)
         if self._positive is None:
             raise UserError(
-                f"reward {name!r}: of the classifier's labels ({', '.join(map(str, labels.values()))}) none is positive; "
-                "name a function that reads it instead (module:function)"
+                f"reward {name!r}: of the classifier's labels ({', '.join(map(str, labels.values()))}) none is "
+                "positive; name a function that reads it instead (module:function)"
             )
 
     def __call__(self, prompt: str, response: str) -> float:

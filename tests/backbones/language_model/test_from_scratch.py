@@ -110,7 +110,8 @@ def test_the_command_trains_and_exports_a_model_with_its_record(reviews, tmp_pat
     shape = "\n".join(f"    {key}: {value}" for key, value in SHAPE.items())
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"results: {tmp_path}/results\nmodel:\n  from_scratch:\n    data: {reviews}\n{shape}\n    pretrain: {{warmup_steps: 5}}\n"
+        f"results: {tmp_path}/results\n"
+        f"model:\n  from_scratch:\n    data: {reviews}\n{shape}\n    pretrain: {{warmup_steps: 5}}\n"
     )
     assert main(["pretrain", str(recipe), "model.from_scratch.pretrain.seed=3", "--into", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "README.md").read_text()

@@ -175,7 +175,7 @@ def test_recurrent_layers_and_positions_of_a_row_keep_completions_apart(kind):
 
 
 def test_a_window_shorter_than_a_sequence_keeps_completions_apart():
-    """With a window of 30, a sequence of 45 is seen in part; one of 29 in whole, and then the window does not matter."""
+    """With a window of 30, a sequence of 45 is seen in part; one of 29 in whole, so that the window does not matter."""
     policy = random_policy(config_of("mistral", num_key_value_heads=2, intermediate_size=64, sliding_window=30))
     short = [Tokens(tuple(range(20)), tuple(range(size))) for size in (9, 5)]
     assert why_apart(policy, short, 2) is None

@@ -286,7 +286,8 @@ def answers(prompts, **kwargs):
     top = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.4}]
     choice = {"text": "m", "logprobs": {"content": [{"top_logprobs": top}]}}
     n = len(prompts)
-    return {"completions": ["m"] * n, "completions_all": [choice] * n, "price_per_example": [0] * n, "time_per_example": [0] * n}
+    costs = {"price_per_example": [0] * n, "time_per_example": [0] * n}
+    return {"completions": ["m"] * n, "completions_all": [choice] * n, **costs}
 import alpaca_eval.annotators.base as base
 base.get_fn_completions = lambda name: answers
 annotator = annotators.PairwiseAnnotator(annotators_config=request["annotator"], caching_path=None)
