@@ -1,4 +1,4 @@
-"""The walls between rooms, as the imports of the source files show them. Imports inside functions count too."""
+"""Which rooms import which, read from the imports of the source files. Imports inside functions count too."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MODULES = {module_name(path): path for root in ROOTS for path in (REPOSITORY / r
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of ours that a file imports. `from package import module` is an import of the module."""
-    found = set()
+    """Return the project's modules that a file imports. `from package import module` is an import of the module."""
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= inside if inside <= MODULES.keys() else inside | {node.module}
+            imported |= inside if inside <= MODULES.keys() else inside | {node.module}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name for name in found if name in MODULES}
+            imported |= {alias.name for alias in node.names}
+    return {name for name in imported if name in MODULES}
 
 
 IMPORTS = {name: imports_of(path) - {name} for name, path in MODULES.items()}
@@ -44,7 +44,7 @@ def test_no_files_import_each_other_in_a_circle():
         raise AssertionError("files that import each other: " + " -> ".join(error.args[1])) from None
 
 
-# A room stands above those that it may import. Rooms of one storey do not import each other.
+# The lowest storey comes first. A room may import the rooms of lower storeys, but none of its own storey.
 STOREYS = [
     ["losses"],
     ["harness.core"],
@@ -59,7 +59,7 @@ STOREY = {room: number for number, rooms in enumerate(STOREYS) for room in rooms
 
 
 def room_of(module: str) -> str | None:
-    """The room that a module lies in; None for the package `harness` itself."""
+    """Return the room of a module, or None for the package `harness` itself."""
     return next((room for room in STOREY if module == room or module.startswith(f"{room}.")), None)
 
 

@@ -1,4 +1,4 @@
-"""The commands judge and judge-check: any outputs, any labelled data, with the judges of the experiments."""
+"""The commands judge and judge-check: the judges of experiments on a user's own outputs and labelled data."""
 
 import csv
 import gzip
@@ -23,7 +23,7 @@ def packaged(name: str) -> list[dict]:
 
 @pytest.fixture
 def command(tmp_path, capsys):
-    """Return a function that runs a command with its results in a folder of the test's own: status, stdout, stderr."""
+    """Return a function that runs a command with results in the test's folder and returns status, stdout, stderr."""
 
     def command(*arguments) -> tuple[int, str, str]:
         status = main([*map(str, arguments), "--results", str(tmp_path / "results")])
@@ -35,22 +35,22 @@ def command(tmp_path, capsys):
 
 def test_a_judge_of_length_on_llmbar_is_as_right_as_length_is(command, tmp_path):
     status, out, _ = command("judge-check", "--judge", LENGTH, "--data", "llmbar", "--json")
-    found = json.loads(out)
+    printed = json.loads(out)
     rows = packaged("llmbar")
     lengths = [len(row["output_1"]) - len(row["output_2"]) for row in rows]
     right = [0.5 if d == 0 else float((d > 0) == (row["label"] == 1)) for d, row in zip(lengths, rows, strict=True)]
     assert status == 0
-    assert (found["n"], found["accuracy"]) == (419, pytest.approx(sum(right) / 419))
-    assert found["low"] < found["accuracy"] < found["high"]
-    assert found["longer"] == 1.0
+    assert (printed["n"], printed["accuracy"]) == (419, pytest.approx(sum(right) / 419))
+    assert printed["low"] < printed["accuracy"] < printed["high"]
+    assert printed["longer"] == 1.0
     natural = [r for r, row in zip(right, rows, strict=True) if row["subset"] == "Natural"]
-    assert (found["subsets"]["Natural"]["n"], found["subsets"]["Natural"]["accuracy"]) == (
+    assert (printed["subsets"]["Natural"]["n"], printed["subsets"]["Natural"]["accuracy"]) == (
         100,
         pytest.approx(sum(natural) / 100),
     )
-    assert (found["flip_rate"], found["usd_per_1000"], found["coverage"]) == (None, 0.0, 1.0)
-    told = checks_of(tmp_path / "results", found["judge"])
-    assert told.startswith(f"llmbar: {100 * found['accuracy']:.1f} %")
+    assert (printed["flip_rate"], printed["usd_per_1000"], printed["coverage"]) == (None, 0.0, 1.0)
+    told = checks_of(tmp_path / "results", printed["judge"])
+    assert told.startswith(f"llmbar: {100 * printed['accuracy']:.1f} %")
 
 
 def test_a_file_of_labels_may_have_either_form(command, tmp_path):
@@ -59,12 +59,12 @@ def test_a_file_of_labels_may_have_either_form(command, tmp_path):
     with plain.open("w") as file:
         for (first, second), label in zip(texts, (1, 1, 0), strict=True):
             file.write(json.dumps({"prompt": "Why?", "response_1": first, "response_2": second, "label": label}) + "\n")
-    found = json.loads(command("judge-check", "--judge", LENGTH, "--data", plain, "--json")[1])
-    assert (found["accuracy"], found["n"], found["coverage"]) == (0.5, 2, 1.0)
+    printed = json.loads(command("judge-check", "--judge", LENGTH, "--data", plain, "--json")[1])
+    assert (printed["accuracy"], printed["n"], printed["coverage"]) == (0.5, 2, 1.0)
     pairs = tmp_path / "pairs.json"
     pairs.write_text(json.dumps([{"prompt": "Why?", "chosen": a, "rejected": b} for a, b in texts[:2]]))
-    found = json.loads(command("judge-check", "--judge", LENGTH, "--data", pairs, "--json")[1])
-    assert (found["accuracy"], found["n"]) == (0.5, 2)
+    printed = json.loads(command("judge-check", "--judge", LENGTH, "--data", pairs, "--json")[1])
+    assert (printed["accuracy"], printed["n"]) == (0.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,20 +98,20 @@ def test_a_judge_that_cannot_work_is_said_in_one_line(command, judge, message):
 
 
 def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys):
-    """What it found lies where the experiment's leaderboard looks for it."""
+    """The result is written where the experiment's leaderboard reads it."""
     experiment = tmp_path / "own.yaml"
     sections = {"results": str(tmp_path / "runs"), "tasks": {"hh": {}}, "losses": {"dpo": {}}}
     judge = {"kind": "gold", "reward": "tests.tiny_experiment:length", "margin": 1.0}
-    experiment.write_text(json.dumps({**sections, "judge": judge}))  # JSON is YAML
+    experiment.write_text(json.dumps({**sections, "judge": judge}))  # JSON is valid YAML
     assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar", "--limit", "20", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["options"] == {"reward": "tests.tiny_experiment:length", "margin": 1.0} and found["n"] == 20
-    assert checks_of(tmp_path / "runs", found["judge"]).startswith("llmbar: ")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["options"] == {"reward": "tests.tiny_experiment:length", "margin": 1.0} and printed["n"] == 20
+    assert checks_of(tmp_path / "runs", printed["judge"]).startswith("llmbar: ")
     section = tmp_path / "judge.yaml"
     section.write_text(json.dumps(judge))
     arguments = ["--data", "llmbar", "--limit", "20", "--json", "--results", str(tmp_path / "other")]
     assert main(["judge-check", "--judge", str(section), *arguments]) == 0
-    assert json.loads(capsys.readouterr().out)["accuracy"] == found["accuracy"]
+    assert json.loads(capsys.readouterr().out)["accuracy"] == printed["accuracy"]
     experiment.write_text(json.dumps({**sections, "judges": {"a": judge}}))
     assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar"]) == 2
     assert "has a panel" in capsys.readouterr().err
@@ -149,10 +149,10 @@ def remote(server) -> str:
 def test_outputs_in_alpaca_eval_s_format_are_judged_against_another_file(command, outputs, server, tmp_path):
     arguments = ("judge", outputs, "--baseline", tmp_path / "baseline.json", "--judge", remote(server))
     status, out, _ = command(*arguments, "--json")
-    found = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert (found["win_rate"], found["n"], found["coverage"], found["flip_rate"]) == (50.0, 2, 1.0, 0.0)
-    assert found["usage"] == {"prompt_tokens": 400, "completion_tokens": 40, "usd": pytest.approx(800 / 1e6)}
+    assert (printed["win_rate"], printed["n"], printed["coverage"], printed["flip_rate"]) == (50.0, 2, 1.0, 0.0)
+    assert printed["usage"] == {"prompt_tokens": 400, "completion_tokens": 40, "usd": pytest.approx(800 / 1e6)}
     rows = [json.loads(line) for line in (tmp_path / "outputs.judged.jsonl").read_text().splitlines()]
     assert [(r["output"], r["baseline"], r["preference"]) for r in rows] == [
         ("good: scattering", "poor", 1.0),
@@ -169,9 +169,9 @@ def test_a_missing_judgement_shows_and_is_asked_again(command, outputs, server, 
     server.respond = lambda request: Reply(status=500) if "robin" in request.content else honest(request)
     arguments = ("judge", outputs, "--baseline", tmp_path / "baseline.json", "--judge", remote(server), "--json")
     status, out, _ = command(*arguments)
-    found = json.loads(out)
-    assert (status, found["coverage"], found["win_rate"]) == (1, 0.5, 100.0)
-    assert found["statuses"] == {"ok": 1, "failed": 1}
+    printed = json.loads(out)
+    assert (status, printed["coverage"], printed["win_rate"]) == (1, 0.5, 100.0)
+    assert printed["statuses"] == {"ok": 1, "failed": 1}
     server.respond, before = honest, len(server.requests)
     status, out, _ = command(*arguments)
     assert (status, json.loads(out)["win_rate"]) == (0, 50.0)
@@ -200,11 +200,11 @@ def test_a_csv_file_may_hold_both_sides(command, tmp_path):
     ],
 )
 def test_files_that_do_not_fit_are_refused(command, tmp_path, change, message):
-    given = {"outputs": OUTPUTS, "baseline": BASELINE, **change}
-    (tmp_path / "o.json").write_text(json.dumps(given["outputs"]))
+    files = {"outputs": OUTPUTS, "baseline": BASELINE, **change}
+    (tmp_path / "o.json").write_text(json.dumps(files["outputs"]))
     arguments = ["judge", tmp_path / "o.json", "--judge", LENGTH]
-    if given["baseline"] is not None:
-        (tmp_path / "b.json").write_text(json.dumps(given["baseline"]))
+    if files["baseline"] is not None:
+        (tmp_path / "b.json").write_text(json.dumps(files["baseline"]))
         arguments += ["--baseline", tmp_path / "b.json"]
     status, _, error = command(*arguments)
     assert status == 2 and message in error

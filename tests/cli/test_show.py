@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
-    """A copy of the finished run's results, to be changed."""
+    """Return a copy of the finished run's results that a test may change."""
     return Path(shutil.copytree(finished.parent / "results", tmp_path / "results"))
 
 
@@ -57,12 +57,12 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
 
 def test_a_beginning_of_the_key_is_enough_and_json_has_every_step(finished, show):
     results = finished.parent / "results"
-    found = json.loads(show(results, DPO, "--json"))
-    assert json.loads(show(results, found["key"][:10], "--json")) == found
-    train = results / "tiny/cells" / found["key"] / "train"
-    assert found["trajectory"] == read_jsonl(train / "metrics.jsonl")
-    assert found["inputs"] == read_json(train / "artifact.json")["inputs"] and found["differing"] == []
-    (first, *_) = found["evaluations"][0]["samples"]
+    printed = json.loads(show(results, DPO, "--json"))
+    assert json.loads(show(results, printed["key"][:10], "--json")) == printed
+    train = results / "tiny/cells" / printed["key"] / "train"
+    assert printed["trajectory"] == read_jsonl(train / "metrics.jsonl")
+    assert printed["inputs"] == read_json(train / "artifact.json")["inputs"] and printed["differing"] == []
+    (first, *_) = printed["evaluations"][0]["samples"]
     assert first["verdicts"][""]["status"] in ("ok", "tie")
 
 

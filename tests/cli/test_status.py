@@ -22,7 +22,7 @@ from tests.tiny_experiment import write_experiment
 
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
-    """A copy of the finished run's results, to be changed."""
+    """Return a copy of the finished run's results that a test may change."""
     shutil.copytree(finished.parent / "results", tmp_path / "results")
     return tmp_path / "results"
 
@@ -38,12 +38,12 @@ def status(finished, capsys):
 
 
 def cell_of(results: Path, settings: str) -> Path:
-    (found,) = [
+    (folder,) = [
         path.parent
         for path in results.glob("tiny/cells/*/cell.json")
         if settings == read_json(path)["loss"] + str(read_json(path)["settings"].get("beta", ""))
     ]
-    return found
+    return folder
 
 
 def test_a_finished_run_says_what_failed_and_why_and_nothing_else_is_left_of_the_others(finished, status):
@@ -70,13 +70,13 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 def test_what_is_left_is_the_median_of_the_same_stage_of_the_same_task(finished, copied, status):
     for stage in ("sample-hh", "judge-hh"):
         shutil.rmtree(cell_of(copied, "dpo0.5") / stage)
-    found = json.loads(status(copied, "--json"))
-    assert found["cells"] == {"done": 2, "under way": 0, "failed": 1, "to do": 1}
+    printed = json.loads(status(copied, "--json"))
+    assert printed["cells"] == {"done": 2, "under way": 0, "failed": 1, "to do": 1}
     took = [read_json(path)["seconds"] for path in copied.glob("tiny/cells/*/sample-hh/artifact.json")]
-    (left,) = [left for left in found["left"] if left["name"] == "sample-hh"]
+    (left,) = [left for left in printed["left"] if left["name"] == "sample-hh"]
     assert (left["count"], left["measured"]) == (2, 2), "of the cell that failed too"
     assert left["seconds"] == pytest.approx(2 * statistics.median(took))
-    assert found["seconds_left"] == pytest.approx(sum(left["seconds"] for left in found["left"]))
+    assert printed["seconds_left"] == pytest.approx(sum(left["seconds"] for left in printed["left"]))
 
 
 def test_what_was_never_measured_is_said_to_be_unknown(copied, status):
@@ -112,9 +112,9 @@ def test_before_the_plan_is_written_it_says_what_is_made_for_it(finished, tmp_pa
     (tmp_path / "store/preference-models/.0123.tmp-4567").mkdir(parents=True)
     with FileLock(tmp_path / "store/preference-models/.0123.lock"):
         out = status(tmp_path)
-        found = json.loads(status(tmp_path, "--json"))
+        printed = json.loads(status(tmp_path, "--json"))
     assert "tiny: no plan yet" in out and "shared: preference-models 0123, for " in out
-    assert found["each"] == [] and list(found["under_way_in_store"]) == ["preference-models 0123"]
+    assert printed["each"] == [] and list(printed["under_way_in_store"]) == ["preference-models 0123"]
 
 
 def test_what_cannot_be_asked(finished, tmp_path, capsys):

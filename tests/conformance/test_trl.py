@@ -1,7 +1,7 @@
-"""Every loss that TRL has too, against TRL's own trainer code, on 2,000 real pairs with log-probs of Pythia-2.8B.
+"""The losses that TRL also has, against TRL's own trainer code, on 2,000 real pairs with log-probs of Pythia-2.8B.
 
-A real trainer is built for each comparison, with its real configuration; in the place of the language model stands one
-that answers with the recorded log-probs. What must agree is the value and the gradient on every log-prob.
+Each comparison builds a real trainer with its real configuration. Its language model is replaced by one that returns
+the recorded log-probs. The value and the gradient on every log-prob must agree.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ def recorded() -> dict[str, Tensor]:
     }
 
 
-def prompt_length(given: str) -> int:
-    """Return how many tokens a prompt has."""
-    return 2 if given == PROMPTS else 1
+def prompt_length(setup: str) -> int:
+    """Return the number of tokens of each prompt."""
+    return 2 if setup == PROMPTS else 1
 
 
-def log_squares(given: str) -> float:
-    """Return the log of the sum of squares of each token's distribution, which WPO takes confidence relative to."""
-    return -5.0 if given == SURE else 0.0
+def log_squares(setup: str) -> float:
+    """Return the log of the sum of squares of each token's distribution. WPO's confidence is relative to it."""
+    return -5.0 if setup == SURE else 0.0
 
 
 class Recorded(nn.Module):
-    """A language model that answers with recorded log-probs.
+    """A language model that returns recorded log-probs: a response's whole sum on its first token, 0 on the others.
 
-    A response's whole sum is on its first token, with 0 on the others. A row's first token says which response it is;
-    the others are token 1 of a vocabulary of two. Those of a prompt of more than one token get `PROMPT_LOGP`.
+    A row's first token is the index of its response. The other tokens are token 1 of a vocabulary of two. Prompt tokens
+    after the first one have the log-prob `PROMPT_LOGP`.
     """
 
-    def __init__(self, sums: Tensor, given: str):
+    def __init__(self, sums: Tensor, setup: str):
         super().__init__()
-        self.sums, self.prompt, self.squares = sums, prompt_length(given), log_squares(given)
+        self.sums, self.prompt, self.squares = sums, prompt_length(setup), log_squares(setup)
 
     def forward(self, input_ids, labels=None, fused_lm_head=False, **_) -> SimpleNamespace:
         rows, length = input_ids.shape
         before = self.sums.new_full((rows, self.prompt - 1), PROMPT_LOGP)
         after = self.sums.new_zeros(rows, length - 1 - self.prompt)
         logps = torch.cat([before, self.sums[input_ids[:, :1]], after], dim=1)  # of the tokens 1, 2, ...
-        if fused_lm_head:  # TRL's own way to log-probs without logits: those of the labels, 0 where there is none
+        if fused_lm_head:  # TRL's path without logits returns log-probs of the labels, 0 where there is no label
             logps, nothing = logps * (labels[:, 1:] != -100), torch.zeros_like(logps)
             logged = {"entropy": nothing, "mean_logits": nothing, "is_top1": nothing.bool()}
             return SimpleNamespace(log_probs=logps, log_sum_sq_probs=nothing + self.squares, **logged)
@@ -127,20 +127,21 @@ def build(tiny_model, tmp_path_factory):
 
 
 def mismatched(data: dict[str, Tensor]) -> Side:
-    """Return log-probs to stand for those of mismatched pairs: the recorded ones, the two models exchanged.
+    """Return log-probs that stand in for those of mismatched pairs: the recorded ones with the two models exchanged.
 
-    DPO has lowered nearly every log-prob of these data; exchanged, the mean log-ratio is above 0, where KTO reads it.
+    DPO has lowered nearly every log-prob of these data. With the models exchanged, the mean log-ratio is above 0; KTO
+    would clip a negative one to 0.
     """
     return Side(data["reference"], data["policy"])
 
 
-def value_of_trl(trainer, name: str, data: dict[str, Tensor], policy: Tensor, given: str) -> Tensor:
+def value_of_trl(trainer, name: str, data: dict[str, Tensor], policy: Tensor, setup: str) -> Tensor:
     """Return the loss that the trainer computes for a batch, differentiable in `policy`."""
     others = mismatched(data)
-    model = Recorded(torch.cat([policy, others.policy]), given)
-    batch = inputs(name, data, prompt_length(given))
+    model = Recorded(torch.cat([policy, others.policy]), setup)
+    batch = inputs(name, data, prompt_length(setup))
     if name in ("DPO", "KTO"):
-        trainer.ref_model = Recorded(torch.cat([data["reference"], others.reference]), given)
+        trainer.ref_model = Recorded(torch.cat([data["reference"], others.reference]), setup)
         return trainer.compute_loss(model, batch)
     return trainer.get_batch_loss_metrics(model, batch)[0]
 
@@ -157,13 +158,13 @@ def value_of_ours(comparison: Comparison, data: dict[str, Tensor], policy: Tenso
     return get_loss(comparison.loss)(batch.with_stopped(), **comparison.settings).mean()
 
 
-def batches(data: dict[str, Tensor], given: str) -> list[dict[str, Tensor]]:
-    """Return all pairs in batches of similar length, the first ones one at a time, or those of moderate log-ratios."""
+def batches(data: dict[str, Tensor], setup: str) -> list[dict[str, Tensor]]:
+    """Return all pairs in batches of similar length, or the first ones singly, or those of moderate log-ratios."""
     pairs = torch.arange(len(data["policy"]) // 2)
-    if given in (ALONE, PROMPTS):
+    if setup in (ALONE, PROMPTS):
         parts = pairs[:PAIRS_ALONE].split(1)
     else:
-        if given == NEAR:
+        if setup == NEAR:
             pairs = pairs[((data["policy"] - data["reference"]).abs() < 30).view(2, -1).all(dim=0)]
         longest = data["tokens"].view(2, -1).max(dim=0).values
         parts = pairs[longest[pairs].argsort()].split(PAIRS_TOGETHER)
@@ -173,9 +174,9 @@ def batches(data: dict[str, Tensor], given: str) -> list[dict[str, Tensor]]:
 
 
 def largest_difference(comparison: Comparison, build, recorded) -> float:
-    """Return how far value or gradient are apart at most: relative, the gradient to its largest component."""
+    """Return the largest relative difference of value or gradient (the latter relative to its largest component)."""
     trainer = build(comparison.trainer, dict(comparison.options))
-    # TRL's alpha divergence knows no fp64
+    # TRL's alpha divergence does not support fp64
     dtype = torch.float32 if "f_alpha_divergence_coef" in comparison.options else torch.float64
     worst = 0.0
     for data in batches({name: values.to(dtype) for name, values in recorded.items()}, comparison.setup):
@@ -192,7 +193,7 @@ def largest_difference(comparison: Comparison, build, recorded) -> float:
 
 
 def of_each_response(grad: Tensor, logps: Tensor) -> Tensor:
-    """Return the gradient on each distinct log-prob, summed over equal ones, whose order after a sort is undefined."""
+    """Return the gradient on each distinct log-prob, because the order of equal ones after a sort is not defined."""
     distinct, which = logps.unique(return_inverse=True)
     return torch.zeros_like(distinct).index_add(0, which, grad)
 
@@ -220,7 +221,7 @@ def test_the_version_of_trl_is_the_one_that_the_docs_name():
 
 
 def test_no_loss_of_trl_s_dpo_trainer_is_left_out(build, recorded):
-    """TRL lists the names that it knows when it refuses one."""
+    """TRL's error for an unknown name lists the names that it knows."""
     trainer, (data, *_) = build("DPO", {}), batches(recorded, ALONE)
     trainer.loss_types = ["none of them"]
     with pytest.raises(ValueError, match="Unknown loss type") as refused:

@@ -1,4 +1,4 @@
-"""Whether an artifact is being built is read from its lock and its folders, and looking changes nothing."""
+"""`find_build` reads from an artifact's lock and folders whether it is being built, and changes nothing."""
 
 import os
 import time
@@ -16,7 +16,7 @@ def test_nothing_begun_and_all_done_are_no_builds(tmp_path):
 
 
 def test_it_runs_while_it_is_built_and_says_its_newest_checkpoint(tmp_path):
-    path, found = tmp_path / "train", []
+    path, builds = tmp_path / "train", []
 
     def build(folder):
         (folder / "a").touch()
@@ -24,12 +24,12 @@ def test_it_runs_while_it_is_built_and_says_its_newest_checkpoint(tmp_path):
             (partial_folder(path) / f"step-{step:08d}").mkdir(parents=True)
         then = time.time() - 60
         os.utime(folder / "a", (then, then))
-        found.append(find_build(path))
+        builds.append(find_build(path))
 
     build_artifact(path, "train", {}, build)
-    (build_of,) = found
-    assert build_of.running and build_of.step == 12
-    assert 59 < build_of.seconds < 90 and build_of.idle < 30
+    (under_way,) = builds
+    assert under_way.running and under_way.step == 12
+    assert 59 < under_way.seconds < 90 and under_way.idle < 30
 
 
 def test_what_a_killed_process_left_is_interrupted(tmp_path):
@@ -38,5 +38,5 @@ def test_what_a_killed_process_left_is_interrupted(tmp_path):
     lock.touch()
     build = find_build(tmp_path / "train")
     assert not build.running and build.step == 3
-    with FileLock(lock, timeout=0):  # the lock was left free
+    with FileLock(lock, timeout=0):  # find_build has not kept the lock
         assert find_build(tmp_path / "train").running

@@ -12,7 +12,9 @@ from harness.core.store import key_of
 OPTIM = {"lr": 5e-7, "optimizer": "rmsprop", "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
 OPTIM |= {"clip": 10.0, "epochs": 1, "batch_size": 64}
 SLOW = {"lr": 3e-3, "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup_steps": 100, "clip": 1.0}
-SECTIONS = [found for found in vars(config).values() if is_dataclass(found) and found.__module__ == config.__name__]
+SECTIONS = [
+    section for section in vars(config).values() if is_dataclass(section) and section.__module__ == config.__name__
+]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_the_defaults_are_within_their_bounds():
 @pytest.mark.parametrize("key", KEYS)
 def test_every_bound_is_checked_wherever_its_section_stands(key):
     experiment = experiment_with_everything()
-    section, _, declared = next(found for found in dials_of(experiment) if found[1] == key)
+    section, _, declared = next(entry for entry in dials_of(experiment) if entry[1] == key)
     default, bounds = getattr(section, declared.name), Dial.of(declared).bounds
     for bound, limit in bounds.items():
         outside = {"above": limit, "at_least": limit - 1, "below": limit, "at_most": limit + 1}[bound]

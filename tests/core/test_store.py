@@ -84,10 +84,10 @@ def test_what_is_not_accepted_is_replaced_when_the_new_is_complete(tmp_path):
         raise RuntimeError("no answer")
 
     with pytest.raises(RuntimeError, match="no answer"):
-        build_artifact(tmp_path / "x", "thing", {}, fails, accept=lambda found: False)
+        build_artifact(tmp_path / "x", "thing", {}, fails, accept=lambda artifact: False)
     assert (tmp_path / "x" / "hello.txt").read_text() == "hello", "the old stays until there is a new"
     again = build_artifact(
-        tmp_path / "x", "thing", {}, lambda folder: (folder / "new").touch(), accept=lambda found: False
+        tmp_path / "x", "thing", {}, lambda folder: (folder / "new").touch(), accept=lambda artifact: False
     )
     assert list(again.manifest["files"]) == ["new"]
 

@@ -23,11 +23,11 @@ COMMANDS = [
 
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "yaml"])
 def test_the_judges_of_the_page_can_be_made(text):
-    given = yaml.safe_load(text)
-    choice = resolve_judge(given["judge"])
+    sections = yaml.safe_load(text)
+    choice = resolve_judge(sections["judge"])
     choice.kind.check(choice.options)
     assert asdict(choice.options)["engine"] == "harness"
-    merged(ExperimentConfig, {"tasks": given.get("tasks", {})}, "docs/alpaca-eval.md")
+    merged(ExperimentConfig, {"tasks": sections.get("tasks", {})}, "docs/alpaca-eval.md")
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

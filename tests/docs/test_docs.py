@@ -1,4 +1,4 @@
-"""The docs: the generated page is current, and what docs/your-own-loss.md shows works, as a file and as a package."""
+"""The docs: the generated page is current, and docs/your-own-loss.md's examples work as a file and as a package."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tests.cli.test_main import harness
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import write_experiment
 
-BUILT_IN = list_losses()  # while tests are collected, nothing else is registered
+BUILT_IN = list_losses()  # at collection, nothing else is registered yet
 DOCS = REPOSITORY / "docs"
 OWN = (DOCS / "your-own-loss.md").read_text(encoding="utf-8")
 
 
 def block(kind: str, containing: str) -> str:
-    found = [text for k, text in re.findall(r"```(\w+)\n(.*?)```", OWN, flags=re.DOTALL) if k == kind]
-    (text,) = [text for text in found if containing in text]
+    texts = [text for k, text in re.findall(r"```(\w+)\n(.*?)```", OWN, flags=re.DOTALL) if k == kind]
+    (text,) = [text for text in texts if containing in text]
     return text
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    """docs/losses.md as the command writes it now, in a process where nobody's plugin is loaded."""
+    """Return docs/losses.md as the command writes it now, in a process without plugins."""
     result = harness("losses", "--markdown")
     assert result.returncode == 0 and result.stderr == "", result.stderr
     return result.stdout
@@ -78,8 +78,8 @@ def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, t
     (tmp_path / "my_need.py").write_text(block("python", "# my_need.py"))
     result = harness("check", "my_need.py", cwd=tmp_path)
     assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
-    given = yaml.safe_load(block("yaml", "my_need.py"))
-    path = write_experiment(tmp_path, tiny_model, tiny_encoder, **given)
+    sections = yaml.safe_load(block("yaml", "my_need.py"))
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, **sections)
     assert "2 cells, 0 of them trained" in harness("plan", str(path), cwd=tmp_path).stdout
     result = harness("run", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -89,7 +89,7 @@ def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, t
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The docs' package, installed by pip into a folder of its own."""
+    """Install the docs' package with pip into a separate folder and return the folder."""
     source = tmp_path_factory.mktemp("source")
     target = tmp_path_factory.mktemp("site")
     (source / "my_loss.py").write_text(block("python", "# my_loss.py"))
@@ -144,8 +144,8 @@ def test_the_commands_on_judging_parse_and_their_judges_exist(line):
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", JUDGING, flags=re.DOTALL))
 def test_the_judge_sections_on_judging_are_understood(text, tmp_path):
-    given = yaml.safe_load(text)
-    section = {"judge": given} if "kind" in given else given
+    parsed = yaml.safe_load(text)
+    section = {"judge": parsed} if "kind" in parsed else parsed
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump({"tasks": {"hh": {}}, "losses": {"dpo": {}}, **section}))
     assert resolve(load_experiment(path)).judges

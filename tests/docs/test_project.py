@@ -1,4 +1,4 @@
-"""What the project says of itself: licence, citation, dependencies, Makefile, and that it installs as a dependency."""
+"""The project's licence, citation, dependencies and Makefile, and its installation as a dependency."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ else:
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMPORTED_AS = {"pyyaml": "yaml", "scikit-learn": "sklearn", "alpaca-eval": "alpaca_eval"}
-# What is imported and not among the dependencies, and where: each of these files says what to install.
+# Imported packages that are not dependencies, and the files that import them. Each file says what to install.
 OPTIONAL = {
     "deepspeed": {"harness/training/zero.py"},
     "vllm": {"harness/backbones/language_model/vllm.py"},
@@ -32,13 +32,13 @@ OURS = {"harness", "losses", "tests", *(path.stem for path in (REPOSITORY / "ben
 
 
 def imported_by(file: Path) -> set[str]:
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.split(".")[0])
-    return found - OURS - set(sys.stdlib_module_names)
+            imported.add(node.module.split(".")[0])
+    return imported - OURS - set(sys.stdlib_module_names)
 
 
 def test_nothing_imports_a_package_that_running_does_not_install():
@@ -88,7 +88,7 @@ def test_the_demo_installs_no_test_tools_and_the_tests_do():
 
 @pytest.mark.parametrize("broken", ["pip", "uv"])
 def test_an_interrupted_build_leaves_no_stamp_and_pip_takes_over_from_uv(broken, tmp_path):
-    """With stand-ins for python and uv: the one that is broken exits with an error."""
+    """Stand-ins replace python and uv. The broken one exits with an error."""
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands, its files, its loss and its table."""
+"""The README's commands, files, loss and table agree with the code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.tiny_experiment import write_experiment
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
-BUILT_IN = list_losses()  # while tests are collected, nothing else is registered
+BUILT_IN = list_losses()  # at collection, nothing else is registered yet
 COMMANDS = [shlex.split(line, comments=True) for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 
 
 def block(kind: str, containing: str) -> str:
-    (found,) = [text for k, text in BLOCKS if k == kind and containing in text]
-    return found
+    (text,) = [text for k, text in BLOCKS if k == kind and containing in text]
+    return text
 
 
 def harness_commands() -> list[list[str]]:
@@ -41,16 +41,17 @@ def test_every_command_of_the_readme_is_known_to_these_tests():
 
 
 def test_the_numbers_of_losses_and_modifiers_are_those_of_the_registries():
-    """In a process of its own: no plugin of another test is counted."""
+    """Count in a separate process, so that no plugin of another test is counted."""
     code = "import losses.catalogue, losses.spec as s, losses.modifiers as m; print(len(s.LOSSES), len(m.MODIFIERS))"
     counted = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     losses, modifiers = counted.stdout.split()
     shown = re.findall(r"(\d+) losses(?: and (\d+) modifiers)?", README)
-    assert (losses, modifiers) in shown and {pair[0] for pair in shown} <= {losses, "11"}  # 11: of one experiment
+    # 11 is the number of losses of one experiment.
+    assert (losses, modifiers) in shown and {pair[0] for pair in shown} <= {losses, "11"}
 
 
 def test_every_loss_has_a_value_by_hand_in_the_tests_of_losses():
-    """At least its name: the README says that there is such a test for each."""
+    """The README says that each loss has such a test. Check that each name occurs there."""
     code = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests" / "losses").glob("*.py"))
     assert [name for name in BUILT_IN if not re.search(rf'"{name}["+]', code)] == []
 
@@ -75,7 +76,7 @@ def test_the_packaged_models_of_the_readme_are_those_that_make_installs():
 
 @pytest.mark.parametrize("arguments", harness_commands(), ids=" ".join)
 def test_the_commands_parse_and_their_experiments_expand(arguments, monkeypatch, capsys):
-    """The runs themselves take minutes: tests/experiments/test_demo.py runs the demo's file on a smaller budget."""
+    """The runs take minutes, so they are left out. tests/experiments/test_demo.py runs the demo on a smaller budget."""
     monkeypatch.chdir(REPOSITORY)
     command, *rest = arguments
     if command == "losses":
@@ -83,7 +84,7 @@ def test_the_commands_parse_and_their_experiments_expand(arguments, monkeypatch,
         return
     experiment, *overrides = rest
     if any("my_loss.py" in override for override in overrides):
-        return  # run for real below
+        return  # another test runs it
     assert resolve(load_experiment(experiment, overrides)).points
 
 
@@ -116,7 +117,7 @@ def test_the_example_file_loads(tmp_path):
 
 def test_the_leaderboard_shown_is_the_one_that_a_run_left():
     shown = re.search(r"<!-- leaderboard -->\n(.*?)<!-- /leaderboard -->", README, flags=re.DOTALL).group(1).strip()
-    # As committed: `make demo` in this checkout writes its own over it.
+    # Compare with the committed file, because `make demo` overwrites the one in this checkout.
     committed = ["git", "-C", str(REPOSITORY), "show", "HEAD:results/rpo_vs_dpo/leaderboard.md"]
     generated = subprocess.run(committed, capture_output=True, check=True).stdout.decode("utf-8")
     assert shown.startswith("|") and shown in generated

@@ -1,4 +1,4 @@
-"""docs/your-own-judge.md and docs/your-own-task.md: their code works, as a plugin file and as an installed package."""
+"""The examples of docs/your-own-judge.md and docs/your-own-task.md work as plugin files and as installed packages."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ TASK_SIZES = {
 
 
 def block(page: list[tuple[str, str]], kind: str, containing: str) -> str:
-    (found,) = [text for k, text in page if k == kind and containing in text]
-    return found
+    (text,) = [text for k, text in page if k == kind and containing in text]
+    return text
 
 
 def write_plugin(folder: Path, name: str) -> Path:
@@ -47,7 +47,7 @@ def write_plugin(folder: Path, name: str) -> Path:
 
 
 def write_answers(path: Path, n: int = 60) -> Path:
-    """The line of data that the page shows, as often as a split needs, each time with another question."""
+    """Write the page's row of data `n` times, each time with another question."""
     row = json.loads(block(TASK, "json", "answers"))
     path.write_text("".join(json.dumps({**row, "question": f"{i}. {row['question']}"}) + "\n" for i in range(n)))
     return path
@@ -55,7 +55,7 @@ def write_answers(path: Path, n: int = 60) -> Path:
 
 @pytest.fixture
 def installed(tmp_path):
-    """Return a function that installs the package of a page by pip into a folder of its own, and says which."""
+    """Return a function that installs a page's package with pip into a separate folder and returns the folder."""
 
     def install(name: str, page: list[tuple[str, str]]) -> Path:
         source, target = tmp_path / f"source-{name}", tmp_path / f"site-{name}"
@@ -137,7 +137,7 @@ def test_a_plugin_whose_name_is_taken_is_refused_with_both_places(tmp_path):
 def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measured(tmp_path, tiny_model, tiny_encoder):
     for name in ("my_judge", "my_task"):
         write_plugin(tmp_path, name)
-    given = yaml.safe_load(block(JUDGE, "yaml", "# my_experiment.yaml"))
+    sections = yaml.safe_load(block(JUDGE, "yaml", "# my_experiment.yaml"))
     tasks = {"voted_answers": {"data": str(write_answers(tmp_path / "answers.jsonl")), **TASK_SIZES}}
     path = write_experiment(
         tmp_path,
@@ -146,7 +146,7 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
         plugins=["my_judge.py", "my_task.py"],
         tasks=tasks,
         losses={"dpo": {"beta": 0.1}},
-        judge=given["judge"],
+        judge=sections["judge"],
     )
     planned = harness("plan", str(path), cwd=tmp_path)
     assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
@@ -155,10 +155,10 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
     frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
     assert set(frame.loss) == {"sft", "dpo"} and set(frame.judge) == {"repetition:n=2,margin=0.02@v1"}
     assert (frame.status == "ok").all() and (frame.judge_agreement_labels == "votes of the site's users").all()
-    # The same file in the commands that measure the judge, and that judge anyone's outputs.
+    # The commands judge-check and judge take the same file.
     (checked,) = [line.split()[3:] for line in commands(JUDGE, "judge-check") if "my_experiment" in line]
     checked = [str(path) if word == "my_experiment.yaml" else word for word in checked]
-    # The task says whose pairs the judge is made with: those of this experiment, not HH's.
+    # The judge is made with the pairs of the task that is named: this experiment's, not HH's.
     measured = harness(*checked, "--task", "voted_answers", "--limit", "60", "--json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stdout + measured.stderr
     assert json.loads(measured.stdout)["n"] == 60
@@ -172,7 +172,7 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
 
 
 def commands(page: list[tuple[str, str]], word: str) -> list[str]:
-    """The harness commands of a page that begin with a word."""
+    """Return the harness commands of a page that begin with a word."""
     lines = [line for kind, text in page if kind == "bash" for line in text.splitlines()]
     return [line for line in lines if line.startswith(f"python -m harness {word}")]
 
@@ -182,9 +182,9 @@ def test_the_package_of_the_page_registers_its_judge(installed, tmp_path):
     site = installed("my_judge", JUDGE)
     (line,) = [line for line in commands(JUDGE, "judge-check") if "my_experiment" not in line]
     arguments = [*line.split()[3:], "--limit", "40", "--json"]
-    found = harness(*arguments, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert json.loads(found.stdout)["judge"] == "repetition:n=2,margin=0.02@v1"
+    result = harness(*arguments, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads(result.stdout)["judge"] == "repetition:n=2,margin=0.02@v1"
     assert "unknown judge 'repetition'" in harness(*arguments, cwd=tmp_path).stderr
 
 
@@ -193,8 +193,8 @@ def test_the_package_of_the_page_registers_its_task(installed, tmp_path, tiny_mo
     site = installed("my_task", TASK)
     tasks = {"voted_answers": {"data": str(write_answers(tmp_path / "answers.jsonl")), **TASK_SIZES}}
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, tasks=tasks, losses={"dpo": {"beta": 0.1}})
-    found = harness("plan", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
-    assert found.returncode == 0 and "voted_answers" in found.stdout, found.stdout + found.stderr
+    planned = harness("plan", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
+    assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
     assert "unknown task 'voted_answers'" in harness("plan", str(path), cwd=tmp_path).stderr
 
 
@@ -217,7 +217,7 @@ def test_the_pages_describe_every_field_and_argument():
         assert f"context.{name}" in judge, name
     for name in ("keep", "baseline", "template", "trains", "prompt_suffix", "outputs", "generates"):
         assert f"`{name}`" in task, name
-    assert "repetition" not in JUDGES  # the page's example is no built-in judge
+    assert "repetition" not in JUDGES  # the page's example is not a built-in judge
 
 
 def _pages() -> list[list[str]]:

@@ -11,7 +11,7 @@ from tests.evaluation.fake_openai import FakeOpenAI, prefers
 def make_context(tmp_path: Path):
     """Return a function that makes a judge's context in a folder of the test."""
 
-    def make(folder: str = "", **given) -> JudgeContext:
+    def make(folder: str = "", **changes) -> JudgeContext:
         root = tmp_path / folder
         settings = {
             "template": "hh",
@@ -24,7 +24,7 @@ def make_context(tmp_path: Path):
             "cache": root / "cache",
             "account": "tests",
         }
-        return JudgeContext(**{**settings, **given})
+        return JudgeContext(**{**settings, **changes})
 
     return make
 

@@ -138,11 +138,11 @@ def completion(reply: Reply, model: str) -> dict:
     choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
     if reply.tokens is not None:
         choice["logprobs"] = {"content": [_token(*token) for token in reply.tokens]}
-    found = {"id": "chat-1", "object": "chat.completion", "created": 0, "model": f"{model}-2026", "choices": [choice]}
+    body = {"id": "chat-1", "object": "chat.completion", "created": 0, "model": f"{model}-2026", "choices": [choice]}
     if reply.usage:
         counts = (*reply.usage, sum(reply.usage))
-        found["usage"] = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True))
-    return found
+        body["usage"] = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True))
+    return body
 
 
 def _token(token: str, alternatives: dict[str, float]) -> dict:

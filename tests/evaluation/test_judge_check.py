@@ -19,7 +19,7 @@ def judged(preference: float | None, flipped=None, first=None, usd=None) -> Judg
 
 
 def test_the_measures_by_hand():
-    """Of five comparisons, one has no judgement and one is labelled a tie; the judge is right, wrong, and undecided."""
+    """Of five comparisons, one has no judgement and one is labelled a tie. The judge is right, wrong and undecided."""
     rows = [row(FIRST), row(SECOND, subset="b"), row(FIRST, subset="b"), row(TIE), row(FIRST)]
     judgements = [
         judged(0.9, False, 0.5, 0.01),
@@ -28,12 +28,12 @@ def test_the_measures_by_hand():
         judged(0.5, True, 0.0, 0.04),
         judged(None),
     ]
-    found = check_measures(rows, judgements)
-    assert (found["accuracy"], found["n"]) == (1.5 / 3, 3)
-    assert found["subsets"]["b"]["accuracy"] == 0.25
-    assert found["coverage"] == 0.8 and found["missing"] == {"failed": 1}
+    measures = check_measures(rows, judgements)
+    assert (measures["accuracy"], measures["n"]) == (1.5 / 3, 3)
+    assert measures["subsets"]["b"]["accuracy"] == 0.25
+    assert measures["coverage"] == 0.8 and measures["missing"] == {"failed": 1}
     # labels 1 2 1 0, verdicts 1 1 0 0: observed 2/4, expected (2 x 2 + 1 x 0 + 1 x 2) / 16
-    assert found["kappa"] == pytest.approx((0.5 - 6 / 16) / (1 - 6 / 16))
-    assert (found["flip_rate"], found["first_rate"]) == (0.5, 0.5)
-    assert (found["longer"], found["labels_longer"]) == (1.0, 2 / 3)
-    assert found["usd_per_1000"] == pytest.approx(1000 * 0.08 / 4)
+    assert measures["kappa"] == pytest.approx((0.5 - 6 / 16) / (1 - 6 / 16))
+    assert (measures["flip_rate"], measures["first_rate"]) == (0.5, 0.5)
+    assert (measures["longer"], measures["labels_longer"]) == (1.0, 2 / 3)
+    assert measures["usd_per_1000"] == pytest.approx(1000 * 0.08 / 4)

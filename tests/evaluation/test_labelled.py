@@ -18,12 +18,12 @@ def packaged(name: str) -> list[dict]:
 def test_pandalm_s_label_is_that_of_the_majority():
     """The median of the three votes, since no row has three different votes."""
     votes = [sorted(row[f"annotator{i}"] for i in (1, 2, 3)) for row in packaged("pandalm")]
-    found = load_labelled("pandalm")
-    assert [row.label for row in found.rows] == [vote[1] for vote in votes]
-    assert (len(found.rows), found.dropped) == (999, {})
+    data = load_labelled("pandalm")
+    assert [row.label for row in data.rows] == [vote[1] for vote in votes]
+    assert (len(data.rows), data.dropped) == (999, {})
 
 
 def test_held_out_pairs_stand_in_both_places():
-    found = load_labelled("tldr", limit=40)
-    assert found.labels == "gpt-4 preferences"
-    assert [row.label for row in found.rows] == [FIRST, SECOND] * 20
+    data = load_labelled("tldr", limit=40)
+    assert data.labels == "gpt-4 preferences"
+    assert [row.label for row in data.rows] == [FIRST, SECOND] * 20

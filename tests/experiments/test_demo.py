@@ -1,12 +1,13 @@
-"""The packaged models, for real: what they are, and the demo's own experiment on a smaller budget."""
+"""The packaged models, and the demo's own experiment on a smaller budget."""
 
 from __future__ import annotations
 
-import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from transformers import PreTrainedModel
 
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
 from harness.backbones.language_model.sampling import sample
@@ -15,7 +16,7 @@ from harness.core.config import ModelConfig, SampleConfig
 from harness.core.encoder import Encoder
 from harness.core.prompt import Message
 from harness.core.render import Renderer
-from harness.core.store import Store
+from harness.core.store import Store, read_json
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run
 
@@ -77,7 +78,10 @@ def test_the_content_hash_of_a_model_is_that_of_its_files(tmp_path):
     assert weights_hash(tmp_path) != before
 
 
-def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_second_time(tmp_path):
+def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_second_time(
+    tmp_path, monkeypatch, capsys
+):
+    """The second run builds no artifact and loads no model's weights."""
     small = [
         f"results={tmp_path}",
         "figures=false",
@@ -93,6 +97,20 @@ def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_se
     hh = frame.query("task == 'hh'").set_index("loss")
     assert set(hh.index) == {"sft", "dpo", "ipo", "rpo_paired", "rpo_unpaired", "rpo_uniform", "rpo_diagonal"}
     assert hh.kl["sft"] == 0 and (hh.kl.drop("sft") != 0).all()
-    started = time.process_time()  # whatever else this machine does meanwhile
+    cells = len(read_json(tmp_path / "rpo_vs_dpo" / "plan.json")["cells"])
+    built = times_of_artifacts(tmp_path)
+    assert len(built) > cells
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", no_weights)
+    capsys.readouterr()
     assert run(DEMO, *small) == 0
-    assert time.process_time() - started < 20
+    assert f"{cells} cells ({cells} already trained)" in capsys.readouterr().out
+    assert times_of_artifacts(tmp_path) == built
+
+
+def times_of_artifacts(folder: Path) -> dict[Path, int]:
+    """Return every artifact of a results folder with the time at which it was built."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("artifact.json")}
+
+
+def no_weights(*arguments, **options):
+    raise AssertionError("the weights of a model are loaded")

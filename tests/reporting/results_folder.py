@@ -12,7 +12,7 @@ JUDGE = "preference_model-1a2b3c"
 
 
 def plan_cell(loss: str, settings: dict, seed: int, trained_on: str = "hh", evaluated_on: tuple = ("hh",)) -> dict:
-    """One entry of plan.json; its key says what it is."""
+    """Return one entry of plan.json. Its key is readable."""
     return {
         "key": f"{trained_on}-{loss}-{'-'.join(map(str, settings.values()))}-{seed}".replace("/", "_"),
         "trained_on": trained_on,
@@ -45,7 +45,7 @@ def write_plan(folder: Path, cells: list[dict], **more) -> Path:
 
 
 def write_training(folder: Path, cell: dict, *, steps: int = 4, dev_accuracy: float = 0.6) -> None:
-    """Training that logs every step, and the dev pairs at its start and end; the SFT row trains nothing."""
+    """Write a training that logs every step, and the dev pairs at its start and end. The SFT row trains nothing."""
     path = folder / "cells" / cell["key"] / "train"
     if cell["loss"] == "sft":
         nothing = {"steps": 0, "examples": 0, "tokens": 0, "forward_passes": 0, "seconds": 0.0, "dev": None}
@@ -67,7 +67,7 @@ def write_training(folder: Path, cell: dict, *, steps: int = 4, dev_accuracy: fl
 
 
 def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decoding: dict = DECODING) -> None:
-    """One response per entry of `kl`; response i has 10 + i tokens and 100 characters, the baseline's 80."""
+    """Write one response per entry of `kl`. Response i has 10 + i tokens and 100 characters; the baseline's has 80."""
     path = folder / "cells" / cell["key"] / f"sample-{task}"
     rows = [
         {
@@ -91,9 +91,9 @@ def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decod
 def write_judgements(
     folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE, name: str = ""
 ) -> None:
-    """A verdict is a preference, or the status of a judgement that has none. The first verdict flipped.
+    """Write judgements. A verdict is a preference, or the status of a judgement without one. The first verdict flipped.
 
-    `name` is that of a judge in a panel.
+    `name` is the name of a judge in a panel.
     """
     path = folder / "cells" / cell["key"] / (f"judge-{task}@{name}" if name else f"judge-{task}")
     rows = []
@@ -109,19 +109,19 @@ def write_judgements(
 
 
 def write_cell(folder: Path, cell: dict, verdicts: dict[str, list], kl: list[float] | None = None, **judged) -> None:
-    """A cell that ran to its end: trained, and on each task sampled and judged."""
+    """Write a complete cell: trained, and sampled and judged on each task."""
     write_json(folder / "cells" / cell["key"] / "cell.json", cell)
     write_training(folder, cell)
-    for task, given in verdicts.items():
-        nats = kl[: len(given)] if kl else [0.0 if cell["loss"] == "sft" else 1.0] * len(given)
+    for task, task_verdicts in verdicts.items():
+        nats = kl[: len(task_verdicts)] if kl else [0.0 if cell["loss"] == "sft" else 1.0] * len(task_verdicts)
         write_samples(folder, cell, task, nats)
-        write_judgements(folder, cell, task, given, nats, **judged)
+        write_judgements(folder, cell, task, task_verdicts, nats, **judged)
 
 
 def write_example(folder: Path) -> Path:
-    """Two training tasks, one that only evaluates; SFT and three losses; two seeds; what failed and what is missing.
+    """Write results of two training tasks and one task that only evaluates, with SFT, three losses and two seeds.
 
-    On hh: a failed judge (rpo_paired, seed 1, prompts 0 and 2), a failed cell (ipo, seed 0). On tldr: rpo_paired has
+    On hh a judge failed (rpo_paired, seed 1, prompts 0 and 2) and a cell failed (ipo, seed 0). On tldr rpo_paired has
     not been run.
     """
     dpo, ipo, rpo = {"beta": 0.1}, {"tau": 0.1}, {"beta": 0.1, "temperature": 0.5}

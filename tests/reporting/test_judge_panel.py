@@ -1,4 +1,4 @@
-"""Several judges of one experiment: a table each, never mixed, and how far they rank alike."""
+"""Several judges of one experiment: each has its own table, and the agreement of their rankings is reported."""
 
 import math
 
@@ -50,11 +50,13 @@ def test_each_judge_has_a_table_of_its_own(folder):
 
 
 def test_kendalls_tau_of_two_rankings(folder):
-    """Of three pairs of policies, a and b order two alike (dpo over sft, ipo over sft) and one not: (2 - 1) / 3."""
-    found = {(pair.judge, pair.other): pair for pair in ranking_agreements(build_leaderboard(load_results(folder)))}
-    assert found["a", "b"].tau == pytest.approx(1 / 3)
-    assert found["a", "b"].n == 3
-    assert math.isnan(found["a", "c"].tau) and found["a", "c"].n == 0
+    """Judges a and b agree on two of three pairs of policies (dpo over sft, ipo over sft): (2 - 1) / 3."""
+    agreements = {
+        (pair.judge, pair.other): pair for pair in ranking_agreements(build_leaderboard(load_results(folder)))
+    }
+    assert agreements["a", "b"].tau == pytest.approx(1 / 3)
+    assert agreements["a", "b"].n == 3
+    assert math.isnan(agreements["a", "c"].tau) and agreements["a", "c"].n == 0
 
 
 @pytest.mark.slow
@@ -86,8 +88,8 @@ def test_a_judge_that_failed_fails_its_own_table_alone(folder):
 def test_the_row_says_whether_its_judge_was_checked(folder):
     frame = build_leaderboard(load_results(folder))
     assert set(frame.loc[frame["judge_name"] == "a", "judge_check"]) == {NO_CHECK}
-    found = {"judge": "judge-a", "data": "llmbar", "accuracy": 0.6, "low": 0.55, "high": 0.65, "n": 419}
-    write_json(check_file(folder.parent, "judge-a", "llmbar"), found)
+    check = {"judge": "judge-a", "data": "llmbar", "accuracy": 0.6, "low": 0.55, "high": 0.65, "n": 419}
+    write_json(check_file(folder.parent, "judge-a", "llmbar"), check)
     frame = build_leaderboard(load_results(folder))
     (told,) = set(frame.loc[frame["judge_name"] == "a", "judge_check"])
     assert told.startswith("llmbar: 60.0 % [55.0, 65.0] of 419 (judge-checks/judge-a-")

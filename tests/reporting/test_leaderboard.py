@@ -21,7 +21,7 @@ def test_every_column_is_documented_and_in_the_documented_order(leaderboard):
 
 
 def test_there_is_a_row_for_everything_that_the_plan_asks_for(leaderboard):
-    """Four rows a task, in the experiment's order of tasks; what did not run or failed comes last."""
+    """There are four rows per task, in the experiment's order of tasks. Rows that failed or did not run come last."""
     assert leaderboard[["task", "loss"]].values.tolist() == [
         ["hh", "dpo"],
         ["hh", "rpo_paired"],
@@ -45,10 +45,10 @@ def test_the_win_rate_is_the_mean_preference_over_prompts_and_seeds(leaderboard)
 
 
 def test_a_missing_judgement_is_not_a_loss(leaderboard):
-    """rpo_paired: 2 of 4, then 1 of the 2 that were judged, which is 3 of 6; as losses they would make it 3 of 8."""
-    found = row(leaderboard, "hh", "rpo_paired")
-    assert found["win_rate"] == 50.0
-    assert (found["n"], found["coverage"], found["status"]) == (6, 0.75, "incomplete")
+    """rpo_paired won 2 of 4, then 1 of 2 that were judged: 3 of 6. As losses, the missing ones would make it 3 of 8."""
+    entry = row(leaderboard, "hh", "rpo_paired")
+    assert entry["win_rate"] == 50.0
+    assert (entry["n"], entry["coverage"], entry["status"]) == (6, 0.75, "incomplete")
 
 
 def test_the_interval_holds_the_win_rate(leaderboard):
@@ -73,7 +73,7 @@ def test_ranks_go_to_complete_rows_alone_and_are_shared_by_equals(leaderboard):
 
 
 def test_the_difference_to_sft_is_paired_on_prompts(leaderboard):
-    """dpo: 75 - 37.5. On alpaca_eval the preferences are the same prompt by prompt: no difference, and no doubt."""
+    """dpo: 75 - 37.5. On alpaca_eval the preferences agree on every prompt, so difference and interval are 0."""
     assert row(leaderboard, "hh", "dpo")["vs_sft"] == 37.5
     assert row(leaderboard, "hh", "rpo_paired")["vs_sft"] == 12.5
     assert row(leaderboard, "alpaca_eval", "dpo")[["vs_sft", "vs_sft_low", "vs_sft_high"]].tolist() == [0, 0, 0]
@@ -82,45 +82,45 @@ def test_the_difference_to_sft_is_paired_on_prompts(leaderboard):
 
 def test_kl_is_the_mean_of_the_log_ratios_and_its_error_that_of_the_prompts(leaderboard):
     """dpo: seeds (1, 2, 3, 4) and (3, 4, 5, 6), so per prompt (2, 3, 4, 5): mean 3.5, standard error sqrt(5/3) / 2."""
-    found = row(leaderboard, "hh", "dpo")
-    assert found["kl"] == 3.5
-    assert found["kl_se"] == pytest.approx(math.sqrt(5 / 3) / 2)
+    entry = row(leaderboard, "hh", "dpo")
+    assert entry["kl"] == 3.5
+    assert entry["kl_se"] == pytest.approx(math.sqrt(5 / 3) / 2)
     assert row(leaderboard, "hh", "sft")["kl"] == 0
 
 
 def test_lengths_flips_and_finished_responses(leaderboard):
-    """Tokens 10, 11, 12, 13; the first of four responses is cut off, and its verdict the one that flipped."""
-    found = row(leaderboard, "hh", "dpo")
-    assert found[["mean_tokens", "mean_characters", "baseline_characters"]].tolist() == [11.5, 100, 80]
-    assert found[["finished", "flip_rate"]].tolist() == [0.75, 0.25]
-    assert row(leaderboard, "hh", "rpo_paired")["flip_rate"] == pytest.approx(1 / 6)  # two verdicts are not there
+    """The four responses have 10, 11, 12 and 13 tokens. The first one is cut off, and its verdict flipped."""
+    entry = row(leaderboard, "hh", "dpo")
+    assert entry[["mean_tokens", "mean_characters", "baseline_characters"]].tolist() == [11.5, 100, 80]
+    assert entry[["finished", "flip_rate"]].tolist() == [0.75, 0.25]
+    assert row(leaderboard, "hh", "rpo_paired")["flip_rate"] == pytest.approx(1 / 6)  # two verdicts are missing
 
 
 def test_a_row_says_what_it_took_to_train_and_where_it_is(leaderboard):
-    found = row(leaderboard, "alpaca_eval", "dpo")
-    assert found[["trained_on", "settings", "reduction", "data"]].tolist() == ["hh", "beta=0.1", "sum", "paired"]
-    assert found[["examples", "tokens", "steps", "forward_passes"]].tolist() == [32, 1000, 4, 64]
-    assert found[["train_seconds", "dev_accuracy", "dev_margin"]].tolist() == [12.5, 0.6, 2.0]
-    assert found[["seeds", "cells"]].tolist() == ["0 1", "hh-dpo-0.1-0 hh-dpo-0.1-1"]
+    entry = row(leaderboard, "alpaca_eval", "dpo")
+    assert entry[["trained_on", "settings", "reduction", "data"]].tolist() == ["hh", "beta=0.1", "sum", "paired"]
+    assert entry[["examples", "tokens", "steps", "forward_passes"]].tolist() == [32, 1000, 4, 64]
+    assert entry[["train_seconds", "dev_accuracy", "dev_margin"]].tolist() == [12.5, 0.6, 2.0]
+    assert entry[["seeds", "cells"]].tolist() == ["0 1", "hh-dpo-0.1-0 hh-dpo-0.1-1"]
 
 
 def test_the_judge_and_its_agreement_stand_beside_the_number(leaderboard):
-    found = row(leaderboard, "hh", "ipo")  # of whose two cells one was never judged
+    entry = row(leaderboard, "hh", "ipo")  # one of its two cells was never judged
     names = ["judge", "judge_agreement", "judge_agreement_low", "judge_agreement_high", "judge_agreement_n"]
-    assert found[names].tolist() == ["preference_model-1a2b3c", 0.64, 0.6, 0.68, 500]
-    assert found[["judge_agreement_labels", "baseline"]].tolist() == ["human choices", "the chosen response"]
+    assert entry[names].tolist() == ["preference_model-1a2b3c", 0.64, 0.6, 0.68, 500]
+    assert entry[["judge_agreement_labels", "baseline"]].tolist() == ["human choices", "the chosen response"]
 
 
 def test_a_failed_cell_is_told_and_what_there_is_of_the_row_is_kept(leaderboard):
-    found = row(leaderboard, "hh", "ipo")
-    assert found["status"] == "failed: seed 0, train: ValueError: the loss became nan | <b>step 3</b> more"
-    assert (found["win_rate"], found["coverage"]) == (100.0, 0.5)
+    entry = row(leaderboard, "hh", "ipo")
+    assert entry["status"] == "failed: seed 0, train: ValueError: the loss became nan | <b>step 3</b> more"
+    assert (entry["win_rate"], entry["coverage"]) == (100.0, 0.5)
 
 
 def test_what_has_not_run_has_no_numbers(leaderboard):
-    found = row(leaderboard, "tldr", "rpo_paired")
-    assert (found["status"], found["n"], found["coverage"]) == ("not run yet", 0, 0)
-    assert found[["win_rate", "vs_sft", "kl", "mean_tokens", "steps"]].isna().all()
+    entry = row(leaderboard, "tldr", "rpo_paired")
+    assert (entry["status"], entry["n"], entry["coverage"]) == ("not run yet", 0, 0)
+    assert entry[["win_rate", "vs_sft", "kl", "mean_tokens", "steps"]].isna().all()
 
 
 def test_one_cause_at_several_seeds_is_told_once(tmp_path):
@@ -130,13 +130,13 @@ def test_one_cause_at_several_seeds_is_told_once(tmp_path):
         path = folder / "cells" / cell["key"]
         path.mkdir(parents=True)
         (path / "failed.json").write_text(f'{{"stage": "train", "reason": "{reason}"}}')
-    found = build_leaderboard(load_results(folder)).iloc[0]
-    assert found["status"] == "failed: seeds 0 1, train: out of memory; seed 2, train: no space left"
-    assert (found["n"], found["coverage"]) == (0, 0)
+    entry = build_leaderboard(load_results(folder)).iloc[0]
+    assert entry["status"] == "failed: seeds 0 1, train: out of memory; seed 2, train: no space left"
+    assert (entry["n"], entry["coverage"]) == (0, 0)
 
 
 def test_a_table_of_two_judges_is_refused(tmp_path):
-    """Two judges have two scales; the message names both and their cells."""
+    """Two judges have two scales. The message names both and their cells."""
     cells = [plan_cell("dpo", {"beta": 0.1}, seed) for seed in (0, 1)]
     folder = write_plan(tmp_path / "run", cells)
     for cell, judge in zip(cells, ("openai-a", "openai-b"), strict=True):
@@ -175,9 +175,9 @@ def test_a_sampled_cell_that_awaits_its_judge_has_lengths_but_no_win_rate(tmp_pa
     cell = plan_cell("dpo", {"beta": 0.1}, 0)
     folder = write_plan(tmp_path / "run", [cell])
     write_samples(folder, cell, "hh", [1.0, 3.0])
-    found = build_leaderboard(load_results(folder)).iloc[0]
-    assert (found["status"], found["coverage"], found["mean_tokens"], found["kl"]) == ("incomplete", 0, 10.5, 2)
-    assert math.isnan(found["win_rate"])
+    entry = build_leaderboard(load_results(folder)).iloc[0]
+    assert (entry["status"], entry["coverage"], entry["mean_tokens"], entry["kl"]) == ("incomplete", 0, 10.5, 2)
+    assert math.isnan(entry["win_rate"])
 
 
 def test_every_column_is_explained_in_the_results_readme():

@@ -19,7 +19,7 @@ PUBLISHED = REPOSITORY / "tests/evaluation/data/alpaca_eval/vicuna-7b.csv.gz"
 
 
 def write_policy(folder, loss, preferences, lengths, *, seed=0, task="hh", baselines=80):
-    """A judged cell whose response i has lengths[i] characters, against a baseline of baselines[i]."""
+    """Write a judged cell. Response i has lengths[i] characters, and its baseline has baselines[i]."""
     cell = plan_cell(loss, {} if loss == "sft" else {"beta": 0.1}, seed, evaluated_on=(task,))
     write_cell(folder, cell, {task: [p if isinstance(p, str) else float(p) for p in preferences]})
     path = folder / "cells" / cell["key"] / f"sample-{task}" / "samples.jsonl"
@@ -37,7 +37,7 @@ def board(folder, *cells):
 
 @pytest.fixture
 def alpaca_eval(tmp_path):
-    """A cell that was judged on all of AlpacaEval, as a published model was; and its file of difficulties."""
+    """Return a folder, a cell in it that is judged on all of AlpacaEval like a published model, and its judgements."""
     published = read_annotations(PUBLISHED)
     preferences = list(published.preference - 1)
     cell = write_policy(
@@ -50,7 +50,7 @@ def alpaca_eval(tmp_path):
 
 
 def test_a_policy_that_wins_by_length_loses_its_advantage(tmp_path):
-    """Two policies of one quality; one is longer by 300 characters in the mean, and the judge likes length."""
+    """Two policies have the same quality. One is longer by 300 characters on average, and the judge prefers length."""
     rng = np.random.default_rng(0)
     lengths = {"sft": rng.integers(400, 1200, 400), "dpo": rng.integers(700, 1500, 400)}
     odds = {loss: (length - 800) / 200 for loss, length in lengths.items()}
@@ -60,11 +60,11 @@ def test_a_policy_that_wins_by_length_loses_its_advantage(tmp_path):
         )
         for loss in lengths
     ]
-    found = board(tmp_path, *cells)
-    assert found.loc["dpo", "win_rate"] > found.loc["sft", "win_rate"] + 20
+    table = board(tmp_path, *cells)
+    assert table.loc["dpo", "win_rate"] > table.loc["sft", "win_rate"] + 20
     for loss in lengths:
-        assert found.loc[loss, "lc_win_rate_low"] < 50 < found.loc[loss, "lc_win_rate_high"]
-        assert found.loc[loss, "lc_difficulty"] == "fitted"
+        assert table.loc[loss, "lc_win_rate_low"] < 50 < table.loc[loss, "lc_win_rate_high"]
+        assert table.loc[loss, "lc_difficulty"] == "fitted"
 
 
 def test_the_difficulties_are_fitted_to_all_policies_of_the_table(tmp_path):
@@ -74,9 +74,9 @@ def test_the_difficulties_are_fitted_to_all_policies_of_the_table(tmp_path):
     order = sorted(range(30), key=lambda i: f"hh-{i}")  # the leaderboard's order of the prompts
     difficulty = joint_difficulty(preferences[:, order].astype(float), 80 - lengths[:, order])
     expected, resampled = length_controlled(preferences[1, order].astype(float), 80 - lengths[1, order], difficulty)
-    found = board(tmp_path, *cells).loc["dpo"]
-    assert found["lc_win_rate"] == pytest.approx(100 * expected)
-    assert found["lc_win_rate_low"] == pytest.approx(100 * np.quantile(resampled, 0.025))
+    dpo = board(tmp_path, *cells).loc["dpo"]
+    assert dpo["lc_win_rate"] == pytest.approx(100 * expected)
+    assert dpo["lc_win_rate_low"] == pytest.approx(100 * np.quantile(resampled, 0.025))
 
 
 def test_seeds_are_averaged(tmp_path):
@@ -86,40 +86,37 @@ def test_seeds_are_averaged(tmp_path):
     cells = [write_policy(tmp_path, loss, preferences[i], lengths[i], seed=s) for i, (loss, s) in enumerate(policies)]
     difficulty = joint_difficulty(preferences.astype(float), 80 - lengths)
     rates = [length_controlled(preferences[i].astype(float), 80 - lengths[i], difficulty)[0] for i in (1, 2)]
-    found = board(tmp_path, *cells).loc["dpo"]
-    assert found["lc_win_rate"] == pytest.approx(100 * np.mean(rates), abs=1e-3)
-    assert found["lc_win_rate_low"] < found["lc_win_rate"] < found["lc_win_rate_high"]
+    dpo = board(tmp_path, *cells).loc["dpo"]
+    assert dpo["lc_win_rate"] == pytest.approx(100 * np.mean(rates), abs=1e-3)
+    assert dpo["lc_win_rate_low"] < dpo["lc_win_rate"] < dpo["lc_win_rate_high"]
 
 
 def test_an_incomplete_row_is_controlled_over_what_was_judged(tmp_path):
-    """Its failed judgements count neither as losses nor as prompts.
-
-    Where length has no effect, the length-controlled win rate is the win rate of the rest.
-    """
+    """Failed judgements are left out. Length has no effect here, so the rate is close to the win rate of the rest."""
     rng = np.random.default_rng(3)
     lengths = rng.integers(50, 150, 200)
     wins = np.where(np.arange(200) % 2, 1, 0)
     some = ["failed" if i < 50 else int(win) for i, win in enumerate(wins)]
     cells = [write_policy(tmp_path, "sft", wins, lengths), write_policy(tmp_path, "dpo", some, lengths)]
-    found = board(tmp_path, *cells).loc["dpo"]
-    assert found["status"] == "incomplete" and found["win_rate"] == 50
-    assert found["lc_win_rate"] == pytest.approx(50, abs=1.5)
+    dpo = board(tmp_path, *cells).loc["dpo"]
+    assert dpo["status"] == "incomplete" and dpo["win_rate"] == 50
+    assert dpo["lc_win_rate"] == pytest.approx(50, abs=1.5)
 
 
 def test_where_all_lengths_differ_by_the_same_there_is_no_such_rate(leaderboard):
-    """In the example every response is 20 characters longer than the baseline: nothing tells length from quality."""
+    """In the example every response is 20 characters longer than its baseline, so the effect of length is unknown."""
     assert leaderboard["lc_win_rate"].isna().all() and (leaderboard["lc_difficulty"] == "").all()
 
 
 @pytest.mark.slow
 def test_alpaca_eval_with_the_judge_s_table_is_upstream_s_model(alpaca_eval):
     folder, cell, _ = alpaca_eval
-    found = board(folder, cell).loc["dpo"]
+    dpo = board(folder, cell).loc["dpo"]
     expected, _ = length_controlled_win_rate(read_annotations(PUBLISHED), difficulty_table("estimated"))
-    assert found["lc_win_rate"] == pytest.approx(expected.value, abs=1e-6)
-    assert found["lc_win_rate_low"] == pytest.approx(expected.low, abs=1e-6)
-    assert found["lc_difficulty"] == "estimated"
-    assert found["win_rate_se"] == pytest.approx(0.61351, abs=1e-5), "the published standard error"
+    assert dpo["lc_win_rate"] == pytest.approx(expected.value, abs=1e-6)
+    assert dpo["lc_win_rate_low"] == pytest.approx(expected.low, abs=1e-6)
+    assert dpo["lc_difficulty"] == "estimated"
+    assert dpo["win_rate_se"] == pytest.approx(0.61351, abs=1e-5), "the published standard error"
     page = markdown(build_leaderboard(load_results(folder)), "alpaca", DECODING)
     assert "AlpacaEval's model with the packaged estimate of its difficulties" in page
 
@@ -129,8 +126,8 @@ def test_one_missing_judgement_of_the_805_leaves_no_such_rate(alpaca_eval):
     rows = [json.loads(line) for line in (judged / "judgements.jsonl").read_text().splitlines()]
     rows[7] |= {"status": "failed", "preference": None}
     write_jsonl(judged / "judgements.jsonl", rows)
-    found = board(folder, cell).loc["dpo"]
-    assert math.isnan(found["lc_win_rate"]) and found["lc_difficulty"] == "" and found["n"] == 804
+    dpo = board(folder, cell).loc["dpo"]
+    assert math.isnan(dpo["lc_win_rate"]) and dpo["lc_difficulty"] == "" and dpo["n"] == 804
 
 
 def test_a_part_of_the_instructions_leaves_no_such_rate(alpaca_eval):

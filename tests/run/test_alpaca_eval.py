@@ -1,4 +1,4 @@
-"""AlpacaEval 2.0 in an experiment: all 805 instructions, asked and scored as upstream asks and scores them."""
+"""AlpacaEval 2.0 in an experiment: all 805 instructions, with upstream's requests and upstream's scores."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_a_run_has_alpaca_eval_s_rates_and_leaves_its_files(tmp_path, tiny_model
         assert run(path) == 0 and len(server.requests) == asked, "a second run asks nothing"
     folder = tmp_path / "results" / "tiny"
     frame = pd.read_csv(folder / "leaderboard.csv")
-    found = frame[frame.task == "alpaca_eval"].set_index("loss")
+    rows = frame[frame.task == "alpaca_eval"].set_index("loss")
     for loss in ("sft", "dpo"):
-        row = found.loc[loss]
+        row = rows.loc[loss]
         assert row["judge"].startswith("alpaca_eval:gpt-4-1106-preview:weighted_alpaca_eval_gpt4_turbo@")
         assert (row["n"], row["coverage"], row["lc_difficulty"]) == (805, 1.0, "estimated")
         assert row["lc_win_rate_low"] < row["lc_win_rate"] < row["lc_win_rate_high"]

@@ -1,4 +1,4 @@
-"""`python -m harness run`, killed with SIGKILL again and again, leaves what a run leaves that nothing interrupts."""
+"""`python -m harness run`, killed with SIGKILL several times, leaves the same files as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.core.store import read_json, read_jsonl
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run, write_experiment
 
-# A loss that kills its own process at the call that $KILL_AT names, in a training step or in an evaluation, as it
-# falls: there is one call at the check of step 0, one a step, and one a batch of an evaluation. It couples examples, so
-# that a cut batch takes two passes. (Whose rows it gives comes before it: RPO's, or PPO's, which have a value head.)
+# A loss that kills its own process at call number $KILL_AT. There is one call at the check of step 0, one per step, and
+# one per batch of an evaluation. It couples examples, so a cut batch takes two passes. The test writes NAME in front of
+# it: the loss whose rows it returns, RPO's or PPO's (which has a value head).
 FATAL = '''
 import os, signal
 from losses import get_loss, register_loss
@@ -30,7 +30,7 @@ calls = 0
 
 @register_loss("fatal", data=rows.data, needs=rows.needs, couples_examples=True)
 def fatal(batch, *, beta: float = 0.1):
-    """Another loss, and at one call the end."""
+    """Return another loss's rows; kill the process at one call."""
     global calls
     calls += 1
     if str(calls) == os.environ.get("KILL_AT"):
@@ -49,7 +49,7 @@ def start(path: Path, results: Path, **environment: str) -> subprocess.Popen:
 
 
 def killed_in_sft(path: Path, results: Path, step: int) -> None:
-    """Start a run and kill it as soon as the checkpoint of an SFT step is there."""
+    """Start a run and kill it as soon as the checkpoint of an SFT step exists."""
     process = start(path, results)
     while process.poll() is None and not list((results / "store").glob(f"sft/*.partial/step-{step:08d}")):
         time.sleep(0.02)
@@ -58,7 +58,7 @@ def killed_in_sft(path: Path, results: Path, step: int) -> None:
 
 
 def trained(results: Path) -> list[tuple[dict[str, torch.Tensor], list[dict]]]:
-    """Return weights and log (without its times) of the SFT policy and of the loss's."""
+    """Return weights and log (without its times) of the SFT policy and of the policy trained with the loss."""
     plan = read_json(results / "tiny" / "plan.json")
     (key,) = (cell["key"] for cell in plan["cells"] if cell["loss"] == "fatal")
     (sft,) = (results / "store" / "sft").glob("*/tensors.safetensors")
@@ -77,13 +77,13 @@ def trained(results: Path) -> list[tuple[dict[str, torch.Tensor], list[dict]]]:
     ("loss", "kills"),
     [
         ("rpo_paired", ("9", "6", "7")),  # in the loss of step 4, in the evaluation after it, in the loss of step 5
-        ("ppo_offline", ("9",)),  # whose value head is restored as well
+        ("ppo_offline", ("9",)),  # its value head is restored as well
     ],
 )
 def test_a_run_that_is_killed_at_any_step_ends_bit_for_bit_as_one_that_is_not(
     loss, kills, tmp_path, tiny_model, tiny_encoder
 ):
-    """LoRA with dropout, so that random states count, and batches that are cut into several forward passes."""
+    """LoRA has dropout, so random states matter. Batches are cut into several forward passes."""
     (tmp_path / "fatal.py").write_text(f"NAME = {loss!r}\n{FATAL}")
     lengths = {"max_prompt_tokens": 96, "max_completion_tokens": 32}
     model = {"name": str(tiny_model), "tune": "lora", "lora": {"rank": 4, "dropout": 0.2}}
@@ -107,8 +107,8 @@ def test_a_run_that_is_killed_at_any_step_ends_bit_for_bit_as_one_that_is_not(
     assert list((results / "tiny" / "cells").glob("*/train.partial/step-*")), "killed in the middle of training"
     assert start(path, results).wait(timeout=300) == 0
     assert not list(results.rglob("*.partial")), "what served to resume goes with the end of the run"
-    for expected, found in zip(trained(tmp_path / "whole"), trained(results), strict=True):
-        assert found[1] == expected[1]
-        assert found[0].keys() == expected[0].keys()
+    for expected, resumed in zip(trained(tmp_path / "whole"), trained(results), strict=True):
+        assert resumed[1] == expected[1]
+        assert resumed[0].keys() == expected[0].keys()
         for name, tensor in expected[0].items():
-            assert torch.equal(found[0][name], tensor), name
+            assert torch.equal(resumed[0][name], tensor), name

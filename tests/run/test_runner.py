@@ -107,8 +107,8 @@ def test_training_leaves_its_curve_from_step_0(finished):
 def test_the_manifest_says_what_the_run_was_made_of(finished):
     manifest = read_json(results(finished) / "manifest.json")
     assert manifest["environment"]["versions"]["torch"] and manifest["environment"]["hardware"]["cpus"]
-    found = read_json(cell_folder(finished, "dpo") / "train" / "environment.json")
-    assert found == manifest["environment"] | {"shared_prompt": "on"}
+    environment = read_json(cell_folder(finished, "dpo") / "train" / "environment.json")
+    assert environment == manifest["environment"] | {"shared_prompt": "on"}
     assert manifest["config"]["train"]["lr"] == 1e-3
     assert set(manifest["hashes"]) == {"model", "encoder", "data"}
     counts = manifest["counts"]["hh"]

@@ -1,4 +1,4 @@
-"""The controlled experiment from end to end: a tiny model from scratch, preferences that it makes, what is measured."""
+"""The controlled experiment from end to end: a tiny model from scratch, preferences on its samples, measurements."""
 
 import json
 
@@ -25,7 +25,7 @@ LOSSES = {
     "odpo": {},
     "simpo": {"beta": 2.0},
 }
-# What is rewarded is learnt in a few steps: short words.
+# The reward prefers short words, which are learnt in a few steps.
 REWARD = """
 def short_words(prompt, response):
     words = response.split()
@@ -77,8 +77,8 @@ def ran(tmp_path_factory, tiny_encoder):
 
 
 def cell_of(folder, loss: str):
-    (found,) = [p.parent for p in folder.glob("cells/*/cell.json") if read_json(p)["loss"] == loss]
-    return found
+    (cell,) = [p.parent for p in folder.glob("cells/*/cell.json") if read_json(p)["loss"] == loss]
+    return cell
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_the_sft_policy_is_its_own_baseline_so_it_has_kl_0_and_wins_half(ran):
 def test_reward_labels_make_every_loss_s_true_pair_accuracy_rise(ran, loss):
     rows = read_jsonl(cell_of(ran, loss) / "train" / "metrics.jsonl")
     before, *_, after = [row for row in rows if row["split"] == "dev"]
-    assert before["accuracy"] == 0.5  # at the start all log-ratios are 0: ties
+    assert before["accuracy"] == 0.5  # at the start all log-ratios are 0, which counts as ties
     assert after["accuracy"] > 0.5 and after["margin"] > 0
 
 
@@ -118,7 +118,7 @@ def test_the_reward_in_the_rows_is_the_reward_and_training_raises_it(ran):
     for row in rows["sft"]:
         words = row["response"].split()
         assert row["reward"] == -sum(map(len, words)) / max(1, len(words))
-    mean = {loss: np.mean([r["reward"] for r in found if r["at"] == 1.0]) for loss, found in rows.items()}
+    mean = {loss: np.mean([r["reward"] for r in measured if r["at"] == 1.0]) for loss, measured in rows.items()}
     assert mean["dpo"] > mean["sft"]
 
 
@@ -148,7 +148,7 @@ def test_two_tasks_of_one_start_share_what_is_drawn_and_have_a_row_of_sft_each(t
 @pytest.mark.slow
 def test_the_same_seeds_give_the_same_numbers(tmp_path, tiny_encoder, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = []
+    measured = []
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
@@ -156,8 +156,8 @@ def test_the_same_seeds_give_the_same_numbers(tmp_path, tiny_encoder, monkeypatc
         (tmp_path / "my_reward.py").write_text(REWARD)
         assert run(path) == 0
         cells = sorted((folder / "results" / "controlled" / "cells").iterdir())
-        found.append({c.name: (c / "measure-sentiment" / "rows.jsonl").read_text() for c in cells if c.is_dir()})
-    assert found[0] == found[1] and len(found[0]) == 2
+        measured.append({c.name: (c / "measure-sentiment" / "rows.jsonl").read_text() for c in cells if c.is_dir()})
+    assert measured[0] == measured[1] and len(measured[0]) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A small hub on localhost: serves data set repositories from a folder, with the part of the hub's protocol needed.
+"""A small hub on localhost. It serves data set repositories from a folder with the needed part of the hub's protocol.
 
 python hub_server.py <folder with owner/name/...>      prints its address, then serves until stopped
 """
@@ -34,8 +34,8 @@ class Hub(BaseHTTPRequestHandler):
                 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content
             )
         if action == "tree" and path.is_dir():
-            found = path.rglob("*") if parse_qs(url.query).get("recursive") == ["true"] else path.iterdir()
-            return self.answer_json([self.entry(repository, p) for p in found])
+            paths = path.rglob("*") if parse_qs(url.query).get("recursive") == ["true"] else path.iterdir()
+            return self.answer_json([self.entry(repository, p) for p in paths])
         if action == "paths-info":
             wanted = [repository / p for p in json.loads(body)["paths"]]
             return self.answer_json([self.entry(repository, p) for p in wanted if p.exists()])

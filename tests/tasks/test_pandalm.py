@@ -38,9 +38,9 @@ def test_the_packaged_rows_and_their_splits_never_change_unnoticed(load):
 
 
 def test_a_score_is_votes_for_less_votes_against_as_a_share_of_all():
-    """a: 2 of 3 for, then 3 of 3 for: 5/6. b: 2 of 3 against, then a tie, one for, one against: -2/6. c: -3/6."""
-    found = scores(comparison("a", "b", 1, 1, 0), comparison("c", "a", 2, 2, 2), comparison("b", "c", 1, 2, 0))
-    assert found == [pytest.approx({"a": 5 / 6, "b": -2 / 6, "c": -3 / 6})]
+    """a: 2 of 3 for, then 3 of 3 for: 5/6. b: 2 of 3 against, then one for, one against and a tie: -2/6. c: -3/6."""
+    scored = scores(comparison("a", "b", 1, 1, 0), comparison("c", "a", 2, 2, 2), comparison("b", "c", 1, 2, 0))
+    assert scored == [pytest.approx({"a": 5 / 6, "b": -2 / 6, "c": -3 / 6})]
 
 
 def test_one_list_for_each_instruction_with_its_input():

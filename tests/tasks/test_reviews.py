@@ -37,8 +37,8 @@ def test_a_use_depends_on_the_text_alone(tmp_path):
 def test_line_breaks_are_spaces_and_ratings_are_kept(tmp_path):
     rows = [{"text": "Bad.<br /><br />Very\nbad.", "label": 0}, {"text": "So so.", "label": -1}]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = [review for part in load_reviews(str(tmp_path / "r.jsonl")).values() for review in part]
-    assert {(review.text, review.positive) for review in found} == {("Bad. Very bad.", False), ("So so.", None)}
+    reviews = [review for part in load_reviews(str(tmp_path / "r.jsonl")).values() for review in part]
+    assert {(review.text, review.positive) for review in reviews} == {("Bad. Very bad.", False), ("So so.", None)}
 
 
 def test_a_file_without_texts_is_the_user_s_to_mend(tmp_path):

@@ -42,7 +42,7 @@ def test_no_review_and_no_prompt_is_in_two_splits_nor_with_the_reward_or_the_lan
         assert not one & other
     for use in ("policy", "reward", "reward_test"):
         openings = {" ".join(review.text.split()[:8]) for review in parts[use]}
-        assert openings and not any(openings & found for found in prompts.values())
+        assert openings and not any(openings & texts for texts in prompts.values())
 
 
 @pytest.mark.slow

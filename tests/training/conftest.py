@@ -28,13 +28,13 @@ PAIRS = 8
 
 
 def augmented(prompt: Prompt) -> tuple[int, ...]:
-    """Another prompt for each prompt."""
+    """Return another prompt for each prompt."""
     return (7, 11, 13 + int(prompt[0].content))
 
 
 @dataclass
 class Bench:
-    """What an objective is made of."""
+    """The parts of an objective."""
 
     policy: Policy
     sequences: list[Tokens]
@@ -52,7 +52,7 @@ class Bench:
         return BatchSource(self.sequences, pad_token=2, budget=budget)
 
     def under_start(self, source: Source) -> LogProbs:
-        """The reference's log-probs."""
+        """Return the reference's log-probs."""
         return source.score([self.start])[0]
 
     def batch(self, loss: str) -> EffectiveBatch:
@@ -60,7 +60,7 @@ class Bench:
         return batch
 
     def add_value_head(self) -> None:
-        """Give the policy a value head that says something else for each token."""
+        """Give the policy a value head whose value differs between tokens."""
         self.policy.add_value_head()
         with torch.no_grad():
             for parameter in self.policy.value_head.parameters():
@@ -69,7 +69,7 @@ class Bench:
     def objective(
         self, loss: str, budget: int = 10**6, plan: Sequence[EffectiveBatch] = (), **settings
     ) -> PreferenceObjective:
-        """The objective of a loss for the batches of a plan, by default the one batch of all pairs."""
+        """Return the objective of a loss for the batches of a plan, by default the one batch of all pairs."""
         plan = plan or [self.batch(loss)]
         loss, source = get_loss(loss), self.source(budget)
         if "token_values" in loss.needs and self.policy.value_head is None:
@@ -92,16 +92,16 @@ class Bench:
 
 def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:
     rng = np.random.default_rng(seed)
-    found = []
+    sequences = []
     for _ in range(n):
         prompt, *completions = (tuple(rng.integers(3, vocabulary, rng.integers(2, 20)).tolist()) for _ in range(3))
-        found += [Tokens(prompt, completion) for completion in completions]
-    return found
+        sequences += [Tokens(prompt, completion) for completion in completions]
+    return sequences
 
 
 @pytest.fixture(scope="module")
 def policies(tiny_model) -> tuple[Policy, Policy, Policy]:
-    """A policy, and two references each a nudge away from it."""
+    """Return a policy, its reference and a second reference. Their weights differ slightly."""
     policy, start, second = (load_policy(tiny_model, ModelConfig(tune="full")) for _ in range(3))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def policies(tiny_model) -> tuple[Policy, Policy, Policy]:
 
 @pytest.fixture
 def bench(policies) -> Bench:
-    """A policy one nudge away from its reference, on pairs of very different lengths; three have further responses."""
+    """Return a policy close to its reference, on pairs of very different lengths. Three have further responses."""
     policy, start, second = map(deepcopy, policies)
     sequences = random_sequences(PAIRS + 1, 500, seed=0)  # the last two are further responses
     others = {1: (2 * PAIRS,), 4: (2 * PAIRS, 2 * PAIRS + 1), 6: (2 * PAIRS + 1,)}

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint ends bit for bit as one that was never interrupted; damage is noticed."""
+"""A run resumed from a checkpoint ends bit for bit like an uninterrupted one. Damaged checkpoints are noticed."""
 
 import shutil
 from pathlib import Path
@@ -57,13 +57,13 @@ def steps_in(folder):
 
 @pytest.fixture(scope="module")
 def whole(tiny_model):
-    """What a run ends as that nothing interrupts."""
+    """Return the end of a run that is not interrupted."""
     return train(tiny_model, None)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tiny_model, tmp_path_factory):
-    """What a run leaves that is killed after its fifth step."""
+    """Return the checkpoints that a run leaves when it is killed after its fifth step."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.raises(Killed):
         train(tiny_model, Checkpoints(folder, INPUTS, "2"), killed_after=5)
@@ -72,7 +72,7 @@ def interrupted(tiny_model, tmp_path_factory):
 
 @pytest.fixture
 def partial(interrupted, tmp_path):
-    """A copy of it to damage."""
+    """Return a copy of `interrupted` that a test may damage."""
     return shutil.copytree(interrupted, tmp_path / "partial")
 
 
@@ -85,7 +85,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize(("tune", "optimizer"), [("lora", "adamw"), ("last_layers", "rmsprop")])
 def test_a_run_interrupted_at_any_step_ends_as_one_that_was_not(tiny_model, tmp_path, tune, optimizer):
-    """Weights, log, learning rates and running value; dropout (of LoRA) falls as it would have."""
+    """Weights, log, learning rates and running value are the same, with LoRA's dropout too."""
     settings = {"tune": tune, "optimizer": optimizer}
     whole = train(tiny_model, None, **settings)
     assert len(whole[1]) == STEPS
@@ -93,7 +93,7 @@ def test_a_run_interrupted_at_any_step_ends_as_one_that_was_not(tiny_model, tmp_
         checkpoints = Checkpoints(tmp_path / str(step), INPUTS, "2")
         with pytest.raises(Killed):
             train(tiny_model, checkpoints, killed_after=step, **settings)
-        torch.manual_seed(99)  # whatever else the process did in between
+        torch.manual_seed(99)  # the process may draw other random numbers in between
         resumed = train(tiny_model, Checkpoints(tmp_path / str(step), INPUTS, "2"), **settings)
         assert_same(resumed, whole)
 
@@ -101,8 +101,8 @@ def test_a_run_interrupted_at_any_step_ends_as_one_that_was_not(tiny_model, tmp_
 def test_at_most_one_interval_is_lost(tiny_model, tmp_path):
     with pytest.raises(Killed):
         train(tiny_model, Checkpoints(tmp_path, INPUTS, "2"), killed_after=6)
-    found = Checkpoints(tmp_path, INPUTS, "2").latest()
-    assert found.step == 4, "it was killed before the checkpoint of step 6 was written"
+    latest = Checkpoints(tmp_path, INPUTS, "2").latest()
+    assert latest.step == 4, "it was killed before the checkpoint of step 6 was written"
     assert steps_in(tmp_path) == [2, 4]
 
 

@@ -1,4 +1,4 @@
-"""The contract between training and a backbone is whole: a table of bigrams trains like the language model does."""
+"""The contract between training and a backbone is complete: a table of bigrams trains like the language model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def split(start: Bigram, seed: int, train: list[Example] | None = None, budget: 
         source,
         *source.score([start]),
         lambda other: other.score([start])[0],
-        lambda given: np.random.default_rng(2).normal(size=(len(given), 4)).astype(np.float32),
+        lambda examples: np.random.default_rng(2).normal(size=(len(examples), 4)).astype(np.float32),
         SUPPLIERS,
         bigram(9),
     )

@@ -1,9 +1,8 @@
-"""Guarantee number one, for the whole registry: 8x1, 4x2, 2x4 and 1x8 (micro-batch x accumulation) are one batch of 8,
-and so are the shares of two processes, whether each holds a copy of all, a half of all (FSDP) or a half of the
-optimiser (DeepSpeed).
+"""For every registered loss, 8x1, 4x2, 2x4 and 1x8 (micro-batch x accumulation) train like one batch of 8. So do two
+processes, whether each holds a full copy, half of the weights (FSDP) or half of the optimiser (DeepSpeed).
 
-Loss and gradient of one batch are compared for every loss. The paths that ten steps and several processes take depend
-on a loss's signature alone, so that one loss for each is enough there.
+Loss and gradient of one batch are compared for every loss. The code paths of ten steps and of several processes depend
+only on a loss's signature, so one loss per signature is enough there.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def in_one_piece(loss: str, steps: int):
     return train(loss, EFFECTIVE, Accelerator(cpu=True), steps=steps)
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
+def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.slow
@@ -44,10 +43,10 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(loss):
     whole = in_one_piece(loss, 1)
     passes = [whole.passes]
     for cut in CUTS[1:]:
-        found = train(loss, cut, Accelerator(cpu=True), steps=1)
-        assert found.value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), cut
-        assert difference(found.gradient, whole.gradient) < GRADIENT, cut
-        passes.append(found.passes)
+        trained = train(loss, cut, Accelerator(cpu=True), steps=1)
+        assert trained.value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), cut
+        assert difference(trained.gradient, whole.gradient) < GRADIENT, cut
+        passes.append(trained.passes)
     assert passes == sorted(set(passes)) and len(passes) == len(CUTS), "each cut is another one"
 
 
@@ -68,7 +67,7 @@ def test_ten_steps_end_at_the_same_weights(loss):
 
 @cache
 def of_two_processes(ways: str, *losses: str, **environment: str) -> dict[str, torch.Tensor]:
-    """What two processes make of the losses, in one launch."""
+    """Return the tensors that two processes compute for the losses, in one launch."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run(
@@ -83,11 +82,11 @@ def of_two_processes(ways: str, *losses: str, **environment: str) -> dict[str, t
         return load_file(f"{folder}/tensors")
 
 
-def check(found: dict[str, torch.Tensor], way: str, losses: tuple[str, ...]) -> None:
-    assert {name.split("/")[0] for name in found} == set(losses)
+def check(tensors: dict[str, torch.Tensor], way: str, losses: tuple[str, ...]) -> None:
+    assert {name.split("/")[0] for name in tensors} == set(losses)
     for loss in losses:
         whole = in_one_piece(loss, 10)
-        value, gradient, weights = (found[f"{loss}/{way}/{name}"] for name in ("value", "gradient", "weights"))
+        value, gradient, weights = (tensors[f"{loss}/{way}/{name}"] for name in ("value", "gradient", "weights"))
         assert value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), loss
         assert difference(gradient, whole.gradient) < GRADIENT, loss
         assert difference(weights, whole.weights) < WEIGHTS, loss

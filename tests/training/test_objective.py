@@ -1,4 +1,4 @@
-"""The batch is the batch: loss and gradient of an effective batch do not depend on how it is cut."""
+"""Loss and gradient of an effective batch do not depend on how it is cut."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -14,7 +14,7 @@ from harness.training.objective import StartError
 from losses import History, Lists, PreferenceBatch, Side, get_loss, list_losses
 from tests.training.conftest import augmented
 
-LOSSES = [*list_losses(), "dpo+wpo"]  # while tests are collected, nothing else is registered
+LOSSES = [*list_losses(), "dpo+wpo"]  # at collection, nothing else is registered yet
 
 
 def gradient(objective, batch):
@@ -24,7 +24,7 @@ def gradient(objective, batch):
 
 
 def naive(bench, loss: str, batch):
-    """The same from the model's full logits, one sequence at a time, and autograd through the whole batch."""
+    """Return loss and gradient from full logits, one sequence at a time, with autograd through the whole batch."""
     policy, reference = bench.policy, bench.reference
     (second,) = BatchSource(bench.sequences, pad_token=2, budget=10**6).score([bench.second])
     policy.zero_grad()
@@ -34,7 +34,7 @@ def naive(bench, loss: str, batch):
         return logp_of(bench.sequences[index])
 
     def with_tokens(side, rows):
-        """The side with what a loss is given that needs each token's value."""
+        """Return the side with each token's log-probs and value, for losses that need them."""
         width = max(len(bench.sequences[i].completion) for i in batch.rows)
         policies, values, mask = (torch.zeros(len(rows), width, dtype=torch.float64) for _ in range(3))
         under_reference = policies.clone()
@@ -42,23 +42,23 @@ def naive(bench, loss: str, batch):
             tokens = bench.sequences[i]
             start, count = len(tokens.prompt) - 1, len(tokens.completion)
             ids = torch.tensor([tokens.prompt + tokens.completion])
-            found = policy.model(input_ids=ids, output_hidden_states=True)
-            own = found.logits[0, start:-1].double().log_softmax(-1)
+            output = policy.model(input_ids=ids, output_hidden_states=True)
+            own = output.logits[0, start:-1].double().log_softmax(-1)
             policies[k, :count] = own[torch.arange(count), torch.tensor(tokens.completion)]
-            values[k, :count] = policy.value_head(found.hidden_states[-1][0, start:-1].detach()).squeeze(1).double()
+            values[k, :count] = policy.value_head(output.hidden_states[-1][0, start:-1].detach()).squeeze(1).double()
             under_reference[k, :count] = torch.from_numpy(reference.values[reference.offsets[i] :][:count])
             mask[k, :count] = 1
         return side.with_tokens(policies, values, mask.bool(), under_reference)
 
     @torch.no_grad()
     def confidences(rows):
-        found = []
+        means = []
         for tokens in (bench.sequences[i] for i in rows):
             logits = policy.model(input_ids=torch.tensor([tokens.prompt + tokens.completion])).logits[0, :-1].double()
             p = logits[len(tokens.prompt) - 1 :].softmax(-1)
             own = p.gather(1, torch.tensor(tokens.completion)[:, None]).squeeze(1)
-            found.append((own.log() - (p**2).sum(-1).log()).mean())
-        return torch.stack(found)
+            means.append((own.log() - (p**2).sum(-1).log()).mean())
+        return torch.stack(means)
 
     @torch.no_grad()
     def augmented_logps(rows, examples):
@@ -102,7 +102,7 @@ def naive(bench, loss: str, batch):
 
 
 def kl_pairs(bench, batch, logp_of):
-    """Each mismatched pair put together and scored by itself."""
+    """Return the log-probs of the mismatched pairs. The policy scores each one separately."""
     sequences = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
     with torch.no_grad():
         policy = torch.stack([logp_of(tokens) for tokens in sequences])
@@ -113,7 +113,7 @@ def kl_pairs(bench, batch, logp_of):
 
 
 def others(bench, batch, logp, under_reference):
-    """The further responses of a listwise batch, filled in one by one."""
+    """Return the further responses of a listwise batch, filled in one by one."""
     if not any(batch.others):
         return None
     shape = len(batch.others), max(map(len, batch.others))

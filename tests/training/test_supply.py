@@ -1,4 +1,4 @@
-"""What losses are given beside log-probs: mismatched pairs, the running mean of log-ratios, density ratios."""
+"""What losses get besides log-probs: mismatched pairs, the running mean of log-ratios, density ratios."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ def prompt(name) -> tuple[Message, ...]:
 
 
 def unpaired_batch(prompts: list[int], seed: int = 0):
-    """One batch of pairs on these prompts; the sequences of prompt i's pair are 2 i and 2 i + 1 in the list's order."""
+    """Return one batch of pairs on these prompts. The sequences of pair i are 2 i and 2 i + 1."""
     examples = [Example(prompt(name), 2 * i, 2 * i + 1) for i, name in enumerate(prompts)]
     (batch,) = effective_batches(examples, batch_size=len(prompts), data="unpaired", seed=seed, epoch=0)
     return batch
@@ -49,16 +49,16 @@ def test_a_batch_on_one_prompt_has_no_mismatched_pairs():
 
 
 def test_the_policy_scores_mismatched_pairs_as_it_is_and_the_reference_once(bench):
-    """At most one forward pass more for each step, without gradient, and the same numbers as by hand."""
+    """Each step takes at most one more forward pass, without gradient. The numbers equal those computed by hand."""
     scored, score = [], bench.under_start
     bench.under_start = lambda source: scored.append(source.sequences) or score(source)
     objective, batch = bench.objective("kto", budget=60), bench.batch("kto")
     expected = [Tokens(bench.sequences[i].prompt, bench.sequences[j].completion) for i, j in batch.mismatched()]
     assert [set(sequences) for sequences in scored[1:]] == [set(expected)]
-    found = objective._computed(batch)["kl_pairs"]
-    assert len(found) == 16 and not found.policy.requires_grad
+    kl_pairs = objective._computed(batch)["kl_pairs"]
+    assert len(kl_pairs) == 16 and not kl_pairs.policy.requires_grad
     own = score(BatchSource(expected, pad_token=2, budget=10**6)).sums(range(16))
-    torch.testing.assert_close(found.reference, own)
+    torch.testing.assert_close(kl_pairs.reference, own)
     objective.training.policy = bench.start
     torch.testing.assert_close(objective._computed(batch)["kl_pairs"].policy, own, atol=1e-4, rtol=1e-5)
     objective.backward(batch)
@@ -88,7 +88,7 @@ def test_the_shift_of_bco_holds_what_came_before(bench):
 
 
 def test_density_ratios_are_high_where_chosen_prompts_are_dense():
-    """Two clusters: nine tenths of the chosen lie at +1, nine tenths of the rejected at -1."""
+    """Of two clusters, nine tenths of the chosen are at +1 and nine tenths of the rejected at -1."""
     rng = np.random.default_rng(0)
     side = np.where(np.arange(200) % 10 == 0, -1.0, 1.0) * np.repeat([1.0, -1.0], 100)
     embeddings = (side[:, None] * np.ones(3) + 0.1 * rng.normal(size=(200, 3))).astype(np.float32)
@@ -104,7 +104,7 @@ def test_on_pairs_every_density_ratio_is_one():
 
 
 def weighted(bench, function, of="response"):
-    """The objective of a loss that reads a need which this function computes."""
+    """Return the objective of a loss that reads a need. `function` computes the need."""
     register_need("weight", of=of)(function)
 
     @register_loss("weighted", needs=["reference", "weight"])

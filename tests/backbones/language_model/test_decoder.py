@@ -1,4 +1,4 @@
-"""The last layer's feed-forward part gives the same where it is read, and is computed nowhere else."""
+"""The last layer's feed-forward part is computed only at the positions that are read, with unchanged results there."""
 
 import pytest
 import torch
@@ -29,11 +29,11 @@ READ = torch.tensor([2, 3, 6])
 
 def decoder_of(config):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config).get_decoder().double().eval()  # in fp32 rounding depends on the CPU
+    return AutoModelForCausalLM.from_config(config).get_decoder().double().eval()  # fp32 rounding depends on the CPU
 
 
 def read_states(decoder):
-    """The states that are read, and the gradients of a function of them."""
+    """Return the states at the positions that are read, and the gradients of a function of them."""
     decoder.zero_grad()
     states = decoder(input_ids=IDS, use_cache=False).last_hidden_state.flatten(0, 1)[READ]
     states.pow(3).sum().backward()
@@ -45,8 +45,8 @@ def test_states_that_are_read_and_gradients_are_those_of_the_whole_layer(kind):
     decoder = decoder_of(CONFIGS[kind])
     expected = read_states(decoder)
     with read_only_at(decoder, READ):
-        found = read_states(decoder)
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
+        restricted = read_states(decoder)
+    torch.testing.assert_close(restricted, expected, atol=1e-10, rtol=1e-8)
 
 
 def test_the_other_tokens_are_not_computed_and_afterwards_all_are():

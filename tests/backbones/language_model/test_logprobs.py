@@ -75,9 +75,9 @@ def test_extreme_logits_stay_finite():
 def test_collisions_are_the_log_of_the_sum_of_squared_probabilities(monkeypatch, rows_in_a_chunk):
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", rows_in_a_chunk * V)
     hidden, weight, _, bias = inputs(bias=True)
-    found = token_collisions(hidden, weight, bias)
-    torch.testing.assert_close(found, ((hidden @ weight.T + bias).softmax(-1) ** 2).sum(-1).log().detach())
-    assert not found.requires_grad
+    collisions = token_collisions(hidden, weight, bias)
+    torch.testing.assert_close(collisions, ((hidden @ weight.T + bias).softmax(-1) ** 2).sum(-1).log().detach())
+    assert not collisions.requires_grad
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -96,9 +96,9 @@ def test_a_policy_that_is_its_reference_has_kl_0(every_sequence, tune):
 
 def test_it_does_not_depend_on_how_sequences_are_batched(enumerated, every_sequence):
     alone = BatchSource(every_sequence.sequences, pad_token=3, budget=1)
-    for found, other in zip(
+    for batched, unbatched in zip(
         divergences(enumerated["policy"], enumerated["reference"], every_sequence),
         divergences(enumerated["policy"], enumerated["reference"], alone),
         strict=True,
     ):
-        np.testing.assert_allclose(found, other, atol=1e-5)
+        np.testing.assert_allclose(batched, unbatched, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Completions of one prompt may share a row: log-probs, gradients and what is stored are those of rows of their own."""
+"""Completions of one prompt may share a row. Log-probs, gradients and stored activations are those of separate rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TUNES = ["full", "last_layers", "lora"]
 
 
 def lists(prompts: int, completions: int, seed: int = 0) -> list[Tokens]:
-    """Sequences of some prompts with several completions each, of very different lengths; one prompt stands twice."""
+    """Return sequences of very different lengths: `completions` for each prompt. The first prompt occurs twice."""
     rng = np.random.default_rng(seed)
 
     def ids(low, high):
@@ -35,7 +35,7 @@ def lists(prompts: int, completions: int, seed: int = 0) -> list[Tokens]:
 
 
 def tuned(folder, tune: str, dtype: str = "float32") -> Policy:
-    """A policy that was trained a little: adapters that do nothing yet would hide an error."""
+    """Return a policy with slightly changed weights. New adapters have no effect yet and would hide an error."""
     policy = load_policy(folder, ModelConfig(tune=tune, last_layers=1, dtype=dtype))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -49,15 +49,15 @@ def tuned(folder, tune: str, dtype: str = "float32") -> Policy:
 def test_log_probs_and_gradients_are_those_of_rows_of_their_own(tiny_model, tune, completions):
     policy, sequences = tuned(tiny_model, tune), lists(4, completions)
     weights = torch.randn(sum(len(s.completion) for s in sequences), generator=torch.Generator().manual_seed(1))
-    found = []
+    results = []
     for shared in (False, True):
         batch = collate(sequences, 2, shared=shared)
         policy.zero_grad()
         logps = policy(batch)
         (logps * weights).sum().backward()
-        found.append((logps.detach(), torch.cat([p.grad.flatten() for p in policy.trained().values()])))
+        results.append((logps.detach(), torch.cat([p.grad.flatten() for p in policy.trained().values()])))
     assert (len(batch.input_ids) < len(sequences)) == (completions > 1)
-    for ours, expected in zip(found[1], found[0], strict=True):
+    for ours, expected in zip(results[1], results[0], strict=True):
         assert relative_difference(ours, expected) < 1e-5
 
 
@@ -93,15 +93,15 @@ def test_the_frozen_layers_store_each_prompt_once_whatever_the_layout(tiny_model
         store = Store(tmp_path / str(shared))
         trunk = trunk_activations(store, lambda: policy, "hash", config, bare, lambda done, total: None)
         stored.append(np.load(trunk.path / "hidden.npy"))
-        for reading in (False, True):  # what one layout wrote, the other reads
+        for reading in (False, True):  # each layout reads what the other one wrote
             logps.append(BatchSource(sequences, 2, 150, reading, trunk).score([policy])[0].values)
     prompts = {s.prompt for s in sequences}
     assert stored[0].shape == stored[1].shape
     assert len(stored[0]) == sum(map(len, prompts)) + sum(len(s.completion) for s in sequences)
     expected = BatchSource(sequences, 2, budget=1).score([policy])[0].values
     tolerance = 1e-5 if dtype == "float32" else 0.1
-    for found in logps:
-        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    for values in logps:
+        np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_sft_ends_with_the_same_weights(tiny_model, tmp_path):
@@ -124,7 +124,7 @@ def test_sft_ends_with_the_same_weights(tiny_model, tmp_path):
     assert relative_difference(ends[1], ends[0]) < 1e-4
 
 
-# ------------------------------------------------------------------ where it cannot be
+# ------------------------------------------------------------------ where rows cannot be shared
 
 
 @pytest.mark.parametrize("tune", TUNES)
@@ -170,12 +170,12 @@ def random_policy(config) -> Policy:
 
 @pytest.mark.parametrize("kind", ["mamba", "bloom"])
 def test_recurrent_layers_and_positions_of_a_row_keep_completions_apart(kind):
-    """Mamba has a state instead of attention; Bloom's attention (ALiBi) knows places in a row and no position ids."""
+    """Mamba has a state instead of attention. Bloom's attention (ALiBi) uses places in a row, not position ids."""
     assert why_apart(random_policy(config_of(kind)), lists(3, 2), 2) is not None
 
 
 def test_a_window_shorter_than_a_sequence_keeps_completions_apart():
-    """With a window of 30, a sequence of 45 is seen in part; one of 29 in whole, so that the window does not matter."""
+    """A window of 30 covers a whole sequence of 29 tokens, but only a part of one of 45 tokens."""
     policy = random_policy(config_of("mistral", num_key_value_heads=2, intermediate_size=64, sliding_window=30))
     short = [Tokens(tuple(range(20)), tuple(range(size))) for size in (9, 5)]
     assert why_apart(policy, short, 2) is None

@@ -15,7 +15,7 @@ LISTED = Preference(PROMPT, "best", "worst", 9.0, 1.0, (Scored("second", 5.0), S
 
 @pytest.fixture(scope="module")
 def prepare(tiny_model):
-    """Prepare rows as the train split of a task."""
+    """Return a function that prepares rows as the train split of a task."""
     renderer = Renderer(load_tokenizer(tiny_model, ModelConfig()))
 
     def prepared(rows, **config):
@@ -28,28 +28,28 @@ def prepare(tiny_model):
 
 
 def test_a_list_becomes_indices_and_scores_and_a_repeated_response_is_one_sequence(prepare):
-    found = prepare([LISTED], overlong="drop")
-    split = found.splits["train"]
+    prepared = prepare([LISTED], overlong="drop")
+    split = prepared.splits["train"]
     (example,) = split.examples
     assert (example.chosen, example.rejected, example.others) == (0, 1, (2, 0))
     assert example.scores == (9.0, 1.0, 5.0, 3.0)
     assert len(split.sequences) == 3 and len({s.prompt for s in split.sequences}) == 1
-    assert found.counts["train: further response dropped, too long"] == 1
-    assert found.counts["train: further responses used"] == 2
+    assert prepared.counts["train: further response dropped, too long"] == 1
+    assert prepared.counts["train: further responses used"] == 2
 
 
 def test_a_further_response_that_is_too_long_is_cut_where_rows_are(prepare):
-    found = prepare([LISTED])
-    (example,) = found.splits["train"].examples
+    prepared = prepare([LISTED])
+    (example,) = prepared.splits["train"].examples
     assert example.scores == (9.0, 1.0, 5.0, 4.0, 3.0)
-    assert len(found.splits["train"].sequences[example.others[1]].completion) == 16
-    assert found.counts["train: further response truncated"] == 1
+    assert len(prepared.splits["train"].sequences[example.others[1]].completion) == 16
+    assert prepared.counts["train: further response truncated"] == 1
 
 
 def test_pairs_have_no_further_responses_and_scores_only_where_they_were_given(prepare):
-    found = prepare([Preference(PROMPT, "a", "b"), Preference(PROMPT, "c", "d", 2.0, 1.0)])
-    assert [(e.scores, e.others) for e in found.splits["train"].examples] == [((), ()), ((2.0, 1.0), ())]
-    assert not any("further" in count for count in found.counts)
+    prepared = prepare([Preference(PROMPT, "a", "b"), Preference(PROMPT, "c", "d", 2.0, 1.0)])
+    assert [(e.scores, e.others) for e in prepared.splits["train"].examples] == [((), ()), ((2.0, 1.0), ())]
+    assert not any("further" in count for count in prepared.counts)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The vLLM engine as far as it can be tested without vLLM and a GPU: what it is asked, and when it is refused."""
+"""The vLLM engine, tested without vLLM and a GPU: the parameters of a request, and the settings that are refused."""
 
 import importlib.util
 
@@ -54,7 +54,7 @@ def test_the_other_engine_asks_for_nothing():
 
 @pytest.mark.parametrize(("tune", "processes", "why"), [("lora", 1, "LoRA"), ("full", 2, "in one process, not in 2")])
 def test_what_vllm_cannot_do_is_refused(monkeypatch, tune, processes, why):
-    found = importlib.util.find_spec("json")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)  # as if vllm were there
+    spec = importlib.util.find_spec("json")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)  # as if vllm were installed
     with pytest.raises(UserError, match=why):
         check_engine(experiment(tune=tune), processes)

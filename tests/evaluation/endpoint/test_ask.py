@@ -235,15 +235,15 @@ def test_a_forecast_knows_what_is_kept_and_makes_no_call(server, judge, make_con
     judge(questions(2))
     before = len(server.requests)
     asked = judge_of(server, make_context(), price={"input": 1.0, "output": 10.0}, max_tokens=100)
-    found = asked.forecast([*questions(4), Comparison("x", (), "same", "same")])
+    costs = asked.forecast([*questions(4), Comparison("x", (), "same", "same")])
     assert len(server.requests) == before
-    assert (found.calls, found.kept, found.completion_tokens) == (8, 0, 800), "another limit is another question"
-    found = judge_of(server, make_context(), price={"input": 1.0, "output": 10.0}).forecast(questions(4))
-    assert (found.calls, found.kept, found.completion_tokens) == (8, 4, 4 * 512)
-    assert 4 * 200 < found.prompt_tokens < 4 * 500
-    assert found.usd == pytest.approx((found.prompt_tokens + 10 * 4 * 512) / 1e6)
+    assert (costs.calls, costs.kept, costs.completion_tokens) == (8, 0, 800), "another limit is another question"
+    costs = judge_of(server, make_context(), price={"input": 1.0, "output": 10.0}).forecast(questions(4))
+    assert (costs.calls, costs.kept, costs.completion_tokens) == (8, 4, 4 * 512)
+    assert 4 * 200 < costs.prompt_tokens < 4 * 500
+    assert costs.usd == pytest.approx((costs.prompt_tokens + 10 * 4 * 512) / 1e6)
     assert judge_of(server, make_context()).forecast(questions(4)).usd is None
-    assert Forecast() + found == found
+    assert Forecast() + costs == costs
 
 
 def test_no_more_attempts_than_the_rate_allows(server, judge):

@@ -69,8 +69,8 @@ def server():
 @pytest.fixture
 def judge_of(server, make_context):
     def build(**options):
-        given = {"base_url": server.url, "max_retries": 0, "difficulty": "estimated", **options}
-        return make(AlpacaEvalOptions(**given), make_context())
+        settings = {"base_url": server.url, "max_retries": 0, "difficulty": "estimated", **options}
+        return make(AlpacaEvalOptions(**settings), make_context())
 
     return build
 
@@ -81,9 +81,9 @@ def judged(judge, *comparisons):
 
 def test_the_preference_is_the_probability_of_the_policy_s_label_wherever_it_stands(server, judge_of):
     assert {shows_model_first(ROWS[i]["instruction"]) for i in range(6)} == {True, False}
-    found = judged(judge_of(), *(comparison(i) for i in range(6)))
-    assert [j.status for j in found] == ["ok"] * 6
-    assert [j.preference for j in found] == pytest.approx([0.8] * 6)
+    judgements = judged(judge_of(), *(comparison(i) for i in range(6)))
+    assert [j.status for j in judgements] == ["ok"] * 6
+    assert [j.preference for j in judgements] == pytest.approx([0.8] * 6)
     for request in server.requests:
         content = request.body["messages"][1]["content"]
         place = next(i for i in range(6) if ROWS[i]["instruction"] in content)
@@ -156,15 +156,15 @@ def test_no_text_adds_a_turn_or_another_text():
 
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.csv.gz")), ids=lambda path: path.name.split(".")[0])
 def test_published_log_probs_give_the_published_preferences(path):
-    """To ten digits, for every row with published log-probs of both labels."""
+    """They agree to ten digits for every row with published log-probs of both labels."""
     published = pd.read_csv(path).dropna(subset=["logprob_m", "logprob_M"])
     annotator = load_annotator(DEFAULT)
     for row in published.itertuples():
         top = [{"token": "m", "logprob": row.logprob_m}, {"token": "M", "logprob": row.logprob_M}]
         reply = Read({"logprobs": {"content": [{"token": "m", "top_logprobs": top}]}})
         policy_first = shows_model_first(ROWS[row.instruction_index]["instruction"])
-        found = one_order("", annotator.read(reply), policy_first).preference
-        assert found + 1 == pytest.approx(row.preference, abs=2e-10)
+        preference = one_order("", annotator.read(reply), policy_first).preference
+        assert preference + 1 == pytest.approx(row.preference, abs=2e-10)
 
 
 ANSWERS = {
@@ -210,8 +210,8 @@ def test_an_annotator_may_be_a_folder_of_one_s_own(server, judge_of, tmp_path):
     config["completion_parser_kwargs"] = {"outputs_to_match": {1: r"\(a\)", 2: r"\(b\)"}}
     (folder / "configs.yaml").write_text(json.dumps({"mine": config}).replace('"1"', "1").replace('"2"', "2"))
     server.respond = lambda request: Reply("Output (a)")
-    (found,) = judged(judge_of(annotator=str(folder)), comparison(0))
-    assert found.preference == float(shows_model_first(ROWS[0]["instruction"]))
+    (judgement,) = judged(judge_of(annotator=str(folder)), comparison(0))
+    assert judgement.preference == float(shows_model_first(ROWS[0]["instruction"]))
     assert server.requests[0].body["model"] == "mine-1"
 
 
@@ -249,8 +249,8 @@ def test_planning_needs_neither_a_key_nor_the_table(server, make_context, monkey
     monkeypatch.delenv("OPENAI_API_KEY")
     options = AlpacaEvalOptions(base_url=server.url, difficulty="official", price={"input": 2.0, "output": 8.0})
     check(options)
-    found = forecast(options, make_context(), [comparison(0), comparison(1), comparison(2, response=ROWS[2]["output"])])
-    assert (found.calls, found.kept, found.completion_tokens) == (2, 0, 2) and 0 < found.usd < 0.02
+    costs = forecast(options, make_context(), [comparison(0), comparison(1), comparison(2, response=ROWS[2]["output"])])
+    assert (costs.calls, costs.kept, costs.completion_tokens) == (2, 0, 2) and 0 < costs.usd < 0.02
     with pytest.raises(UserError, match="OPENAI_API_KEY holds no key"):
         ready(options)
     assert forecast(AlpacaEvalOptions(engine="official"), make_context(), [comparison(0)]).calls == 1
@@ -271,8 +271,8 @@ def test_the_package_is_not_given_what_it_cannot_tell_apart(judge_of):
 
 def test_it_is_registered_with_its_options():
     kind = JUDGES.get("alpaca_eval")
-    given = merged(kind.options, {"request": {"temperature": None}, "price": {"input": 2, "output": 8}}, "judge")
-    assert given.request == {"temperature": None} and "alpaca_eval" in harness.evaluation.judges.__all__
+    options = merged(kind.options, {"request": {"temperature": None}, "price": {"input": 2, "output": 8}}, "judge")
+    assert options.request == {"temperature": None} and "alpaca_eval" in harness.evaluation.judges.__all__
 
 
 UPSTREAM = """
@@ -291,17 +291,17 @@ def answers(prompts, **kwargs):
 import alpaca_eval.annotators.base as base
 base.get_fn_completions = lambda name: answers
 annotator = annotators.PairwiseAnnotator(annotators_config=request["annotator"], caching_path=None)
-found = annotator.annotate_pairs(request["rows"])
-json.dump({"messages": seen, "preferences": [row["preference"] for row in found]}, open(sys.argv[1], "w"))
+annotated = annotator.annotate_pairs(request["rows"])
+json.dump({"messages": seen, "preferences": [row["preference"] for row in annotated]}, open(sys.argv[1], "w"))
 """
 
 
 @pytest.mark.slow
 def test_every_request_is_upstream_s_to_the_letter(tmp_path):
-    """All 805 instructions, with the reference outputs against their reversed texts: the package's own annotator gets
-    answers that always prefer the first output, and the requests it would have sent are compared."""
+    """All 805 instructions, with the reference outputs against their reversed texts. The package's own annotator gets
+    answers that always prefer the first output. The requests that it would have sent are compared."""
     rows = [{"instruction": r["instruction"], "output_1": r["output"], "output_2": r["output"][::-1]} for r in ROWS]
-    path = tmp_path / "found.json"
+    path = tmp_path / "upstream.json"
     result = subprocess.run(
         [sys.executable, "-c", UPSTREAM, str(path)],
         input=json.dumps({"annotator": DEFAULT, "rows": rows}),
@@ -310,14 +310,16 @@ def test_every_request_is_upstream_s_to_the_letter(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    found, annotator = json.loads(path.read_text()), load_annotator(DEFAULT)
+    upstream, annotator = json.loads(path.read_text()), load_annotator(DEFAULT)
     sure, asked = 1 / (1 + math.exp(-2.3)), []
-    for row, preference in zip(rows, found["preferences"], strict=True):
+    for row, preference in zip(rows, upstream["preferences"], strict=True):
         outputs = [row["output_1"], row["output_2"]]
         switched = shows_model_first(row["instruction"])
         asked.append(annotator.messages(row["instruction"], *(outputs[::-1] if switched else outputs)))
         assert one_order("", sure, switched).preference + 1 == pytest.approx(preference)
-    ours, theirs = (sorted(json.dumps(m, sort_keys=True) for m in messages) for messages in (asked, found["messages"]))
+    ours, theirs = (
+        sorted(json.dumps(m, sort_keys=True) for m in messages) for messages in (asked, upstream["messages"])
+    )
     assert ours == theirs, "as a set: the package shuffles its requests"
 
 
@@ -328,16 +330,16 @@ def test_the_package_itself_answers_the_same_in_a_process_of_its_own(server, jud
     comparisons = [comparison(i) for i in range(5)]
     official = judge_of(engine="official")
     assert re.fullmatch(rf"alpaca_eval-official:gpt-4-1106-preview:{DEFAULT}@[0-9a-f]{{8}}", official.id)
-    found = judged(official, *comparisons)
+    theirs = judged(official, *comparisons)
     ours = judged(judge_of(), *comparisons)
-    assert [j.preference for j in found] == pytest.approx([j.preference for j in ours])
+    assert [j.preference for j in theirs] == pytest.approx([j.preference for j in ours])
     asked = [json.dumps(request.body["messages"], sort_keys=True) for request in server.requests]
     assert len(asked) == 10 and sorted(asked[:5]) == sorted(asked[5:])
     assert all(r.headers["Authorization"] == f"Bearer {KEY}" for r in server.requests)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "__pycache__" not in path.parts}
     server.respond = lambda request: Reply(status=500, body={"error": {"message": f"no {KEY}"}})
     again = judged(official, *comparisons, comparison(9))
-    assert [j.preference for j in again[:5]] == pytest.approx([j.preference for j in found]), (
+    assert [j.preference for j in again[:5]] == pytest.approx([j.preference for j in theirs]), (
         "what was answered is kept"
     )
     assert again[5].status == "failed" and again[5].detail.startswith("the package ended with: ")
@@ -347,8 +349,8 @@ def test_the_package_itself_answers_the_same_in_a_process_of_its_own(server, jud
 
 @pytest.mark.slow
 def test_a_published_model_judged_again_with_the_published_answers_has_the_published_rates(tmp_path, capsys):
-    """From outputs to rates with the command: 805 outputs with the lengths of vicuna-7b's, and an endpoint that gives
-    each instruction the published judge's preference."""
+    """The command computes rates from 805 outputs with the lengths of vicuna-7b's. The endpoint gives each instruction
+    the published judge's preference."""
     published = pd.read_csv(PUBLISHED / "vicuna-7b.csv.gz").set_index("instruction_index")
     places = {row["instruction"]: i for i, row in enumerate(ROWS)}
     outputs = [{"instruction": r["instruction"], "output": "x" * published.len_2[i]} for i, r in enumerate(ROWS)]
@@ -367,12 +369,12 @@ def test_a_published_model_judged_again_with_the_published_answers_has_the_publi
         arguments = ["judge", str(tmp_path / "outputs.json"), "--judge", judge, "--results", str(tmp_path / "results")]
         baseline = str(Path(harness.__file__).parent / "tasks/data/alpaca_eval.jsonl.gz")
         assert main([*arguments, "--baseline", baseline, "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
+        printed = json.loads(capsys.readouterr().out)
         assert main([*arguments, "--baseline", baseline]) == 0 and len(server.requests) == 805
     row = pd.read_csv(PUBLISHED / "published.csv", index_col=0).loc["vicuna-7b"]
-    assert found["win_rate"] == pytest.approx(row["win_rate"], abs=1e-6) and found["n"] == 805
-    assert found["standard_error"] == pytest.approx(row["standard_error"], abs=1e-6)
-    assert found["length_controlled_winrate"] == pytest.approx(row["length_controlled_winrate"], abs=0.2)
+    assert printed["win_rate"] == pytest.approx(row["win_rate"], abs=1e-6) and printed["n"] == 805
+    assert printed["standard_error"] == pytest.approx(row["standard_error"], abs=1e-6)
+    assert printed["length_controlled_winrate"] == pytest.approx(row["length_controlled_winrate"], abs=0.2)
     assert re.search(
         r"LC +6\.3 % \[4\.\d, \d\.\d\] \(length-controlled; estimated difficulties\)", capsys.readouterr().out
     )

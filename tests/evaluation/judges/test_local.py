@@ -74,16 +74,16 @@ def score_alone(folder, text: str) -> float:
 
 
 def test_a_reward_model_s_preference_is_the_logistic_of_the_difference_of_the_scores(reward_folder, make_context):
-    """The score is from the last token, whatever else is in the batch, even if padding has the same id."""
+    """The score is read at the last token. It does not depend on the batch, even if padding has the same id."""
     judge = reward_model.make(LocalOptions(str(reward_folder)), make_context())
     asked = "<|im_start|>user\nHow do I boil an egg?<|im_end|>\n<|im_start|>assistant\n"
     policy, baseline = (
         score_alone(reward_folder, f"{asked}{side}<|im_end|>\n") for side in (PAIRS[0].response, PAIRS[0].baseline)
     )
-    found = judged(judge)
-    assert found[0].preference == pytest.approx(1 / (1 + math.exp(baseline - policy)), abs=1e-5)
-    assert (found[2].status, found[2].preference) == ("tie", 0.5)
-    assert [j.flipped for j in found] == [None] * 3
+    judgements = judged(judge)
+    assert judgements[0].preference == pytest.approx(1 / (1 + math.exp(baseline - policy)), abs=1e-5)
+    assert (judgements[2].status, judgements[2].preference) == ("tie", 0.5)
+    assert [j.flipped for j in judgements] == [None] * 3
 
 
 @pytest.mark.parametrize("folder", ["reward_folder", "encoder_folder"])
@@ -166,12 +166,12 @@ def test_a_pairwise_judge_reads_the_labels_probabilities_in_both_orders(tiny_mod
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([full[0][:parting]])).logits[0, -1]
         expected.append(float(logits[[full[0][parting], full[1][parting]]].softmax(0)[0]))
-    found = judged(judge, PAIRS[:1])[0]
+    judgement = judged(judge, PAIRS[:1])[0]
     verdicts = [expected[0] > 0.5, expected[1] < 0.5]
     preference = (expected[0] + 1 - expected[1]) / 2 if verdicts[0] == verdicts[1] else 0.5
-    assert found.flipped is (verdicts[0] != verdicts[1])
-    assert found.preference == pytest.approx(preference, abs=1e-5)
-    assert found.first is not None
+    assert judgement.flipped is (verdicts[0] != verdicts[1])
+    assert judgement.preference == pytest.approx(preference, abs=1e-5)
+    assert judgement.first is not None
     assert judged(judge)[2].detail == "identical responses: not asked"
 
 
@@ -205,8 +205,8 @@ def test_a_gold_judge_prefers_what_its_reward_scores_higher(make_context):
     comparisons = [Comparison(str(i), PROMPT, *side) for i, side in enumerate(sides)]
     options = gold.GoldOptions("tests.evaluation.judges.test_local:brevity")
     gold.check(options)
-    found = judged(gold.make(options, make_context()), comparisons)
-    assert [(j.status, j.preference) for j in found] == [
+    judgements = judged(gold.make(options, make_context()), comparisons)
+    assert [(j.status, j.preference) for j in judgements] == [
         ("ok", 1.0),
         ("ok", 0.0),
         ("tie", 0.5),

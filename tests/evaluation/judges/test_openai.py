@@ -361,7 +361,7 @@ def test_the_id_names_model_and_template_with_its_content(server, make_context, 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"template": "tldrr"}, "did you mean 'tldr'"),
         ({"base_url": "localhost:8000"}, "judge.base_url"),
@@ -382,10 +382,10 @@ def test_the_id_names_model_and_template_with_its_content(server, make_context, 
         ({"budget_usd": 1, "price": {"input": 1.0, "output": 1.0}, "max_tokens": None}, "set judge.max_tokens"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_anything_starts(given, message):
+def test_settings_that_cannot_work_are_refused_before_anything_starts(options, message):
     check(OpenAIOptions("judge"))
     with pytest.raises(UserError, match=message):
-        check(OpenAIOptions("judge", **given))
+        check(OpenAIOptions("judge", **options))
 
 
 @pytest.mark.parametrize("bad", ["", "  ", "sk-schlüssel", "sk-a\x07b"])
@@ -414,11 +414,11 @@ def test_a_task_whose_template_is_unknown_is_refused(server, make_context):
         judge_of(server, make_context(template="hhh"))
 
 
-@pytest.mark.parametrize(("given", "message"), [({}, "model"), ({"model": "m", "modle": 1}, "did you mean 'model'")])
-def test_options_come_from_the_experiment_file(given, message):
+@pytest.mark.parametrize(("options", "message"), [({}, "model"), ({"model": "m", "modle": 1}, "did you mean 'model'")])
+def test_options_come_from_the_experiment_file(options, message):
     assert merged(JUDGES.get("openai").options, {"model": "m", "temperature": None}, "judge").temperature is None
     with pytest.raises(UserError, match=message):
-        merged(JUDGES.get("openai").options, given, "judge")
+        merged(JUDGES.get("openai").options, options, "judge")
 
 
 def test_naming_the_judges_loads_none_of_their_libraries():

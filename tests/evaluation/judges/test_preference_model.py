@@ -48,10 +48,10 @@ def randomly_labelled(count, seed):
 
 @pytest.fixture
 def fitted(make_context):
-    """Return a function that fits a judge, with a store in its own folder."""
+    """Return a function that fits a judge with a store in the named folder."""
 
-    def fitted(fit, held_out=(), folder="", options=None, **given):
-        context = make_context(folder, fit=fit, held_out=held_out, **{"embed": bag_of_words, **given})
+    def fitted(fit, held_out=(), folder="", options=None, **changes):
+        context = make_context(folder, fit=fit, held_out=held_out, **{"embed": bag_of_words, **changes})
         return make(options or PreferenceModelOptions(), context)
 
     return fitted
@@ -107,8 +107,11 @@ def test_judgements_come_in_order_and_progress_counts_them(fitted):
         Comparison("x", (Message("user", "q"),), "be kind", "be rude"),
         Comparison("y", (Message("user", "q"),), "be rude", "be kind"),
     ]
-    found = judge.judge(comparisons, done.append)
-    assert [(j.id, j.preference > 0.9, j.preference < 0.1) for j in found] == [("x", True, False), ("y", False, True)]
+    judgements = judge.judge(comparisons, done.append)
+    assert [(j.id, j.preference > 0.9, j.preference < 0.1) for j in judgements] == [
+        ("x", True, False),
+        ("y", False, True),
+    ]
     assert sum(done) == 2
     assert judged(judge, []) == []
 
@@ -121,7 +124,7 @@ def test_identical_responses_are_a_tie_even_if_the_encoder_rounds_differently_ea
 
 
 def test_length_counts_too(fitted):
-    """If only length distinguishes the sides, the judge learns to prefer length; the embeddings are equal."""
+    """If only length distinguishes the sides, the judge learns to prefer length. The embeddings are equal."""
     longer = [Preference((Message("user", f"q{i}"),), "la " * (5 + i), "la " * (1 + i)) for i in range(40)]
     judge = fitted(longer, embed=lambda texts: np.ones((len(texts), 4), dtype=np.float32) / 2)
     (judgement,) = judged(judge, [Comparison("x", (Message("user", "q"),), "la la la", "la")])
@@ -222,9 +225,9 @@ def test_the_blocks_that_say_something_are_chosen_and_all_candidates_losses_kept
     noise, signal = rng.standard_normal((100, 11)), np.abs(rng.standard_normal((100, 3)))
     groups = [str(i) for i in range(100)]
     options = PreferenceModelOptions(features=["style", "style+words"])
-    found = fit({"style": noise, "words": signal}, groups, options)
-    assert found["features"] == "style+words"
-    assert set(found["validation_loss"]) == {"style", "style+words"}
+    model = fit({"style": noise, "words": signal}, groups, options)
+    assert model["features"] == "style+words"
+    assert set(model["validation_loss"]) == {"style", "style+words"}
     assert fit({"style": np.abs(noise), "words": rng.standard_normal((100, 3))}, groups, options)["features"] == "style"
 
 
@@ -259,9 +262,9 @@ def test_too_few_pairs_are_refused(fitted):
 
 
 @pytest.mark.parametrize(
-    "given", [{"C": []}, {"C": [0.0]}, {"C": [float("inf")]}, {"folds": 1}, {"features": []}, {"features": ["stile"]}]
+    "options", [{"C": []}, {"C": [0.0]}, {"C": [float("inf")]}, {"folds": 1}, {"features": []}, {"features": ["stile"]}]
 )
-def test_settings_that_cannot_work_are_refused(given):
+def test_settings_that_cannot_work_are_refused(options):
     check(PreferenceModelOptions())
     with pytest.raises(UserError, match=r"judge\.(C|folds|features)"):
-        check(PreferenceModelOptions(**given))
+        check(PreferenceModelOptions(**options))

@@ -53,7 +53,7 @@ def test_the_last_line_is_the_verdict(text):
 
 
 def test_logprobs_of_the_label_grade_the_verdict_wherever_it_stands():
-    """`1` and ` 1` are the same label; the earlier 1 in the reasoning and other words are ignored."""
+    """`1` and ` 1` are the same label. The earlier 1 in the reasoning and other words are ignored."""
     tokens = [
         ("Response 1", {"1": math.log(0.01), "2": math.log(0.99)}),
         (" is", {" is": 0.0}),
@@ -80,8 +80,8 @@ def test_without_logprobs_for_the_label_the_text_decides(tokens):
 
 @pytest.mark.parametrize("bad", [None, "text", {"content": "text"}, {"content": [{"token": 1}]}, {"content": [5]}])
 def test_logprobs_of_another_shape_are_none(bad):
-    found = Reply({"message": {"content": "Preferred: 2"}, "finish_reason": "stop", "logprobs": bad})
-    assert load_template("hh").read(found) == 0.0
+    answer = Reply({"message": {"content": "Preferred: 2"}, "finish_reason": "stop", "logprobs": bad})
+    assert load_template("hh").read(answer) == 0.0
 
 
 def test_what_is_no_verdict_says_why():
@@ -136,9 +136,9 @@ def test_the_hash_follows_what_is_asked_and_read_and_not_the_source(tmp_path):
     ],
 )
 def test_two_orders_are_put_together(shown_first, shown_second, status, preference, flipped, first):
-    found = both_orders("a", shown_first, shown_second)
-    assert (found.status, found.flipped, found.first) == (status, flipped, first)
-    assert found.preference == pytest.approx(preference)
+    judgement = both_orders("a", shown_first, shown_second)
+    assert (judgement.status, judgement.flipped, judgement.first) == (status, flipped, first)
+    assert judgement.preference == pytest.approx(preference)
 
 
 def test_where_one_order_is_asked_each_stands_first_half_of_the_time():
@@ -149,6 +149,6 @@ def test_where_one_order_is_asked_each_stands_first_half_of_the_time():
 
 
 def test_one_order_says_nothing_about_orders():
-    found = one_order("a", 0.8, policy_is_first=False)
-    assert (found.status, found.flipped, found.first) == ("ok", None, None)
-    assert found.preference == pytest.approx(0.2)
+    judgement = one_order("a", 0.8, policy_is_first=False)
+    assert (judgement.status, judgement.flipped, judgement.first) == ("ok", None, None)
+    assert judgement.preference == pytest.approx(0.2)

@@ -48,19 +48,19 @@ def constant(*points: tuple[float, float], seeds: int = 2, prompts: int = 30) ->
 
 def test_where_nothing_varies_every_interval_has_no_width():
     methods = {"dpo": constant((1.0, 0.6), (3.0, 0.7)), "ipo": constant((0.5, 0.6), (2.0, 0.6))}
-    found, common = frontiers(methods, np.full((2, 30), 0.5))
+    frontier_of, common = frontiers(methods, np.full((2, 30), 0.5))
     assert common == 2.0
-    np.testing.assert_allclose(found["dpo"].at[1.0], 0.6)
-    np.testing.assert_allclose(found["dpo"].at[2.0], 0.65)
-    np.testing.assert_allclose(found["ipo"].at_difference[0.5], 0.05)
-    np.testing.assert_allclose(found["dpo"].area_difference, 0, atol=1e-12)
-    np.testing.assert_allclose(found["ipo"].area, (0.5 * 0.05 + 1.5 * 0.1) / 2)
+    np.testing.assert_allclose(frontier_of["dpo"].at[1.0], 0.6)
+    np.testing.assert_allclose(frontier_of["dpo"].at[2.0], 0.65)
+    np.testing.assert_allclose(frontier_of["ipo"].at_difference[0.5], 0.05)
+    np.testing.assert_allclose(frontier_of["dpo"].area_difference, 0, atol=1e-12)
+    np.testing.assert_allclose(frontier_of["ipo"].area, (0.5 * 0.05 + 1.5 * 0.1) / 2)
 
 
 def test_beyond_what_any_policy_of_a_method_reached_nothing_is_said():
-    found, _ = frontiers({"dpo": constant((1.5, 0.6)), "ipo": constant((5.0, 0.6))}, np.full((2, 30), 0.5))
-    assert np.isnan(found["dpo"].at[2.0]).all() and np.isnan(found["ipo"].at_difference[2.0]).all()
-    assert found["ipo"].at[4.0].value == pytest.approx(0.58)
+    frontier_of, _ = frontiers({"dpo": constant((1.5, 0.6)), "ipo": constant((5.0, 0.6))}, np.full((2, 30), 0.5))
+    assert np.isnan(frontier_of["dpo"].at[2.0]).all() and np.isnan(frontier_of["ipo"].at_difference[2.0]).all()
+    assert frontier_of["ipo"].at[4.0].value == pytest.approx(0.58)
 
 
 def noisy(rng, mean: float, difficulty: np.ndarray, seeds: int = 3) -> np.ndarray:
@@ -75,8 +75,8 @@ def test_the_difficulty_of_prompts_cancels_in_differences_and_the_truth_is_in_th
         "dpo": Policies(noisy(rng, 0.6, difficulty)[None], kl),
         "ipo": Policies(noisy(rng, 0.7, difficulty)[None], kl),
     }
-    found, _ = frontiers(methods, noisy(rng, 0.5, difficulty))
-    own, difference = found["ipo"].at[1.0], found["ipo"].at_difference[1.0]
+    frontier_of, _ = frontiers(methods, noisy(rng, 0.5, difficulty))
+    own, difference = frontier_of["ipo"].at[1.0], frontier_of["ipo"].at_difference[1.0]
     assert difference.low < 0.1 < difference.high
     assert own.high - own.low > 10 * (difference.high - difference.low)
 

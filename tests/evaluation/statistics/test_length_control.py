@@ -34,8 +34,8 @@ def test_without_a_length_effect_the_rate_is_the_win_rate():
 
 def test_equal_lengths_leave_the_win_rate_and_its_interval():
     preferences = np.array([1.0, 0, 0.5, 1, 0, 0, 1, 1])
-    found = mean_of_seeds([length_controlled(preferences, np.zeros(8), np.zeros(8), resamples=10_000)])
-    assert found == pytest.approx(win_rate(preferences))
+    rate = mean_of_seeds([length_controlled(preferences, np.zeros(8), np.zeros(8), resamples=10_000)])
+    assert rate == pytest.approx(win_rate(preferences))
 
 
 def test_a_policy_that_wins_by_length_alone_is_no_better():
@@ -102,8 +102,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     hits = 0
     for _ in range(100):
         preferences, differences, _ = simulated(rng, 1, 200, length_effect=1.5, spread=0)
-        found = mean_of_seeds([length_controlled(preferences[0], differences[0], np.zeros(200), resamples=200)])
-        hits += found.low <= 0.5 <= found.high
+        interval = mean_of_seeds([length_controlled(preferences[0], differences[0], np.zeros(200), resamples=200)])
+        hits += interval.low <= 0.5 <= interval.high
     assert 88 <= hits <= 99
 
 
@@ -119,9 +119,9 @@ def test_the_joint_fit_finds_the_difficulties():
     """With twelve policies per prompt, difficulties are shrunk towards 0 but keep their true order and scale."""
     rng = np.random.default_rng(7)
     preferences, differences, truth = simulated(rng, 12, 400, length_effect=1)
-    found = joint_difficulty(preferences, differences)
-    assert np.corrcoef(found, truth)[0, 1] > 0.8
-    assert 0.6 < np.polyfit(found, truth, 1)[0] < 1.4, "not over- or under-stated: their regression has slope 1"
+    fitted = joint_difficulty(preferences, differences)
+    assert np.corrcoef(fitted, truth)[0, 1] > 0.8
+    assert 0.6 < np.polyfit(fitted, truth, 1)[0] < 1.4, "not over- or under-stated: their regression has slope 1"
 
 
 def test_prompts_that_are_all_alike_get_no_difficulty():

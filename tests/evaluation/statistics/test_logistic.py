@@ -39,8 +39,8 @@ def test_the_penalty_by_hand():
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3, 5.0])
 def test_a_general_optimiser_finds_nothing_lower(problems, penalty):
-    found = fit_logistic(*problems[:3], penalty, offset=problems[3])
-    for r, b in enumerate(found):
+    coefficients = fit_logistic(*problems[:3], penalty, offset=problems[3])
+    for r, b in enumerate(coefficients):
         features, targets, weights, offset = problems[0][:, r], *(a[r] for a in problems[1:])
 
         def split(parts, features=features, targets=targets, weights=weights, offset=offset):
@@ -80,21 +80,21 @@ def test_each_regression_stands_alone_and_may_share_its_data(problems):
 
 def test_what_is_separable_stays_finite_under_a_penalty():
     """All 300 won: sigmoid(-b) = 0.1 / 300."""
-    found = fit_logistic(np.ones((1, 1, 300)), np.ones((1, 300)), np.ones((1, 300)), 0.1)
-    assert found == pytest.approx(math.log(300 / 0.1 - 1), rel=1e-6)
+    coefficient = fit_logistic(np.ones((1, 1, 300)), np.ones((1, 300)), np.ones((1, 300)), 0.1)
+    assert coefficient == pytest.approx(math.log(300 / 0.1 - 1), rel=1e-6)
 
 
 @pytest.mark.parametrize("difference", [1.0, 1e-3, 1e-6])
 def test_few_rows_features_that_are_all_but_the_same_and_hardly_a_penalty(difference):
-    """Six linearly separable wins and losses: the minimum is far out, and Newton steps overshoot."""
+    """The six wins and losses are linearly separable. The minimum is far out, and Newton steps overshoot."""
     rng = np.random.default_rng(3)
     one = rng.normal(size=6)
     features, targets = np.stack([one, one + difference * rng.normal(size=6)]), (one > 0).astype(float)
-    (found,) = fit_logistic(features[:, None], targets[None], np.ones((1, 6)), 1e-4)
+    (coefficients,) = fit_logistic(features[:, None], targets[None], np.ones((1, 6)), 1e-4)
 
     def split(parts):
         return objective(parts[:2] - parts[2:], features, targets, 1.0, 0.0, 0) + 1e-4 * parts.sum()
 
     bounds, options = [(0, None)] * 4, {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 10**4, "maxfun": 10**5}
     other = minimize(split, np.full(4, 0.1), bounds=bounds, options=options)
-    assert objective(found, features, targets, 1.0, 0.0, 1e-4) <= other.fun + 1e-9
+    assert objective(coefficients, features, targets, 1.0, 0.0, 1e-4) <= other.fun + 1e-9
