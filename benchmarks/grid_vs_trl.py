@@ -14,7 +14,7 @@ from contenders import nothing, trl
 from measure import alternate, median, report
 from setting import Setting, Watch, checked, make_setting, shared_parser, task_config
 
-from harness.conformance.trl import COMPARISONS
+from harness.conformance.trl import COUNTERPARTS
 from harness.core.config import ExperimentConfig, SftConfig
 from harness.core.records import SFT
 from harness.experiment.draft import draft_plan
@@ -24,7 +24,7 @@ from harness.run.stages.train import train
 from harness.run.worker import Worker
 
 LOSSES = ("dpo", "hinge", "nca", "apo_zero", "apo_down", "ipo")
-GRID = {c.loss: c for c in COMPARISONS if c.loss in LOSSES and not c.differs}  # with TRL's options for the same loss
+GRID = {c.loss: c for c in COUNTERPARTS if c.loss in LOSSES and not c.differs}  # with TRL's options for the same loss
 SEEDS = [0, 1, 2]
 TRL_RUNS = ("dpo", "nca", "ipo")
 DEV_PAIRS = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from harness.conformance.trl import COMPARISONS, VERSION
+from harness.conformance.trl import COUNTERPARTS, VERSION
 from losses import get_loss, list_losses
 from losses.modifiers import MODIFIERS
 from losses.spec import LOSSES, REDUCTIONS, Loss
@@ -90,7 +90,7 @@ def losses_markdown() -> str:
 def _comparisons(*, agreeing: bool) -> str:
     """Return the table of losses that agree with TRL's numerically, or of those that do not, with the reasons."""
     lines = ["| here | TRL | setup |" + ("" if agreeing else " why |"), "|---|---|---|" + ("" if agreeing else "---|")]
-    for c in COMPARISONS:
+    for c in COUNTERPARTS:
         if agreeing != bool(c.differs):
             settings = _spelled(c.settings)
             here = f"`{c.loss}`" + (f": {settings}" if settings else "")

@@ -1,7 +1,7 @@
 """The conformance suite for every registered loss, run by `python -m harness check` and by the tests.
 
-A check is a function of a `Loss`. It returns a few words for the table, or raises `Failure` saying what is wrong and
-what to do. Any other exception that a loss raises is also a failure.
+A check is a function of a `Loss`. It returns a few words for the table, or raises `CheckFailed` saying what is wrong
+and what to do. Any other exception that a loss raises is also a failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCALES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # nats: standard deviations of log-rat
 WIDEST = 10**6  # tokens in one forward pass: enough for the whole batch
 
 
-class Failure(Exception):
+class CheckFailed(Exception):
     """A loss does not do what it declares. The message says what is wrong and what to do."""
 
 
@@ -50,7 +50,7 @@ def run_check(name: str, loss: Loss) -> Outcome:
     """Run one check on one loss."""
     try:
         return Outcome(name, OK, CHECKS[name](loss))
-    except Failure as failure:
+    except CheckFailed as failure:
         return Outcome(name, FAILED, str(failure))
     except Declared as declared:
         return Outcome(name, DECLARED, str(declared))
@@ -69,17 +69,17 @@ def check_loss(loss: Loss) -> list[Outcome]:
 def hyperparameters(loss: Loss) -> str:
     """It is documented; each hyper-parameter has a grid that tries its default, and changes the value."""
     if not loss.summary:
-        raise Failure("the function has no docstring: say in a line what the loss does")
+        raise CheckFailed("the function has no docstring: say in a line what the loss does")
     batch, defaults = probe(loss), loss.settings()
     for name, p in loss.hyperparameters.items():
         if not p.grid:
-            raise Failure(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
+            raise CheckFailed(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
         if p.default not in p.grid:
-            raise Failure(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
+            raise CheckFailed(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
         others = [value for value in p.grid if value != p.default] or [1.1 * p.default] * (p.type is float)
         rows = [loss(batch, **{**defaults, name: value}) for value in (p.default, *others)]
         if others and all(torch.equal(rows[0], other) for other in rows[1:]):
-            raise Failure(f"{name} changes nothing: leave it out")
+            raise CheckFailed(f"{name} changes nothing: leave it out")
     points = len(loss.grid())
     return f"{points} point{'s' * (points != 1)} in the grid"
 
@@ -93,11 +93,11 @@ def rows(loss: Loss) -> str:
     batch = probe(loss)
     values = loss(batch, **loss.settings())
     if not values.isfinite().all():
-        raise Failure(f"returns {values.tolist()} for ordinary log-probs")
+        raise CheckFailed(f"returns {values.tolist()} for ordinary log-probs")
     if loss.data == "listwise" and "scores" not in loss.needs:
         pairs = replace(batch.changed(lambda parts: map(_without_scores, parts[:2])), others=None)
         if not loss(pairs, **loss.settings()).isfinite().all():
-            raise Failure("is not finite for plain pairs, whose scores are the ranks 1 and 0")
+            raise CheckFailed("is not finite for plain pairs, whose scores are the ranks 1 and 0")
     return f"{len(values)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
 
 
@@ -116,7 +116,9 @@ def start_value(loss: Loss) -> str:
         declared += 1
         values = loss(batch, **point)
         if not torch.allclose(values, torch.full_like(values, expected), rtol=1e-6, atol=1e-9):
-            raise Failure(f"at {point} the start value is declared as {expected:.6g}, and rows are {values.tolist()}")
+            raise CheckFailed(
+                f"at {point} the start value is declared as {expected:.6g}, and rows are {values.tolist()}"
+            )
     return (
         f"holds at {declared} points of the grid" if declared else "none declared: training cannot check it at step 0"
     )
@@ -133,9 +135,9 @@ def gradient(loss: Loss) -> str:
             return loss(batch.with_policy(*outputs), **loss.settings()).sum()
 
         if not total(*inputs).requires_grad:
-            raise Failure("the loss has no gradient in the policy's log-probs")
+            raise CheckFailed("the loss has no gradient in the policy's log-probs")
         if not torch.autograd.gradcheck(total, inputs, raise_exception=False):
-            raise Failure("differs from finite differences")
+            raise CheckFailed("differs from finite differences")
     return "agrees with finite differences in fp64"
 
 
@@ -184,7 +186,7 @@ def _finite(loss: Loss, batch: PreferenceBatch, point: dict, what: str) -> None:
     kinds = ("value", "gradient in chosen", "gradient in rejected", "gradient in the others")
     for kind, values in zip(kinds, results, strict=False):
         if not values.isfinite().all():
-            raise Failure(f"{kind} is not finite for {what} at {point}")
+            raise CheckFailed(f"{kind} is not finite for {what} at {point}")
 
 
 @_check("sign")
@@ -192,11 +194,11 @@ def sign(loss: Loss) -> str:
     """A gradient step never lowers a chosen response or raises a rejected one, unless declared."""
     wrong = _first_wrong_sign(loss)
     if wrong is None and loss.sign_exceptions and not loss.modified_by:  # a modifier can remove an exception
-        raise Failure(f"declares an exception that was not met: {loss.sign_exceptions}")
+        raise CheckFailed(f"declares an exception that was not met: {loss.sign_exceptions}")
     if wrong is None:
         return "chosen never down, rejected never up"
     if not loss.sign_exceptions:
-        raise Failure(f"{wrong}; if that is meant, say when it does so in sign_exceptions")
+        raise CheckFailed(f"{wrong}; if that is meant, say when it does so in sign_exceptions")
     raise Declared(loss.sign_exceptions)
 
 
@@ -233,7 +235,7 @@ def order(loss: Loss) -> str:
             torch.allclose(*pair)
             for pair in zip((before[0].mean(), *moved), (after[0].mean(), *after[1:]), strict=True)
         ):
-            raise Failure("the value or a gradient changes when the examples change places or have more padding")
+            raise CheckFailed("the value or a gradient changes when the examples change places or have more padding")
     return "value and gradients do not depend on it"
 
 
@@ -258,9 +260,9 @@ def coupling(loss: Loss) -> str:
         return "couples examples: it refuses a part of the batch"
     same = alone.shape == whole.shape and torch.allclose(alone, whole)
     if same and loss.couples_examples:
-        raise Failure("rows do not depend on each other: declare couples_examples=False and spare a forward pass")
+        raise CheckFailed("rows do not depend on each other: declare couples_examples=False and spare a forward pass")
     if not same and not loss.couples_examples:
-        raise Failure("a row changes when the other examples are taken away: declare couples_examples=True")
+        raise CheckFailed("a row changes when the other examples are taken away: declare couples_examples=True")
     return "couples examples" if loss.couples_examples else "each example by itself"
 
 
@@ -270,7 +272,7 @@ def micro_batches(loss: Loss) -> str:
     (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1))
     for other, of_cut in cut:
         if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (of_cut - whole).norm() > 1e-4 * whole.norm():
-            raise Failure(
+            raise CheckFailed(
                 f"the loss or its gradient depends on how the batch is cut: {value:.6g} whole, {other:.6g} cut"
             )
     return "the same, whole and cut"
@@ -284,7 +286,7 @@ def needs(loss: Loss) -> str:
     for need in sorted(loss.needs):
         changed = _changed(batch, need)
         if all(torch.equal(loss(batch, **point), loss(changed, **point)) for point in loss.grid()):
-            raise Failure(f"declares {need!r} and does not use it: leave it out of needs")
+            raise CheckFailed(f"declares {need!r} and does not use it: leave it out of needs")
     return ", ".join(sorted(loss.needs)) or "nothing but log-probs and token counts"
 
 
@@ -328,7 +330,7 @@ def reduction(loss: Loss) -> str:
     )
     observed = "token" if not torch.allclose(value, turned) else "mean" if torch.allclose(value, longer) else "sum"
     if observed != loss.reduction:
-        raise Failure(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[observed]}")
+        raise CheckFailed(f"reduction is declared as {loss.reduction!r}, and the loss takes the {REDUCTIONS[observed]}")
     return REDUCTIONS[observed]
 
 

@@ -22,7 +22,7 @@ NEAR = "in batches, log-ratios within 30 nats"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Counterpart:
     """A loss with its settings and a TRL trainer with its options; `differs` says why, if they disagree."""
 
     loss: str
@@ -40,124 +40,124 @@ TANGENT = (
     "TRL's exp overflows or is cut off at 80, and its gradient vanishes; here exp goes on along its tangent above 30"
 )
 
-COMPARISONS = [
-    Comparison("dpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1}),
-    Comparison("dpo_norm", {"beta": 5.0}, "DPO", {"loss_type": "sigmoid_norm", "beta": 5.0}),
-    Comparison("ipo", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1}),
-    Comparison("hinge", {"gamma": 0.05}, "DPO", {"loss_type": "hinge", "beta": 0.05}),
-    Comparison(
+COUNTERPARTS = [
+    Counterpart("dpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1}),
+    Counterpart("dpo_norm", {"beta": 5.0}, "DPO", {"loss_type": "sigmoid_norm", "beta": 5.0}),
+    Counterpart("ipo", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1}),
+    Counterpart("hinge", {"gamma": 0.05}, "DPO", {"loss_type": "hinge", "beta": 0.05}),
+    Counterpart(
         "robust_dpo",
         {"beta": 0.1, "label_smoothing": 0.2},
         "DPO",
         {"loss_type": "robust", "beta": 0.1, "label_smoothing": 0.2},
     ),
-    Comparison(
+    Counterpart(
         "exo",
         {"beta": 0.5, "label_smoothing": 0.01},
         "DPO",
         {"loss_type": "exo_pair", "beta": 0.5, "label_smoothing": 0.01},
     ),
-    Comparison("nca", {"beta": 0.01}, "DPO", {"loss_type": "nca_pair", "beta": 0.01}),
-    Comparison("sppo", {"beta": 0.01}, "DPO", {"loss_type": "sppo_hard", "beta": 0.01}),
-    Comparison("aot", {"beta": 0.01}, "DPO", {"loss_type": "aot", "beta": 0.01}),
-    Comparison("aot_unpaired", {"beta": 0.01}, "DPO", {"loss_type": "aot_unpaired", "beta": 0.01}),
-    Comparison(
+    Counterpart("nca", {"beta": 0.01}, "DPO", {"loss_type": "nca_pair", "beta": 0.01}),
+    Counterpart("sppo", {"beta": 0.01}, "DPO", {"loss_type": "sppo_hard", "beta": 0.01}),
+    Counterpart("aot", {"beta": 0.01}, "DPO", {"loss_type": "aot", "beta": 0.01}),
+    Counterpart("aot_unpaired", {"beta": 0.01}, "DPO", {"loss_type": "aot_unpaired", "beta": 0.01}),
+    Counterpart(
         "aot+label_smoothing",
         {"beta": 0.01, "label_smoothing": 0.2},
         "DPO",
         {"loss_type": "aot", "beta": 0.01, "label_smoothing": 0.2},
     ),
-    Comparison("apo_zero", {"beta": 0.1}, "DPO", {"loss_type": "apo_zero", "beta": 0.1}),
-    Comparison("apo_down", {"beta": 0.1}, "DPO", {"loss_type": "apo_down", "beta": 0.1}),
-    Comparison(
+    Counterpart("apo_zero", {"beta": 0.1}, "DPO", {"loss_type": "apo_zero", "beta": 0.1}),
+    Counterpart("apo_down", {"beta": 0.1}, "DPO", {"loss_type": "apo_down", "beta": 0.1}),
+    Counterpart(
         "discopop", {"beta": 0.05, "tau": 0.05}, "DPO", {"loss_type": "discopop", "beta": 0.05, "discopop_tau": 0.05}
     ),
-    Comparison(
+    Counterpart(
         "dpo_nll",
         {"beta": 0.1, "alpha": 0.2},
         "DPO",
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
         ALONE,
     ),
-    Comparison(
+    Counterpart(
         "ipo+nll",
         {"tau": 0.1, "nll_weight": 0.2},
         "DPO",
         {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
         ALONE,
     ),
-    Comparison(
+    Counterpart(
         "dpo+js", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "js_divergence"}
     ),
-    Comparison(
+    Counterpart(
         "hinge+js", {"gamma": 0.05}, "DPO", {"loss_type": "hinge", "beta": 0.05, "f_divergence_type": "js_divergence"}
     ),
-    Comparison("ipo+js", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1, "f_divergence_type": "js_divergence"}),
-    Comparison(
+    Counterpart("ipo+js", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1, "f_divergence_type": "js_divergence"}),
+    Counterpart(
         "dpo+forward_kl",
         {"beta": 0.1},
         "DPO",
         {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "forward_kl"},
         NEAR,
     ),
-    Comparison(
+    Counterpart(
         "dpo+alpha_divergence",
         {"beta": 0.1, "divergence_alpha": 0.5},
         "DPO",
         {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
         NEAR,
     ),
-    Comparison("dpo+wpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1, "use_weighting": True}),
-    Comparison("kto", {"beta": 0.1}, "KTO", {"loss_type": "kto", "beta": 0.1}),
-    Comparison("apo_zero_unpaired", {"beta": 0.1}, "KTO", {"loss_type": "apo_zero_unpaired", "beta": 0.1}),
-    Comparison(
+    Counterpart("dpo+wpo", {"beta": 0.1}, "DPO", {"loss_type": "sigmoid", "beta": 0.1, "use_weighting": True}),
+    Counterpart("kto", {"beta": 0.1}, "KTO", {"loss_type": "kto", "beta": 0.1}),
+    Counterpart("apo_zero_unpaired", {"beta": 0.1}, "KTO", {"loss_type": "apo_zero_unpaired", "beta": 0.1}),
+    Counterpart(
         "kto_zero",
         {"beta": 0.1, "desirable_weight": 1.33, "undesirable_weight": 0.8},
         "KTO",
         {"loss_type": "apo_zero_unpaired", "beta": 0.1, "desirable_weight": 1.33, "undesirable_weight": 0.8},
     ),
-    Comparison(
+    Counterpart(
         "simpo",
         {"beta": 2.0, "gamma_ratio": 0.4},
         "CPO",
         {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.8, "cpo_alpha": 0.0},
     ),
-    Comparison(
+    Counterpart(
         "cpo", {"beta": 0.1, "alpha": 1.0}, "CPO", {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0}, ALONE
     ),
-    Comparison("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
-    Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
+    Counterpart("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
+    Counterpart("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
     # Disagreements.
-    Comparison(
+    Counterpart(
         "cdpo",
         {"beta": 0.1, "label_smoothing": 0.1},
         "DPO",
         {"loss_type": "sigmoid", "beta": 0.1, "label_smoothing": 0.1},
         differs="TRL's `sigmoid` ignores label_smoothing and is `dpo`; here both orders of the labels are weighted",
     ),
-    Comparison(
+    Counterpart(
         "ipo_sum",
         {"tau": 0.1},
         "DPO",
         {"loss_type": "ipo", "beta": 0.1},
         differs="TRL has only the form that averages over tokens, which is `ipo`; the sum has a name of its own here",
     ),
-    Comparison(
+    Counterpart(
         "dpo_nll",
         {"beta": 0.1, "alpha": 0.2},
         "DPO",
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
         differs=TOKENS,
     ),
-    Comparison(
+    Counterpart(
         "cpo",
         {"beta": 0.1, "alpha": 1.0},
         "CPO",
         {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0},
         differs=TOKENS,
     ),
-    Comparison("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, differs=TOKENS),
-    Comparison(
+    Counterpart("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, differs=TOKENS),
+    Counterpart(
         "orpo",
         {"lam": 0.1},
         "ORPO",
@@ -165,35 +165,35 @@ COMPARISONS = [
         PROMPTS,
         differs="TRL's NLL runs over the prompt too, as the authors' does by default; here it is the response's alone",
     ),
-    Comparison(
+    Counterpart(
         "dpo+forward_kl",
         {"beta": 0.1},
         "DPO",
         {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "forward_kl"},
         differs=TANGENT,
     ),
-    Comparison(
+    Counterpart(
         "dpo+alpha_divergence",
         {"beta": 0.1, "divergence_alpha": 0.5},
         "DPO",
         {"loss_type": "sigmoid", "beta": 0.1, "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
         differs=TANGENT,
     ),
-    Comparison(
+    Counterpart(
         "simpo",
         {"beta": 2.0, "gamma_ratio": 0.5},
         "CPO",
         {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0},
         differs="TRL's simpo_gamma is the margin itself; gamma_ratio is a ratio of beta, as in the authors' code",
     ),
-    Comparison(
+    Counterpart(
         "simpo",
         {},
         "CPO",
         {"loss_type": "simpo"},
         differs="TRL's defaults (beta 0.1, cpo_alpha 1, a margin of 0.5) add an NLL term and are not SimPO's",
     ),
-    Comparison(
+    Counterpart(
         "dpo+wpo",
         {"beta": 0.1},
         "DPO",
@@ -201,7 +201,7 @@ COMPARISONS = [
         SURE,
         differs="TRL's weights may exceed 1; here they are cut off there",
     ),
-    Comparison(
+    Counterpart(
         "bco",
         {"beta": 0.1},
         "DPO",
@@ -211,7 +211,7 @@ COMPARISONS = [
             "its BCO trainer is gone"
         ),
     ),
-    Comparison(
+    Counterpart(
         "nca",
         {"beta": 0.01},
         "DPO",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.dials import dial
-from harness.core.duration import Interval
+from harness.core.duration import Every
 
 
 @dataclass
@@ -36,8 +36,8 @@ class OptimConfig:
     epochs: int = dial(1, at_least=1)
     batch_size: int = dial(64, at_least=1)  # pairs per effective batch, over all processes
     micro_batch_tokens: int = dial(8192, at_least=1, numeric=False)  # padded tokens in one forward pass
-    # Interval between a run's checkpoints: steps ("50") or time ("90s", "5min").
-    checkpoint_every: str = dial("5min", parse=Interval.parse, numeric=False)
+    # How often a run writes a checkpoint: steps ("50") or time ("90s", "5min").
+    checkpoint_every: str = dial("5min", parse=Every.parse, numeric=False)
 
 
 @dataclass

@@ -19,14 +19,14 @@ def duration_text(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Every:
     """How often something happens: every `steps` steps (0: never) or every `seconds` seconds. The other is None."""
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Interval:
+    def parse(cls, text: str) -> Every:
         """Read "50" (steps), "90s", "5min" or "1h"; raise `ValueError` for anything else."""
         match = re.fullmatch(r"(\d+)\s*(s|min|h)?", text.strip())
         if match is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.policy import LanguageModel, load_policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
@@ -50,24 +50,24 @@ class Worker:
 
     # ------------------------------------------------------------------ models
 
-    def base_policy(self) -> Policy:
+    def base_policy(self) -> LanguageModel:
         """Return the base model as it will be trained."""
         return self.to_device(load_policy(self.plan.model, self.experiment.model))
 
-    def reference_policy(self, task: str) -> Policy:
+    def reference_policy(self, task: str) -> LanguageModel:
         """Return a task's SFT policy, which must be trained. One is kept in memory, since cells are ordered by task."""
 
-        def load() -> Policy:
+        def load() -> LanguageModel:
             return self.to_device(load_policy(self.plan.model, self.experiment.model, [self.sft_folder(task)]))
 
         return self.memory.get("reference policy", task, load)
 
-    def policy(self, cell: Cell, share: float | None = None) -> Policy:
+    def policy(self, cell: Cell, share: float | None = None) -> LanguageModel:
         """Return a cell's policy as it was after a share of its training (None: at the end)."""
         if cell.loss == SFT:
             return self.reference_policy(cell.task)
 
-        def load() -> Policy:
+        def load() -> LanguageModel:
             tensors = [self.sft_folder(cell.task), kept_folder(self.plan.folder(cell) / TRAIN, share)]
             return self.to_device(load_policy(self.plan.model, self.experiment.model, tensors))
 
@@ -78,13 +78,13 @@ class Worker:
         self.memory.drop("policy")
         self.memory.drop("reference policy")
 
-    def to_train(self, policy: Policy) -> Policy:
+    def to_train(self, policy: LanguageModel) -> LanguageModel:
         """Return a policy on the device, sharded over the processes if the run was launched that way."""
         if sharding_asked() and self.accelerator.num_processes > 1:
             shard(self.to_device(policy))
         return self.to_device(policy)
 
-    def to_device(self, policy: Policy) -> Policy:
+    def to_device(self, policy: LanguageModel) -> LanguageModel:
         """Return a policy on this process's device."""
         return policy.to(self.accelerator.device)
 

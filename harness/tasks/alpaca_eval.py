@@ -10,7 +10,7 @@ from harness.core.errors import UserError
 from harness.core.prompt import Message
 from harness.core.records import Sample
 from harness.tasks.base import TaskData, register_task
-from harness.tasks.formats import Dropped, Record, text_in
+from harness.tasks.formats import Dropped, ParsedRow, text_in
 from harness.tasks.hub import read_hub_file
 from harness.tasks.rows import Row, not_empty
 from harness.tasks.sources import HUB_ID, read_packaged, read_rows
@@ -41,14 +41,14 @@ def load(config: TaskConfig) -> TaskData:
     return read_task(_rows(config), parse, source=config.data, labels="no preferences")
 
 
-def parse(row: Row) -> Record:
+def parse(row: Row) -> ParsedRow:
     """Return an instruction with its reference output. All rows are test questions, whatever the file is called."""
     instruction, output = text_in(row, "instruction", ACCEPTED), text_in(row, "output", ACCEPTED)
     if not instruction.strip():
         raise Dropped("empty prompt")
     if not output.strip():
         raise Dropped("empty completion")
-    return Record((Message("user", instruction),), None, output.strip(), "test")
+    return ParsedRow((Message("user", instruction),), None, output.strip(), "test")
 
 
 def _rows(config: TaskConfig) -> Iterator[Row]:

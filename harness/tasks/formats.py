@@ -40,7 +40,7 @@ class Dropped(Exception):
 
 
 @dataclass(frozen=True)
-class Record:
+class ParsedRow:
     """The content of one row: its prompt, and its preference, baseline and split, each None if the row has none."""
 
     prompt: Prompt
@@ -60,8 +60,8 @@ class Record:
         return self.key if first == len(self.prompt) - 1 else prompt_key(self.prompt[: first + 1])
 
 
-def parse_standard(row: Row) -> Record:
-    """Return the record of a row in a standard format. The baseline is the chosen or desirable completion.
+def parse_standard(row: Row) -> ParsedRow:
+    """Parse a row in a standard format. The baseline is the chosen or desirable completion.
 
     Raises `UserError` for a malformed row and `Dropped` for one that cannot be used.
     """
@@ -78,20 +78,20 @@ def parse_standard(row: Row) -> Record:
     if prompt != other_prompt:
         raise Dropped("chosen and rejected have different prompts")
     scores = tuple(_number(row.values, column, row.where) for column in SCORES) if has & set(SCORES) else ()
-    return paired_record(prompt, chosen, rejected, baseline=chosen.strip(), split=row.split, scores=scores)
+    return paired_row(prompt, chosen, rejected, baseline=chosen.strip(), split=row.split, scores=scores)
 
 
-def paired_record(
+def paired_row(
     prompt: Prompt, chosen: str, rejected: str, *, baseline: str | None, split: str | None, scores: tuple = ()
-) -> Record:
-    """Return the record of a pair; `scores` is () or (chosen, rejected). Raises `Dropped` without a preference."""
+) -> ParsedRow:
+    """Return a parsed pair; `scores` is () or (chosen, rejected). Raises `Dropped` without a preference."""
     if not chosen.strip() or not rejected.strip():
         raise Dropped("empty completion")
     if chosen.strip() == rejected.strip():
         raise Dropped("chosen and rejected are the same")
     if scores and not scores[0] > scores[1]:
         raise Dropped("chosen does not score above rejected")
-    return Record(prompt, Preference(prompt, chosen.strip(), rejected.strip(), *scores), baseline, split)
+    return ParsedRow(prompt, Preference(prompt, chosen.strip(), rejected.strip(), *scores), baseline, split)
 
 
 def text_in(row: Row, column: str, accepted: str = ACCEPTED) -> str:
@@ -193,7 +193,7 @@ def _same(turns: Prompt, prompt: Prompt) -> bool:
     return [(t.role, t.content.strip()) for t in turns] == [(t.role, t.content.strip()) for t in prompt]
 
 
-def _unpaired(row: Row, own_prompt: Prompt | None) -> Record:
+def _unpaired(row: Row, own_prompt: Prompt | None) -> ParsedRow:
     label = present(row, "label")
     if not isinstance(label, (bool, int)) or label not in (0, 1):
         raise UserError(f"{row.where}: column 'label' must be true (desirable) or false, got {label!r}")
@@ -202,11 +202,13 @@ def _unpaired(row: Row, own_prompt: Prompt | None) -> Record:
     if not completion:
         raise Dropped("empty completion")
     sides = (completion, None) if label else (None, completion)
-    return Record(prompt, Preference(prompt, *sides), completion if label else None, row.split)
+    return ParsedRow(prompt, Preference(prompt, *sides), completion if label else None, row.split)
 
 
-def _listed(row: Row, question: str, column: str, text: str, score: Callable[[Mapping, str], float | None]) -> Record:
-    """Return a record with the best response as chosen, the worst as rejected and the rest as others.
+def _listed(
+    row: Row, question: str, column: str, text: str, score: Callable[[Mapping, str], float | None]
+) -> ParsedRow:
+    """Return a row with the best response as chosen, the worst as rejected and the rest as others.
 
     Empty responses, duplicates and responses without a score are left out. Among responses with equal scores, the
     first in the row counts as better.
@@ -230,7 +232,7 @@ def _listed(row: Row, question: str, column: str, text: str, score: Callable[[Ma
     if best.score == worst.score:
         raise Dropped("all responses score alike")
     preference = Preference(prompt, best.text, worst.text, best.score, worst.score, tuple(others))
-    return Record(prompt, preference, best.text, row.split)
+    return ParsedRow(prompt, preference, best.text, row.split)
 
 
 def _ultrafeedback_score(completion: Mapping, where: str) -> float | None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.tasks.base import Preference, Question, TaskData
-from harness.tasks.formats import Dropped, Record
+from harness.tasks.formats import Dropped, ParsedRow
 from harness.tasks.rows import Row
 
 # Upper end of each split's share. Only half of a small data set is for training: the judge's fit needs hundreds of
@@ -30,35 +30,35 @@ REST = {"judge_fit": 0.10, "dev": 0.15, "train": 1.0}
 REST_BUT_DEV = {"judge_fit": 0.10, "train": 1.0}  # for a source that also has a dev split
 
 
-def read_task(rows: Iterable[Row], parse: Callable[[Row], Record], *, source: str, labels: str) -> TaskData:
-    """Parse rows and split them. `parse` returns a row's record, or raises `Dropped` with a reason.
+def read_task(rows: Iterable[Row], parse: Callable[[Row], ParsedRow], *, source: str, labels: str) -> TaskData:
+    """Parse rows and split them. `parse` returns a parsed row, or raises `Dropped` with a reason.
 
     In `counts`, "rows read" is the sum of all "rows dropped, <reason>", all "<split>: rows" (rows with a label) and
     "test: rows without a label". Raises `UserError` if paired and unpaired rows are mixed, if no row is left, or if
     too few are left to split.
     """
-    records, counts = [], Counter()
+    parsed_rows, counts = [], Counter()
     places: dict[bool, str] = {}  # positions of the first pair and of the first unpaired row
     for row in rows:
         counts["rows read"] += 1
         try:
-            record = parse(row)
+            parsed = parse(row)
         except Dropped as reason:
             counts[f"rows dropped, {reason}"] += 1
             continue
-        records.append(record)
-        if record.preference is not None:
-            places.setdefault(record.preference.paired, row.where)
+        parsed_rows.append(parsed)
+        if parsed.preference is not None:
+            places.setdefault(parsed.preference.paired, row.where)
             if len(places) == 2:
                 raise UserError(f"{places[True]} is a pair, {places[False]} is unpaired; put them into two data sets")
-    if not records:
+    if not parsed_rows:
         raise UserError(f"{source}: no row can be used ({_told(counts)})")
-    data = split_records(records, labels=labels)
+    data = split_rows(parsed_rows, labels=labels)
     counts.update(data.counts)
     empty = [name for name in ("train", "dev", "test") if not getattr(data, name)]
     if empty and places:
         raise UserError(
-            f"{source}: its {len({r.key for r in records})} distinct prompts, split by prompt, leave nothing for "
+            f"{source}: its {len({r.key for r in parsed_rows})} distinct prompts, split by prompt, leave nothing for "
             f"{' and '.join(empty)} ({_told(counts)}); "
             "give more rows, or a 'split' column that says train, dev and test"
         )
@@ -69,14 +69,14 @@ def _told(counts: Counter[str]) -> str:
     return "; ".join(f"{key}: {count}" for key, count in counts.items() if key.startswith("rows "))
 
 
-def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
-    """Return the records as task data, with the sizes of the splits and the dropped rows in `counts`."""
-    parts: dict[str, list[Record]] = {split: [] for split in HASHED}
+def split_rows(rows: Iterable[ParsedRow], *, labels: str) -> TaskData:
+    """Return the rows as task data, with the sizes of the splits and the dropped rows in `counts`."""
+    parts: dict[str, list[ParsedRow]] = {split: [] for split in HASHED}
     counts: Counter[str] = Counter()
-    # Sorted by content hash, so that the file order does not matter and the first n records are a fair sample.
-    for split, record in _assigned(sorted(records, key=_content_key)):
+    # Sorted by content hash, so that the file order does not matter and the first n rows are a fair sample.
+    for split, row in _assigned(sorted(rows, key=_content_key)):
         if split in parts:
-            parts[split].append(record)
+            parts[split].append(row)
         else:
             counts[f"rows dropped, {split}"] += 1
     labelled = {split: [r.preference for r in part if r.preference is not None] for split, part in parts.items()}
@@ -97,70 +97,70 @@ def split_records(records: Iterable[Record], *, labels: str) -> TaskData:
     )
 
 
-def _assigned(records: Sequence[Record]) -> list[tuple[str, Record]]:
-    """Pair each record with its split or, if it has none, the reason why it is dropped."""
-    number = _numbers(records)
-    named = {record.split for record in records}
+def _assigned(rows: Sequence[ParsedRow]) -> list[tuple[str, ParsedRow]]:
+    """Pair each row with its split or, if it has none, the reason why it is dropped."""
+    number = _numbers(rows)
+    named = {row.split for row in rows}
     if len(named) == 1:  # a single split (a folder with only test.jsonl, for example) gives no division
-        return _assigned_by_hash(records, number)
+        return _assigned_by_hash(rows, number)
     if "test" not in named:  # train and validation only: the validation split becomes the test
-        records = [replace(r, split="test") if r.split == "dev" else r for r in records]
-    held_out = {split: {r.key for r in records if r.split == split} for split in ("test", "dev")}
+        rows = [replace(r, split="test") if r.split == "dev" else r for r in rows]
+    held_out = {split: {r.key for r in rows if r.split == split} for split in ("test", "dev")}
     shares = REST_BUT_DEV if held_out["dev"] else REST
 
-    def assign(record: Record) -> str:
+    def assign(row: ParsedRow) -> str:
         for split, keys in held_out.items():
-            if record.split == split:
-                return split if split == "test" or record.preference is not None else "no label"
-            if record.key in keys:
+            if row.split == split:
+                return split if split == "test" or row.preference is not None else "no label"
+            if row.key in keys:
                 return f"prompt also in {split}"
-        return "no label" if record.preference is None else _share(number(record), shares)
+        return "no label" if row.preference is None else _share(number(row), shares)
 
-    return [(assign(record), record) for record in records]
-
-
-def _assigned_by_hash(records: Sequence[Record], number: Callable[[Record], float]) -> list[tuple[str, Record]]:
-    """Split labelled records by number; unlabelled ones are test questions, unless their prompt is in another split."""
-    labelled = {number(record): _share(number(record), HASHED) for record in records if record.preference is not None}
-
-    def assign(record: Record) -> str:
-        split = labelled.get(number(record), "test")
-        return split if split == "test" or record.preference is not None else f"no label, and prompt in {split}"
-
-    return [(assign(record), record) for record in records]
+    return [(assign(row), row) for row in rows]
 
 
-def _numbers(records: Sequence[Record]) -> Callable[[Record], float]:
-    """Return the function from a record to its prompt's number in [0, 1)."""
-    by_opening = 2 * len({r.opening_key for r in records}) >= len({r.key for r in records})
+def _assigned_by_hash(rows: Sequence[ParsedRow], number: Callable[[ParsedRow], float]) -> list[tuple[str, ParsedRow]]:
+    """Split labelled rows by number; unlabelled ones are test questions, unless their prompt is in another split."""
+    labelled = {number(row): _share(number(row), HASHED) for row in rows if row.preference is not None}
+
+    def assign(row: ParsedRow) -> str:
+        split = labelled.get(number(row), "test")
+        return split if split == "test" or row.preference is not None else f"no label, and prompt in {split}"
+
+    return [(assign(row), row) for row in rows]
+
+
+def _numbers(rows: Sequence[ParsedRow]) -> Callable[[ParsedRow], float]:
+    """Return the function from a row to its prompt's number in [0, 1)."""
+    by_opening = 2 * len({r.opening_key for r in rows}) >= len({r.key for r in rows})
     # 13 hex digits are 52 bits, which a float holds exactly.
-    return lambda record: int((record.opening_key if by_opening else record.key)[:13], 16) / 2**52
+    return lambda row: int((row.opening_key if by_opening else row.key)[:13], 16) / 2**52
 
 
 def _share(number: float, shares: dict[str, float]) -> str:
     return next(split for split, end in shares.items() if number < end)
 
 
-def _content_key(record: Record) -> str:
-    preference = record.preference
+def _content_key(row: ParsedRow) -> str:
+    preference = row.preference
     sides = None if preference is None else [preference.chosen, preference.rejected]
     if preference is not None and preference.scores:  # pairs without scores keep their previous hash and order
         sides += [preference.scores, [other.text for other in preference.others]]
-    return hash_value([[[turn.role, turn.content] for turn in record.prompt], sides, record.baseline, record.split])
+    return hash_value([[[turn.role, turn.content] for turn in row.prompt], sides, row.baseline, row.split])
 
 
-def _questions(records: Iterable[Record], counts: Counter[str], split: str) -> list[Question]:
+def _questions(rows: Iterable[ParsedRow], counts: Counter[str], split: str) -> list[Question]:
     """Return one question per distinct prompt, sorted by id; the rows that give none are added to `counts`."""
     questions: dict[str, Question] = {}
-    for record in records:
+    for row in rows:
         # The end of the digest, because its start decides the split and the order must be independent of that.
-        name = record.key[-16:]
-        if record.baseline is None:
+        name = row.key[-16:]
+        if row.baseline is None:
             counts[f"{split}: rows without a baseline"] += 1
         elif name in questions:
             counts[f"{split}: rows on another's prompt"] += 1
         else:
-            questions[name] = Question(name, record.prompt, record.baseline)
+            questions[name] = Question(name, row.prompt, row.baseline)
     counts[f"{split}: questions"] = len(questions)
     return [questions[name] for name in sorted(questions)]
 

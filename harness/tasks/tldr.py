@@ -10,7 +10,7 @@ from harness.core.config import TaskConfig
 from harness.core.errors import UserError
 from harness.core.prompt import Message, Prompt
 from harness.tasks.base import TaskData, register_task
-from harness.tasks.formats import Dropped, Record, checked_text, paired_record, present, text_in
+from harness.tasks.formats import Dropped, ParsedRow, checked_text, paired_row, present, text_in
 from harness.tasks.rows import Row
 from harness.tasks.sources import read_packaged, read_rows
 from harness.tasks.splits import read_task
@@ -37,8 +37,8 @@ def load(config: TaskConfig) -> TaskData:
     return read_task(chain([first], rows), parse, source=config.data, labels=labels)
 
 
-def parse(row: Row) -> Record:
-    """Return the record of a row in either layout. A row without a preference only gives a question."""
+def parse(row: Row) -> ParsedRow:
+    """Parse a row in either layout. A row without a preference only gives a question."""
     return _packaged(row) if "post" in row.values else _comparison(row)
 
 
@@ -49,19 +49,19 @@ def _rows(config: TaskConfig) -> Iterator[Row]:
     return read_rows(config.data, subset, revision="refs/convert/parquet")
 
 
-def _packaged(row: Row) -> Record:
+def _packaged(row: Row) -> ParsedRow:
     prompt = _post(text_in(row, "post", PACKAGED))
     summaries = {who: text_in(row, f"{who}_summary", PACKAGED).strip() for who in ("model", "human")}
     preferred = row.get("preferred")
     if preferred is None:
-        return Record(prompt, None, summaries["human"] or None, row.split)
+        return ParsedRow(prompt, None, summaries["human"] or None, row.split)
     if preferred not in summaries:
         raise UserError(f"{row.where}: column 'preferred' must be 'model', 'human' or null, got {preferred!r}")
     other = "human" if preferred == "model" else "model"
-    return paired_record(prompt, summaries[preferred], summaries[other], baseline=summaries["human"], split=row.split)
+    return paired_row(prompt, summaries[preferred], summaries[other], baseline=summaries["human"], split=row.split)
 
 
-def _comparison(row: Row) -> Record:
+def _comparison(row: Row) -> ParsedRow:
     info, summaries = present(row, "info", ACCEPTED), present(row, "summaries", COMPARISONS)
     choice = row.get("choice")
     if not isinstance(info, dict):
@@ -84,8 +84,8 @@ def _comparison(row: Row) -> Record:
     texts = [checked_text(s["text"], f"{row.where}: column 'summaries'").strip() for s in summaries]
     human = next((text for text, s in zip(texts, summaries, strict=True) if s.get("policy") == "ref" and text), None)
     if choice is None:
-        return Record(prompt, None, human, row.split)
-    return paired_record(prompt, texts[choice], texts[1 - choice], baseline=human, split=row.split)
+        return ParsedRow(prompt, None, human, row.split)
+    return paired_row(prompt, texts[choice], texts[1 - choice], baseline=human, split=row.split)
 
 
 def _post(text: str) -> Prompt:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.core.duration import Interval
+from harness.core.duration import Every
 from harness.core.hashing import hash_file, hash_value
 from harness.core.store import read_json, write_json
 
@@ -49,7 +49,7 @@ class Checkpoints:
     def __init__(self, folder: Path, inputs: Mapping, every: str):
         self.folder = Path(folder)
         self._key = hash_value(inputs)
-        self._interval = Interval.parse(every)
+        self._interval = Every.parse(every)
         self._good: list[str] = []  # names of the kept checkpoints, oldest first
         self._last = time.monotonic()
         self._cost = 0.0  # seconds that writing the last one took

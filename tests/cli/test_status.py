@@ -140,3 +140,22 @@ def test_while_another_process_runs_the_experiment(tmp_path, tiny_model, tiny_en
     counts = [(status.count("done"), status.count("under way")) for status in seen]
     assert (0, 1) in counts and (1, 1) in counts, "each cell was seen at work"
     assert experiment_status(tmp_path / "results/tiny").left == ()
+
+
+def test_the_sft_policy_is_known_from_the_plan_before_a_cell_is_trained(copied, status):
+    for path in copied.glob("tiny/cells/*"):
+        shutil.rmtree(path)
+    (shared,) = json.loads(status(copied, "--json"))["shared"]
+    assert (shared["task"], shared["state"]) == ("hh", "done")
+    shutil.rmtree(copied / "store/sft")
+    printed = json.loads(status(copied, "--json"))
+    assert [shared["state"] for shared in printed["shared"]] == ["to do"]
+    assert [left["count"] for left in printed["left"] if left["name"] == "sft"] == [1]
+
+
+def test_nothing_is_left_of_a_finished_experiment_whose_sft_policy_was_deleted(copied, status):
+    plan = read_json(copied / "tiny/plan.json")
+    plan["cells"] = [cell for cell in plan["cells"] if cell["loss"] != "fails"]
+    (copied / "tiny/plan.json").write_text(json.dumps(plan))
+    shutil.rmtree(copied / "store/sft")
+    assert "nothing is left to do" in status(copied)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.conformance.trl import ALONE, COMPARISONS, NEAR, PROMPTS, SURE, TANGENT, TOLERANCE, VERSION, Comparison
+from harness.conformance.trl import ALONE, COUNTERPARTS, NEAR, PROMPTS, SURE, TANGENT, TOLERANCE, VERSION, Counterpart
 from losses import History, PreferenceBatch, Side, get_loss
 from tests.conftest import REPOSITORY
 
@@ -146,7 +146,7 @@ def value_of_trl(trainer, name: str, data: dict[str, Tensor], policy: Tensor, se
     return trainer.get_batch_loss_metrics(model, batch)[0]
 
 
-def value_of_ours(comparison: Comparison, data: dict[str, Tensor], policy: Tensor) -> Tensor:
+def value_of_ours(comparison: Counterpart, data: dict[str, Tensor], policy: Tensor) -> Tensor:
     sides = (*policy.chunk(2), *data["reference"].chunk(2))
     confidence = data["policy"] / data["tokens"] - log_squares(comparison.setup)
     fields = {
@@ -173,7 +173,7 @@ def batches(data: dict[str, Tensor], setup: str) -> list[dict[str, Tensor]]:
     ]
 
 
-def largest_difference(comparison: Comparison, build, recorded) -> float:
+def largest_difference(comparison: Counterpart, build, recorded) -> float:
     """Return the largest relative difference of value or gradient (the latter relative to its largest component)."""
     trainer = build(comparison.trainer, dict(comparison.options))
     # TRL's alpha divergence does not support fp64
@@ -198,18 +198,18 @@ def of_each_response(grad: Tensor, logps: Tensor) -> Tensor:
     return torch.zeros_like(distinct).index_add(0, which, grad)
 
 
-def named(comparison: Comparison) -> str:
+def named(comparison: Counterpart) -> str:
     return f"{comparison.loss}-{comparison.trainer}-{comparison.options.get('loss_type', '')}-{comparison.setup}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("comparison", [c for c in COMPARISONS if not c.differs], ids=named)
+@pytest.mark.parametrize("comparison", [c for c in COUNTERPARTS if not c.differs], ids=named)
 def test_agrees_in_value_and_gradient(comparison, build, recorded):
     assert largest_difference(comparison, build, recorded) < TOLERANCE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("comparison", [c for c in COMPARISONS if c.differs], ids=named)
+@pytest.mark.parametrize("comparison", [c for c in COUNTERPARTS if c.differs], ids=named)
 def test_disagrees_for_the_reason_given(comparison, build, recorded):
     difference = largest_difference(comparison, build, recorded)
     assert difference > 100 * TOLERANCE
@@ -227,5 +227,5 @@ def test_no_loss_of_trl_s_dpo_trainer_is_left_out(build, recorded):
     with pytest.raises(ValueError, match="Unknown loss type") as refused:
         value_of_trl(trainer, "DPO", data, data["policy"], ALONE)
     known = set(re.findall(r"'(\w+)'", str(refused.value)))
-    compared = [c.options.get("loss_type") for c in COMPARISONS if c.trainer == "DPO"]
+    compared = [c.options.get("loss_type") for c in COUNTERPARTS if c.trainer == "DPO"]
     assert known == {name for kinds in compared for name in ([kinds] if isinstance(kinds, str) else kinds)}

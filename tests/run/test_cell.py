@@ -120,3 +120,6 @@ def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tin
     folder = plan.folder(plan.cells[0])
     assert read_failure(folder) == failure
     assert sorted(path.name for path in folder.glob("judge-*")) == ["judge-alpaca_eval@b", "judge-hh@b"]
+    of_dev = run_cell(plan, plan.cells[0].key, Worker(plan), splits=("dev",))
+    assert (failure.split, failure.where) == ("test", "judge-hh@a")
+    assert (of_dev.split, of_dev.where) == ("dev", "judge-dev-hh@a")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from harness.core.errors import UserError
 from harness.core.prompt import prompt_key
 from harness.tasks import Message, Preference, TaskData
-from harness.tasks.formats import Dropped, Record, parse_standard
+from harness.tasks.formats import Dropped, ParsedRow, parse_standard
 from harness.tasks.rows import Row
-from harness.tasks.splits import read_task, split_records
+from harness.tasks.splits import read_task, split_rows
 
 WORDS = st.text("abc ", min_size=1, max_size=3)
 PROMPTS = st.lists(WORDS, min_size=1, max_size=2).map(
@@ -23,7 +23,7 @@ PROMPTS = st.lists(WORDS, min_size=1, max_size=2).map(
 def records(draw, splits=(None, "train", "dev", "test")):
     prompt = draw(PROMPTS)
     preference = Preference(prompt, draw(WORDS), draw(WORDS)) if draw(st.booleans()) else None
-    return Record(prompt, preference, draw(st.none() | WORDS), draw(st.sampled_from(splits)))
+    return ParsedRow(prompt, preference, draw(st.none() | WORDS), draw(st.sampled_from(splits)))
 
 
 def keys(rows):
@@ -32,7 +32,7 @@ def keys(rows):
 
 def pair(text, answer="good", split=None):
     prompt = (Message("user", text),)
-    return Record(prompt, Preference(prompt, answer, "bad"), answer, split)
+    return ParsedRow(prompt, Preference(prompt, answer, "bad"), answer, split)
 
 
 def dropped(counts):
@@ -42,7 +42,7 @@ def dropped(counts):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(records(), max_size=30) | st.lists(records(splits=(None,)), max_size=30))
 def test_no_prompt_stands_in_two_splits_and_every_row_is_counted_once(rows):
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     parts = [keys(part) for part in (data.train, data.dev, data.judge_fit, [*data.judge_test, *data.test])]
     for i, part in enumerate(parts):
         assert all(part.isdisjoint(other) for other in parts[i + 1 :])
@@ -60,14 +60,14 @@ def test_no_prompt_stands_in_two_splits_and_every_row_is_counted_once(rows):
 @given(st.lists(records(), max_size=20), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing(rows, rng):
     shuffled = rng.sample(rows, len(rows))
-    assert split_records(shuffled, labels="x") == split_records(rows, labels="x")
+    assert split_rows(shuffled, labels="x") == split_rows(rows, labels="x")
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(records(splits=("train", "dev", "test")), max_size=30))
 def test_a_split_of_the_source_s_own_stays_what_it_is(rows):
     splits = {row.split for row in rows}
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     if splits == {"train", "dev", "test"}:
         test = [row for row in rows if row.split == "test"]
         assert keys(data.test) == keys(row for row in test if row.baseline is not None)
@@ -77,14 +77,14 @@ def test_a_split_of_the_source_s_own_stays_what_it_is(rows):
 
 
 def test_shares_are_those_that_are_documented():
-    data = split_records([pair(f"question {i}") for i in range(4000)], labels="x")
+    data = split_rows([pair(f"question {i}") for i in range(4000)], labels="x")
     shares = [len(part) / 4000 for part in (data.train, data.judge_fit, data.dev, data.test, data.judge_test)]
     assert shares == pytest.approx([0.5, 0.25, 0.1, 0.15, 0.15], abs=0.02)
 
 
 def test_a_source_with_a_test_split_gives_smaller_shares_of_the_rest():
     rows = [pair(f"question {i}", split="test" if i % 5 == 0 else "train") for i in range(5000)]
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     assert [len(p) / 4000 for p in (data.train, data.judge_fit, data.dev)] == pytest.approx([0.85, 0.1, 0.05], abs=0.02)
     assert len(data.test) == len(data.judge_test) == 1000
 
@@ -92,7 +92,7 @@ def test_a_source_with_a_test_split_gives_smaller_shares_of_the_rest():
 def test_training_rows_on_a_test_prompt_are_dropped_and_counted():
     rows = [pair(f"question {i}", split="train") for i in range(100)]
     rows += [pair(f"question  {i} ", answer="other", split="test") for i in range(90, 110)]  # except for white space
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     assert data.counts["rows dropped, prompt also in test"] == 10
     assert len(data.train) + len(data.dev) + len(data.judge_fit) == 90
     assert {q.baseline for q in data.test} == {"other"} and len(data.test) == 20
@@ -100,7 +100,7 @@ def test_training_rows_on_a_test_prompt_are_dropped_and_counted():
 
 def test_train_and_validation_alone_are_train_and_test():
     rows = [pair(f"question {i}", split="dev" if i < 20 else "train") for i in range(120)]
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     assert keys(data.test) == keys(row for row in rows if row.split == "dev")
     assert data.dev and keys(data.dev).isdisjoint(keys(data.test))
 
@@ -108,9 +108,9 @@ def test_train_and_validation_alone_are_train_and_test():
 def test_a_single_split_divides_nothing():
     """Otherwise a folder with only test.jsonl would leave nothing to train on."""
     rows = [pair(f"question {i}") for i in range(100)]
-    alone = split_records([pair(f"question {i}", split="test") for i in range(100)], labels="x")
+    alone = split_rows([pair(f"question {i}", split="test") for i in range(100)], labels="x")
     assert [keys(alone.train), keys(alone.test)] == [
-        keys(part) for part in (lambda d: (d.train, d.test))(split_records(rows, labels="x"))
+        keys(part) for part in (lambda d: (d.train, d.test))(split_rows(rows, labels="x"))
     ]
 
 
@@ -120,8 +120,8 @@ def test_one_conversation_broken_off_at_different_turns_goes_together():
     for i in range(100):
         opening = (Message("user", f"question {i}"),)
         later = (*opening, Message("assistant", "good"), Message("user", "and then?"))
-        rows += [pair(f"question {i}"), Record(later, Preference(later, "so", "no"), "so", None)]
-    data = split_records(rows, labels="x")
+        rows += [pair(f"question {i}"), ParsedRow(later, Preference(later, "so", "no"), "so", None)]
+    data = split_rows(rows, labels="x")
     openings = [{row.prompt[0] for row in part} for part in (data.train, data.dev, data.judge_fit, data.test)]
     assert sum(map(len, openings)) == 100
     assert len(data.train) == 2 * len(openings[0])
@@ -131,15 +131,15 @@ def test_dialogues_that_all_open_alike_are_still_split():
     rows = []
     for i in range(200):
         prompt = (Message("user", "Let us play."), Message("assistant", "Yes."), Message("user", f"move {i}"))
-        rows.append(Record(prompt, Preference(prompt, "a", "b"), "a", None))
-    data = split_records(rows, labels="x")
+        rows.append(ParsedRow(prompt, Preference(prompt, "a", "b"), "a", None))
+    data = split_rows(rows, labels="x")
     assert min(len(data.train), len(data.dev), len(data.judge_fit), len(data.test)) > 5
 
 
 def test_rows_without_a_label_are_test_questions_unless_their_prompt_is_trained_on():
     rows = [pair(f"question {i}") for i in range(100)]
-    unlabelled = [Record((Message("user", f"question {i}"),), None, "reference", None) for i in range(50, 150)]
-    data = split_records([*rows, *unlabelled], labels="x")
+    unlabelled = [ParsedRow((Message("user", f"question {i}"),), None, "reference", None) for i in range(50, 150)]
+    data = split_rows([*rows, *unlabelled], labels="x")
     trained = keys(data.train) | keys(data.dev) | keys(data.judge_fit)
     assert keys(data.test).isdisjoint(trained)
     assert keys(unlabelled) - trained <= keys(data.test)
@@ -149,7 +149,7 @@ def test_rows_without_a_label_are_test_questions_unless_their_prompt_is_trained_
 def test_the_first_rows_of_a_split_are_a_fair_sample_of_its_prompts():
     """With many pairs per prompt, the first few rows must not all be on the same prompt."""
     rows = [pair(f"question {i}", answer=f"good {j}") for i in range(20) for j in range(50)]
-    data = split_records(rows, labels="x")
+    data = split_rows(rows, labels="x")
     assert len(keys(data.train[:50])) > 5
 
 
@@ -157,10 +157,10 @@ def test_unpaired_rows_are_paired_for_the_judge_within_a_prompt():
     rows = []
     for i in range(200):
         prompt = (Message("user", f"question {i}"),)
-        rows.append(Record(prompt, Preference(prompt, f"good {i}", None), f"good {i}", None))
-        rows.append(Record(prompt, Preference(prompt, None, f"bad {i}"), None, None))
-        rows.append(Record(prompt, Preference(prompt, None, f"worse {i}"), None, None))
-    data = split_records(rows, labels="x")
+        rows.append(ParsedRow(prompt, Preference(prompt, f"good {i}", None), f"good {i}", None))
+        rows.append(ParsedRow(prompt, Preference(prompt, None, f"bad {i}"), None, None))
+        rows.append(ParsedRow(prompt, Preference(prompt, None, f"worse {i}"), None, None))
+    data = split_rows(rows, labels="x")
     assert data.judge_fit and data.judge_test
     for preference in [*data.judge_fit, *data.judge_test]:
         number = preference.prompt[0].content.split()[1]

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from harness.backbones.language_model.needs import SUPPLIERS, LanguageModelSplit
-from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.policy import LanguageModel, load_policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
@@ -36,11 +36,11 @@ def augmented(prompt: Prompt) -> tuple[int, ...]:
 class Bench:
     """The parts of an objective."""
 
-    policy: Policy
+    policy: LanguageModel
     sequences: list[Tokens]
     examples: list[Example]
-    start: Policy
-    second: Policy
+    start: LanguageModel
+    second: LanguageModel
     embeddings: np.ndarray
     density_ratios: np.ndarray
 
@@ -100,7 +100,7 @@ def random_sequences(n: int, vocabulary: int, seed: int) -> list[Tokens]:
 
 
 @pytest.fixture(scope="module")
-def policies(tiny_model) -> tuple[Policy, Policy, Policy]:
+def policies(tiny_model) -> tuple[LanguageModel, LanguageModel, LanguageModel]:
     """Return a policy, its reference and a second reference. Their weights differ slightly."""
     policy, start, second = (load_policy(tiny_model, ModelConfig(tune="full")) for _ in range(3))
     torch.manual_seed(1)

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, OptimConfig
 from harness.core.prompt import Message
@@ -39,7 +39,7 @@ CUTS = (8, 4, 2, 1)  # pairs (or lists) in a micro-batch
 LOSSES = (*list_losses(), "dpo+wpo", "rpo_paired+wpo")  # a modifier that looks at the policy once more
 
 
-def small_policy(seed: int = 0) -> Policy:
+def small_policy(seed: int = 0) -> LanguageModel:
     """A Llama of two layers, the same whenever it is made with the same seed."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -52,7 +52,7 @@ def small_policy(seed: int = 0) -> Policy:
         initializer_range=0.3,
         tie_word_embeddings=True,
     )
-    return Policy(LlamaForCausalLM(config), ModelConfig(tune="full"))
+    return LanguageModel(LlamaForCausalLM(config), ModelConfig(tune="full"))
 
 
 def small_bench(loss: str) -> Bench:

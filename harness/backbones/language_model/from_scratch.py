@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from harness.backbones.language_model.policy import TENSORS, Policy, load_policy, load_tokenizer
+from harness.backbones.language_model.policy import TENSORS, LanguageModel, load_policy, load_tokenizer
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.sft import train_sft
 from harness.backbones.language_model.tokens import Tokens
@@ -54,7 +54,7 @@ def pretrain(config: FromScratchConfig, texts: Sequence[str], held_out: Sequence
     windows = cut_into_windows(tokenizer, texts, config.context)
     torch.manual_seed(config.pretrain.seed)
     model = LlamaForCausalLM(_architecture(config, tokenizer))
-    policy = Policy(model, ModelConfig()).to(job.accelerator.device)
+    policy = LanguageModel(model, ModelConfig()).to(job.accelerator.device)
     source = BatchSource(windows, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens)
     train_sft(policy, range(len(windows)), source, config.pretrain, job)
     (folder / TENSORS).unlink()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import TokenQuestions, Tokens
 from harness.core.prompt import prompt_text
@@ -16,8 +16,8 @@ from harness.tasks.rewards.base import Reward
 
 
 def measure_samples(
-    policy: Policy,
-    reference: Policy,
+    policy: LanguageModel,
+    reference: LanguageModel,
     drawn: Sequence[Sample],
     at: float,
     asked: TokenQuestions,
@@ -50,7 +50,7 @@ def measure_samples(
 
 
 @torch.no_grad()
-def divergences(policy: Policy, reference: Policy, batches: BatchSource) -> tuple[np.ndarray, np.ndarray]:
+def divergences(policy: LanguageModel, reference: LanguageModel, batches: BatchSource) -> tuple[np.ndarray, np.ndarray]:
     """Return for each sequence KL(policy || reference) and the policy's entropy, in nats, summed over its positions.
 
     If the sequences are sampled from the policy itself (temperature 1, not truncated), the mean of the first is an

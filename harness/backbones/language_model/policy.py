@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TENSORS = "tensors.safetensors"
 
 
-class Policy(nn.Module):
+class LanguageModel(nn.Module):
     """A causal LM that returns fp32 log-probs of completion tokens, computed in the experiment's compute dtype.
 
     With `tune: last_layers`, `trunk` computes the frozen layers' activations, from which the forward pass can start;
@@ -196,11 +196,12 @@ def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
-def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> Policy:
-    """Load the base model, apply trained tensors (folders written by `Policy.save`) in order, and make it trainable.
+def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> LanguageModel:
+    """Load the base model, apply trained tensors in order, and make it trainable.
 
-    With LoRA each folder is a separate adapter, and a new one to be trained, initialised with `seed`, is added on top;
-    it has no effect until it is trained. The policy is returned in eval mode.
+    `trained` are folders that `LanguageModel.save` wrote. With LoRA each is a separate adapter, and a new one to be
+    trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
+    eval mode.
     """
     from transformers import AutoModelForCausalLM
 
@@ -222,7 +223,7 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
             parameter.data = parameter.data.float()
     for part in tensors:
         _apply(model, part)
-    return Policy(model, config).eval()
+    return LanguageModel(model, config).eval()
 
 
 def _add_adapters(model: PreTrainedModel, config: ModelConfig, count: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, SampleConfig
@@ -62,7 +62,7 @@ class Generation:
 
 
 def draw(
-    policy: Policy,
+    policy: LanguageModel,
     renderer: Renderer,
     splits: Mapping[str, TokenSplit],
     generation: Generation,

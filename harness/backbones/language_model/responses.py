@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import TokenQuestions, Tokens
@@ -20,7 +20,7 @@ from harness.training.base import Progress
 
 
 def draw_responses(
-    policies: Sequence[Policy],
+    policies: Sequence[LanguageModel],
     asked: TokenQuestions,
     baselines: Mapping[str, str],
     sampler: Sampler,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.backbones.language_model.policy import Policy
-from harness.backbones.language_model.sampling import Sample, sample
+from harness.backbones.language_model.policy import LanguageModel
+from harness.backbones.language_model.sampling import Completion, sample
 from harness.backbones.language_model.vllm import sample_with_vllm
 from harness.core.config import SampleConfig
 from harness.core.render import Renderer
@@ -24,8 +24,8 @@ class Sampler:
     renderer: Renderer
 
     def __call__(
-        self, policy: Policy, prompts: Sequence[Sequence[int]], names: Sequence[str], progress: Progress
-    ) -> list[Sample]:
+        self, policy: LanguageModel, prompts: Sequence[Sequence[int]], names: Sequence[str], progress: Progress
+    ) -> list[Completion]:
         """Return one completion per prompt of token ids; its noise is determined by its name."""
         with policy.autocast():
             return ENGINES[self.decoding.engine](

@@ -22,7 +22,7 @@ CROWDED = 0.75  # finished rows are removed once at most this fraction is unfini
 
 
 @dataclass(frozen=True)
-class Sample:
+class Completion:
     """A sampled completion: its ids, including any stop token, and whether it ended with one."""
 
     ids: tuple[int, ...]
@@ -40,21 +40,21 @@ def sample(
     stop_tokens: Sequence[int],
     pad_token: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Sample]:
+) -> list[Completion]:
     """Return one completion per prompt, in the order of `prompts`.
 
     `prompts` are token ids up to the start of the assistant's turn; `ids` are their names, which determine the noise.
     Prompts are sorted by length into batches of `decoding.batch_size`, padded on the left. Greedy at temperature 0.
     """
     model.eval()
-    results: list[Sample | None] = [None] * len(prompts)
+    results: list[Completion | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), decoding.batch_size):
         rows = order[start : start + decoding.batch_size]
         draw = _Draw(decoding, [ids[i] for i in rows], seed)
         drawn = _complete(model, [prompts[i] for i in rows], draw, decoding.max_new_tokens, stop_tokens, pad_token)
         for i, tokens in zip(rows, drawn, strict=True):
-            results[i] = Sample(tuple(tokens), finished=tokens[-1] in stop_tokens)
+            results[i] = Completion(tuple(tokens), finished=tokens[-1] in stop_tokens)
         progress(min(start + len(rows), len(order)), len(order))
     return results
 

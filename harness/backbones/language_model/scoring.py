@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.backbones.language_model.decoder import hidden_size
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.rows import TokenBatch, collate, layout, micro_batches, padded_tokens
 from harness.backbones.language_model.token_values import by_row
 from harness.backbones.language_model.tokens import Tokens, hash_sequences
@@ -27,7 +27,7 @@ def offsets_of(lengths: Sequence[int]) -> np.ndarray:
 
 
 def reference_logprobs(
-    store: Store, load: Callable[[], Policy], weights: str, dtype: str, batches: BatchSource, progress: Progress
+    store: Store, load: Callable[[], LanguageModel], weights: str, dtype: str, batches: BatchSource, progress: Progress
 ) -> LogProbs:
     """Return the reference's per-token log-probs, computed once for (weights, token data, compute dtype).
 
@@ -82,7 +82,7 @@ class BatchSource:
         rows = range(len(self))
         return self.passes(rows, [[i] for i in rows])
 
-    def outputs(self, policy: Policy, rows: Sequence[int], *, by_token: bool = False) -> Tensor:
+    def outputs(self, policy: LanguageModel, rows: Sequence[int], *, by_token: bool = False) -> Tensor:
         """Return `(len(rows),)` log-probs of completions, or log-probs and values of their tokens (see `Source`)."""
         batch = self.batch(rows, policy)
         if by_token:
@@ -90,7 +90,7 @@ class BatchSource:
         flat = policy(batch)
         return flat.new_zeros(len(rows)).index_add(0, batch.sequence, flat)
 
-    def confidences(self, policy: Policy, rows: Sequence[int]) -> Tensor:
+    def confidences(self, policy: LanguageModel, rows: Sequence[int]) -> Tensor:
         """Return `(len(rows),)` the policy's confidence in each completion: the mean over its tokens."""
         batch = self.batch(rows, policy)
         flat = policy.confidences(batch)
@@ -98,7 +98,7 @@ class BatchSource:
         return summed / torch.bincount(batch.sequence, minlength=len(rows))
 
     @torch.no_grad()
-    def score(self, policies: Sequence[Policy], progress: Progress = lambda done, total: None) -> list[LogProbs]:
+    def score(self, policies: Sequence[LanguageModel], progress: Progress = lambda done, total: None) -> list[LogProbs]:
         """Return the log-prob of every completion token of every sequence under each policy, in eval mode.
 
         The policies share their frozen trunk, which runs once for all of them.
@@ -133,7 +133,7 @@ class BatchSource:
         places = [index.setdefault(tokens, len(index)) for tokens in sequences]
         return replace(self, sequences=list(index), trunk=None), places
 
-    def batch(self, rows: Sequence[int], policy: Policy) -> TokenBatch:
+    def batch(self, rows: Sequence[int], policy: LanguageModel) -> TokenBatch:
         """Return the sequences `rows` as one batch on the policy's device."""
         batch = collate([self.sequences[i] for i in rows], self.pad_token, shared=self.shared)
         if self._hidden is not None:
@@ -176,7 +176,7 @@ def stored_at(sequences: Sequence[Tokens]) -> tuple[list[int], list[int], int]:
 
 def trunk_activations(
     store: Store,
-    load: Callable[[], Policy],
+    load: Callable[[], LanguageModel],
     weights: str,
     config: ModelConfig,
     batches: BatchSource,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.scoring import BatchSource
 from harness.core.config import SftConfig
 from harness.core.store import write_json, write_jsonl
@@ -17,7 +17,9 @@ from harness.training.optimizer import Backward
 from harness.training.sharding import equal_passes
 
 
-def train_sft(policy: Policy, completions: Sequence[int], source: BatchSource, config: SftConfig, job: Job) -> None:
+def train_sft(
+    policy: LanguageModel, completions: Sequence[int], source: BatchSource, config: SftConfig, job: Job
+) -> None:
     """Minimise the mean negative log-prob per completion token; write tensors, metrics and summary.
 
     `completions` are the indices in the source to train on; a forward pass fits the source's token budget.

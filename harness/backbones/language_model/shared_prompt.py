@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from harness.backbones.language_model.decoder import why_one_each
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.tokens import Tokens
 
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 @torch.no_grad()
-def why_apart(policy: Policy, sequences: Sequence[Tokens], pad_token: int) -> str | None:
+def why_apart(policy: LanguageModel, sequences: Sequence[Tokens], pad_token: int) -> str | None:
     """Return why completions of one prompt need separate rows in this model; None if they can share a row.
 
     Besides the attention, the model must support positions that restart. Hidden states must then equal those of

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.backbones.language_model.sampling import Sample
+from harness.backbones.language_model.sampling import Completion
 from harness.core.config import ExperimentConfig, SampleConfig
 from harness.core.errors import UserError
 
@@ -64,7 +64,7 @@ def sample_with_vllm(
     stop_tokens: Sequence[int],
     pad_token: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Sample]:
+) -> list[Completion]:
     """Return one completion per prompt, in the order of `prompts`; the arguments are those of `sampling.sample`.
 
     vLLM reads the weights from a folder, in the policy's compute dtype; meanwhile the model is moved to the CPU, so
@@ -91,8 +91,8 @@ def sample_with_vllm(
             torch.cuda.empty_cache()
             model.to(device)
     progress(len(prompts), len(prompts))
-    return [_as_sample(output.outputs[0].token_ids, stop_tokens) for output in outputs]
+    return [_as_completion(output.outputs[0].token_ids, stop_tokens) for output in outputs]
 
 
-def _as_sample(token_ids: Sequence[int], stop_tokens: Sequence[int]) -> Sample:
-    return Sample(tuple(token_ids), finished=bool(token_ids) and token_ids[-1] in stop_tokens)
+def _as_completion(token_ids: Sequence[int], stop_tokens: Sequence[int]) -> Completion:
+    return Completion(tuple(token_ids), finished=bool(token_ids) and token_ids[-1] in stop_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.policy import LanguageModel, load_policy
 from harness.backbones.language_model.scoring import BatchSource, reference_logprobs
 from harness.core.assets import weights_hash
 from harness.experiment.cells import Cell
@@ -38,7 +38,7 @@ def second_reference(worker: Worker, task: str, split: str, progress: Progress) 
     # without the frozen layers' activations: they are the policy's
     source = worker.bare_source(preferences(worker, task, progress)[split].sequences)
 
-    def load() -> Policy:
+    def load() -> LanguageModel:
         return worker.to_device(load_policy(folder, model))
 
     return reference_logprobs(worker.store, load, weights_hash(folder), model.dtype, source, progress)

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backbones.language_model.measure import divergences
-from harness.backbones.language_model.policy import Policy
+from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.sampling import sample
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
@@ -17,7 +17,7 @@ from harness.core.config import ModelConfig, SampleConfig
 VOCABULARY, LENGTH, PROMPT = 5, 3, (1, 2)
 
 
-def tiny_policy(seed: int, tune: str = "full") -> Policy:
+def tiny_policy(seed: int, tune: str = "full") -> LanguageModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -31,7 +31,7 @@ def tiny_policy(seed: int, tune: str = "full") -> Policy:
         eos_token_id=None,
         pad_token_id=0,
     )
-    return Policy(LlamaForCausalLM(config), ModelConfig(tune=tune, last_layers=1)).eval()
+    return LanguageModel(LlamaForCausalLM(config), ModelConfig(tune=tune, last_layers=1)).eval()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.backbones.language_model.policy import Policy, load_policy
+from harness.backbones.language_model.policy import LanguageModel, load_policy
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.sft import train_sft
@@ -34,7 +34,7 @@ def lists(prompts: int, completions: int, seed: int = 0) -> list[Tokens]:
     return [Tokens(head, ids(1, 20)) for head in [*heads, heads[0]] for _ in range(completions)]
 
 
-def tuned(folder, tune: str, dtype: str = "float32") -> Policy:
+def tuned(folder, tune: str, dtype: str = "float32") -> LanguageModel:
     """Return a policy with slightly changed weights. New adapters have no effect yet and would hide an error."""
     policy = load_policy(folder, ModelConfig(tune=tune, last_layers=1, dtype=dtype))
     torch.manual_seed(0)
@@ -158,14 +158,14 @@ def config_of(kind: str, **changes):
     return AutoConfig.for_model(kind, **{**sizes, **changes})
 
 
-def random_policy(config) -> Policy:
+def random_policy(config) -> LanguageModel:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    return Policy(model, ModelConfig()).eval()
+    return LanguageModel(model, ModelConfig()).eval()
 
 
 @pytest.mark.parametrize("kind", ["mamba", "bloom"])

@@ -35,9 +35,9 @@ def test_vllm_is_asked_for_the_experiment_s_decoding():
 
 
 def test_a_completion_has_ended_if_its_last_id_is_a_stop_token():
-    assert vllm_engine._as_sample([5, 6, 2], [2]).finished
-    assert not vllm_engine._as_sample([5, 2, 6], [2]).finished
-    assert vllm_engine._as_sample([5, 6, 2], [2]).ids == (5, 6, 2)
+    assert vllm_engine._as_completion([5, 6, 2], [2]).finished
+    assert not vllm_engine._as_completion([5, 2, 6], [2]).finished
+    assert vllm_engine._as_completion([5, 6, 2], [2]).ids == (5, 6, 2)
 
 
 @pytest.mark.skipif(installed, reason="vllm is installed")
