@@ -68,20 +68,20 @@ def test_links_lead_somewhere(path):
             assert target.startswith("https://") or (DOCS / target).exists(), target
 
 
-def test_the_loss_of_the_docs_passes_the_checks(tmp_path):
+def test_the_loss_of_the_docs_passes_the_checks(tmp_path, command):
     (tmp_path / "my_loss.py").write_text(block("python", "# my_loss.py"))
-    result = harness("check", "my_loss.py", cwd=tmp_path)
+    result = command("check", "my_loss.py", cwd=tmp_path)
     assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
 
 
-def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, tiny_encoder):
+def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, tiny_encoder, command):
     (tmp_path / "my_need.py").write_text(block("python", "# my_need.py"))
-    result = harness("check", "my_need.py", cwd=tmp_path)
+    result = command("check", "my_need.py", cwd=tmp_path)
     assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
     sections = yaml.safe_load(block("yaml", "my_need.py"))
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, **sections)
-    assert "2 cells, 0 of them trained" in harness("plan", str(path), cwd=tmp_path).stdout
-    result = harness("run", str(path), cwd=tmp_path)
+    assert "2 cells, 0 of them trained" in command("plan", str(path), cwd=tmp_path).stdout
+    result = command("run", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
     assert (frame.status == "ok").all() and set(frame.query("task == 'hh'").loss) == {"sft", "even_length_dpo"}
@@ -100,13 +100,13 @@ def installed(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path):
+def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path, command):
     paths = f"{REPOSITORY}:{installed}"
     listed = json.loads(harness("losses", "--json", cwd=tmp_path, PYTHONPATH=paths).stdout)
     (loss,) = [loss for loss in listed if loss["name"] == "capped_dpo"]
     assert loss["defined_at"].startswith(str(installed / "my_loss.py"))
     assert harness("check", "capped_dpo", cwd=tmp_path, PYTHONPATH=paths).returncode == 0
-    assert "unknown loss 'capped_dpo'" in harness("check", "capped_dpo", cwd=tmp_path).stderr
+    assert "unknown loss 'capped_dpo'" in command("check", "capped_dpo", cwd=tmp_path).stderr
 
 
 @pytest.mark.slow

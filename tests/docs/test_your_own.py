@@ -134,7 +134,9 @@ def test_a_plugin_whose_name_is_taken_is_refused_with_both_places(tmp_path):
 
 
 @pytest.mark.slow
-def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measured(tmp_path, tiny_model, tiny_encoder):
+def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measured(
+    tmp_path, tiny_model, tiny_encoder, command
+):
     for name in ("my_judge", "my_task"):
         write_plugin(tmp_path, name)
     sections = yaml.safe_load(block(JUDGE, "yaml", "# my_experiment.yaml"))
@@ -148,9 +150,9 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
         losses={"dpo": {"beta": 0.1}},
         judge=sections["judge"],
     )
-    planned = harness("plan", str(path), cwd=tmp_path)
+    planned = command("plan", str(path), cwd=tmp_path)
     assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
-    result = harness("run", str(path), cwd=tmp_path)
+    result = command("run", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
     assert set(frame.loss) == {"sft", "dpo"} and set(frame.judge) == {"repetition:n=2,margin=0.02@v1"}
@@ -159,7 +161,7 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
     (checked,) = [line.split()[3:] for line in commands(JUDGE, "judge-check") if "my_experiment" in line]
     checked = [str(path) if word == "my_experiment.yaml" else word for word in checked]
     # The judge is made with the pairs of the task that is named: this experiment's, not HH's.
-    measured = harness(*checked, "--task", "voted_answers", "--limit", "60", "--json", cwd=tmp_path)
+    measured = command(*checked, "--task", "voted_answers", "--limit", "60", "--json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stdout + measured.stderr
     assert json.loads(measured.stdout)["n"] == 60
     for name in ("outputs", "reference"):
@@ -167,7 +169,7 @@ def test_judge_and_task_from_files_run_in_an_experiment_and_the_judge_is_measure
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     (judged,) = [line.split()[3:] for line in commands(JUDGE, "judge ")]
     judged = [str(path) if word == "my_experiment.yaml" else word for word in judged]
-    result = harness(*judged, "--json", cwd=tmp_path)
+    result = command(*judged, "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -178,24 +180,24 @@ def commands(page: list[tuple[str, str]], word: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_package_of_the_page_registers_its_judge(installed, tmp_path):
+def test_the_package_of_the_page_registers_its_judge(installed, tmp_path, command):
     site = installed("my_judge", JUDGE)
     (line,) = [line for line in commands(JUDGE, "judge-check") if "my_experiment" not in line]
     arguments = [*line.split()[3:], "--limit", "40", "--json"]
     result = harness(*arguments, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)["judge"] == "repetition:n=2,margin=0.02@v1"
-    assert "unknown judge 'repetition'" in harness(*arguments, cwd=tmp_path).stderr
+    assert "unknown judge 'repetition'" in command(*arguments, cwd=tmp_path).stderr
 
 
 @pytest.mark.slow
-def test_the_package_of_the_page_registers_its_task(installed, tmp_path, tiny_model, tiny_encoder):
+def test_the_package_of_the_page_registers_its_task(installed, tmp_path, tiny_model, tiny_encoder, command):
     site = installed("my_task", TASK)
     tasks = {"voted_answers": {"data": str(write_answers(tmp_path / "answers.jsonl")), **TASK_SIZES}}
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, tasks=tasks, losses={"dpo": {"beta": 0.1}})
     planned = harness("plan", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
     assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
-    assert "unknown task 'voted_answers'" in harness("plan", str(path), cwd=tmp_path).stderr
+    assert "unknown task 'voted_answers'" in command("plan", str(path), cwd=tmp_path).stderr
 
 
 def test_an_entry_point_that_cannot_be_loaded_is_named_in_one_line(tmp_path):
