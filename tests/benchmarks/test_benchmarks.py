@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -63,17 +64,57 @@ TINY = [
 NEEDS_TRL = "TRL is not installed: pip install -c constraints.txt '.[bench]'"
 
 
+# Runs scripts one after the other, as `python SCRIPT OPTIONS` would, in one process: importing TRL takes longer than
+# their work on two pairs. Its last line has the status and the output of each.
+IN_ONE_PROCESS = """
+import contextlib, io, json, runpy, sys, traceback
+ended = {}
+for script, options in json.loads(sys.argv[1]).items():
+    sys.argv, printed, status = [script, *options], io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(printed):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    except Exception:
+        status = traceback.format_exc()
+    ended[script] = [status, printed.getvalue()]
+print()
+print(json.dumps(ended))
+"""
+WITH_TRL = ["train_vs_trl.py", "grid_vs_trl.py", "where_time_goes.py"]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> dict[str, tuple[Path, object, str]]:
+    """Each script's output folder, exit status and output, on two pairs."""
+    scripts = ["scaling.py", *(WITH_TRL if importlib.util.find_spec("trl") else [])]
+    folders = {script: tmp_path_factory.mktemp(Path(script).stem) for script in scripts}
+    options = {str(BENCHMARKS / script): [*TINY, "--out", str(folder)] for script, folder in folders.items()}
+    result = subprocess.run(
+        [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(options)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    printed = json.loads(result.stdout.splitlines()[-1])
+    return {script: (folders[script], *printed[str(BENCHMARKS / script)]) for script in scripts}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["train_vs_trl.py", "grid_vs_trl.py", "scaling.py", "where_time_goes.py"])
-def test_a_benchmark_ends_with_its_figures(script, tmp_path):
-    if script != "scaling.py":
+@pytest.mark.parametrize("script", ["scaling.py", *WITH_TRL])
+def test_a_benchmark_ends_with_its_figures(script, ended):
+    if script in WITH_TRL:
         pytest.importorskip("trl", reason=NEEDS_TRL)
-    result = benchmark(script, *TINY, "--out", str(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    last = dict(word.split("=") for word in result.stdout.splitlines()[-1].split())
+    folder, status, printed = ended[script]
+    assert status == 0, status
+    last = dict(word.split("=") for word in printed.splitlines()[-1].split())
     assert list(last) == FIGURES[script]
     assert all(float(value) > 0 for value in last.values())
-    (written,) = tmp_path.glob("*.json")
+    (written,) = folder.glob("*.json")
     measured = json.loads(written.read_text())
     assert list(measured["figures"]) == FIGURES[script] and measured["environment"]["hardware"]["cpus"]
 
