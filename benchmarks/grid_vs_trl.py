@@ -1,7 +1,8 @@
 """A grid of losses and seeds in one experiment against as many single runs of TRL's DPOTrainer.
 
-The harness runs all cells' training stages for real (`Stages.train`, as `python -m harness run` does), the reference's
-log-probs and the evaluations on dev pairs included; TRL's time is extrapolated from one run of each of three losses.
+The harness runs the training stage of every cell (`harness.run.stages.train`, as `python -m harness run` does), with
+the reference's log-probs and the evaluations on dev pairs. TRL's time is extrapolated from one run of each of three
+losses.
 """
 
 from __future__ import annotations
