@@ -50,10 +50,10 @@ class Dial:
 
 
 def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | None = None, **bounds: float) -> T:
-    """Declare a configuration field: its default (a list is copied), its bounds, and whether it is `numeric`.
+    """Declare a configuration field: its default (a list or dict is copied), its bounds, and whether it is `numeric`.
 
     `bounds` are keyword arguments named in `BOUNDS`; messages list them in the order they are passed, and for a list
-    they apply to each element. A value with `numeric=False` is not part of any key: it changes no result, or only
+    or dict they apply to each value. A value with `numeric=False` is not part of any key: it changes no result, or only
     through data whose content is in the key. `parse` must raise `ValueError` for malformed text.
 
     Raises `TypeError` for a bound that is not in `BOUNDS`.
@@ -61,7 +61,7 @@ def dial(default: T, *, numeric: bool = True, parse: Callable[[str], object] | N
     if unknown := bounds.keys() - BOUNDS.keys():
         raise TypeError(f"a dial has no bound {min(unknown)!r}; there are {', '.join(BOUNDS)}")
     metadata = {"dial": Dial(bounds, numeric, parse)}
-    if isinstance(default, list):
+    if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -80,7 +80,10 @@ def out_of_bounds(section: Any, prefix: str = "") -> Iterator[str]:
             yield from out_of_bounds(value, f"{key}.")
         elif isinstance(value, dict):
             for name, inner in value.items():
-                yield from out_of_bounds(inner, f"{key}.{name}.") if is_dataclass(inner) else ()
+                if is_dataclass(inner):
+                    yield from out_of_bounds(inner, f"{key}.{name}.")
+                elif problem := Dial.of(each).problem(inner):
+                    yield f"{key}.{name}{problem}"
         else:
             problems = map(Dial.of(each).problem, value if isinstance(value, list) else [value])
             yield from (f"{key}{problem}" for problem in problems if problem)

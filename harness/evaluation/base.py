@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+from harness.core.dials import numeric, out_of_bounds
+from harness.core.errors import UserError
 from harness.core.prompt import Prompt
 from harness.core.records import Agreement, Judgement
 from harness.core.store import Store
@@ -84,24 +86,28 @@ class JudgeContext:
 
 @dataclass(frozen=True)
 class JudgeKind:
-    """A registered judge: its options (a dataclass), a cheap check of them, and the factory.
+    """A registered judge: its options (a dataclass of dials), a cheap check beyond their bounds, and the factory.
 
-    `transport` names the options that affect how answers are obtained, but not their content. `ready` checks the
-    environment (for example, an API key), which planning does not need. `forecast` returns the expected cost of judging
-    comparisons; it is None for a local judge.
+    `ready` checks the environment (for example, an API key), which planning does not need. `forecast` returns the
+    expected cost of judging comparisons; it is None for a local judge.
     """
 
     name: str
     options: type
-    check: Callable
+    further_check: Callable
     make: Callable
-    transport: tuple[str, ...] = ()
     ready: Callable = lambda options: None
     forecast: Callable | None = None
 
+    def check(self, options: object) -> None:
+        """Raise `UserError` for options that are out of bounds or could not work."""
+        for problem in out_of_bounds(options, "judge."):
+            raise UserError(problem)
+        self.further_check(options)
+
     def identity(self, options: object) -> dict:
-        """Return the options that determine verdicts."""
-        return {key: value for key, value in asdict(options).items() if key not in self.transport}
+        """Return the options that determine verdicts: the numeric ones."""
+        return numeric(options)
 
 
 JUDGES: Registry[JudgeKind] = Registry("judge")
@@ -112,22 +118,21 @@ def register_judge(
     *,
     options: type,
     check: Callable = lambda options: None,
-    transport: tuple[str, ...] = (),
     ready: Callable = lambda options: None,
     forecast: Callable | None = None,
 ) -> Callable:
     """Return a decorator that registers a factory `make(options, context) -> Judge`.
 
-    - `options`: a dataclass of the judge's settings in the experiment file.
+    - `options`: a dataclass of the judge's settings in the experiment file. Its fields may be dials
+      (`harness.core.dials`): their bounds are checked, and those that are not numeric (a timeout) change no verdict.
     - `check(options)` runs before anything expensive starts and `ready(options)` before a run; both raise `UserError`
-      for what would fail later (an invalid setting; a missing key).
-    - `transport`: the names of the options that change no verdict (for example, a timeout).
+      for what would fail later (settings that do not fit together; a missing key).
     - `forecast(options, context, comparisons) -> Forecast`, for a judge behind an endpoint, makes no call and needs no
       key.
     """
 
     def decorate(make: Callable) -> Callable:
-        JUDGES.add(name, JudgeKind(name, options, check, make, transport, ready, forecast), origin_of(make))
+        JUDGES.add(name, JudgeKind(name, options, check, make, ready, forecast), origin_of(make))
         return make
 
     return decorate

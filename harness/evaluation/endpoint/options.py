@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from harness.core.dials import dial
 from harness.core.errors import UserError
 from harness.evaluation.endpoint.money import check_money
 
 OPENAI_URL = "https://api.openai.com/v1"
+RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
 SHORTEST_SECRET = 8  # characters; a shorter "key" is a dummy for a server without keys, and may occur in ordinary text
 
 
@@ -19,48 +22,39 @@ class EndpointOptions:
 
     model: str
     base_url: str = ""  # "": $OPENAI_BASE_URL, else OpenAI's
-    key_env: str = "OPENAI_API_KEY"  # the environment variable with the key; any word for a server without keys
-    concurrency: int = 16  # concurrent requests
-    requests_per_minute: float | None = None  # null: no limit; retries count too
-    tokens_per_minute: float | None = None  # a request counts as a quarter of its bytes; null: no limit
-    timeout: float = 60.0  # seconds for one attempt
-    max_retries: int = 6  # after a timeout, a lost connection, status 408, 409, 429 or 5xx, or a malformed response
-    price: dict[str, float] = field(default_factory=dict)  # USD per million tokens: {input: ..., output: ...}
-    budget_usd: float | None = None  # the limit of this experiment's spending on this judge, over all runs
-
-
-# The settings that affect how an answer is obtained, but not its content.
-TRANSPORT = (
-    "key_env",
-    "concurrency",
-    "requests_per_minute",
-    "tokens_per_minute",
-    "timeout",
-    "max_retries",
-    "price",
-    "budget_usd",
-)
+    # The others affect how an answer is obtained, but not its content.
+    key_env: str = dial("OPENAI_API_KEY", numeric=False)  # the variable with the key; any word for a server without
+    concurrency: int = dial(16, at_least=1, numeric=False)  # concurrent requests
+    requests_per_minute: float | None = dial(None, above=0, numeric=False)  # null: no limit; retries count too
+    # A request counts as a quarter of its bytes; null: no limit.
+    tokens_per_minute: float | None = dial(None, above=0, numeric=False)
+    timeout: float = dial(60.0, above=0, numeric=False)  # seconds for one attempt
+    # After a timeout, a lost connection, status 408, 409, 429 or 5xx, or a malformed response.
+    max_retries: int = dial(6, at_least=0, numeric=False)
+    # USD per million tokens: {input: ..., output: ...}
+    price: dict[str, float] = dial({}, at_least=0, numeric=False)
+    # The limit of this experiment's spending on this judge, over all runs.
+    budget_usd: float | None = dial(None, above=0, numeric=False)
 
 
 def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
-    """Raise `UserError` for invalid settings. (`check_key` checks the key, which planning does not need.)
+    """Raise `UserError` for an invalid URL, price or budget. Planning needs no key, which `check_key` checks.
 
     `answer_tokens` is the limit on an answer's length, or None without a limit.
     """
-    at_least = {"concurrency": 1, "max_retries": 0}
-    for name, low in at_least.items():
-        if getattr(options, name) < low:
-            raise UserError(f"judge.{name} must be at least {low}, got {getattr(options, name)}")
-    for name in ("timeout", "requests_per_minute", "tokens_per_minute"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise UserError(f"judge.{name} must be above 0, got {value}")
     if options.base_url and not _is_url(options.base_url):
         raise UserError(
             f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1 "
             "(a name and password in it would be written down)"
         )
     check_money(options.model, options.price, options.budget_usd, answer_tokens)
+
+
+def check_request(name: str, fields: Mapping[str, object]) -> None:
+    """Raise `UserError` if the option `name` sets a field of the request that the harness sets itself."""
+    for field in RESERVED:
+        if field in fields:
+            raise UserError(f"judge.{name} may not set {field!r}")
 
 
 def check_key(options: EndpointOptions) -> None:

@@ -21,18 +21,14 @@ from harness.evaluation.alpaca_eval.official import annotate, check_official, co
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
 from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
-from harness.evaluation.endpoint.options import TRANSPORT, check_endpoint, check_key
+from harness.evaluation.endpoint.options import check_endpoint, check_key, check_request
 from harness.evaluation.judges.orders import identical, one_order
 from harness.tasks.sources import read_packaged
-
-RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
 
 
 def check(options: AlpacaEvalOptions) -> None:
     """Raise `UserError` for invalid settings or a missing annotator."""
-    for name in RESERVED:
-        if name in options.request:
-            raise UserError(f"judge.request may not set {name!r}")
+    check_request("request", options.request)
     if options.engine == "official":
         config_of(options)
         check_endpoint(options, None)
@@ -62,9 +58,7 @@ def forecast(options: AlpacaEvalOptions, context: JudgeContext, comparisons: Seq
     return AlpacaEvalJudge(options, load_annotator(options.annotator), context).forecast(comparisons)
 
 
-@register_judge(
-    "alpaca_eval", options=AlpacaEvalOptions, check=check, transport=TRANSPORT, ready=ready, forecast=forecast
-)
+@register_judge("alpaca_eval", options=AlpacaEvalOptions, check=check, ready=ready, forecast=forecast)
 def make(options: AlpacaEvalOptions, context: JudgeContext) -> AlpacaEvalJudge | OfficialJudge:
     """Return the judge with the table that its scores need. Raises `UserError` for that table as `ready` does."""
     table = difficulty_table(options.difficulty)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.core.errors import UserError
+from harness.core.dials import dial
 from harness.core.prompt import readable_prompt
 from harness.core.records import Agreement, Judgement
 from harness.evaluation.agreement import measure_agreement
@@ -23,13 +23,11 @@ class GoldOptions:
     """The settings under `judge:` in an experiment file."""
 
     reward: str  # a registered reward, or a module:function that maps prompt and response (texts) to a number
-    margin: float = 0.0  # a reward difference of at most this is a tie
+    margin: float = dial(0.0, at_least=0)  # a reward difference of at most this is a tie
 
 
 def check(options: GoldOptions) -> None:
-    """Raise `UserError` for a negative margin or an unknown reward."""
-    if not options.margin >= 0:
-        raise UserError(f"judge.margin must be at least 0, got {options.margin}")
+    """Raise `UserError` for an unknown reward."""
     find_reward(options.reward)
 
 

@@ -19,7 +19,7 @@ from harness.core.records import Agreement, Judgement
 from harness.core.store import read_json, write_json
 from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, JudgeContext, register_judge
-from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
+from harness.evaluation.judges.local import LocalModel, LocalOptions, check_local
 from harness.evaluation.judges.orders import both_orders, identical
 from harness.evaluation.judges.template import Template, load_template
 
@@ -44,7 +44,7 @@ def check(options: PairwiseOptions) -> None:
         load_template(options.template)
 
 
-@register_judge("hf_pairwise", options=PairwiseOptions, check=check, transport=TRANSPORT)
+@register_judge("hf_pairwise", options=PairwiseOptions, check=check)
 def make(options: PairwiseOptions, context: JudgeContext) -> PairwiseJudge:
     """Return the judge of one task. Its weights are loaded when the first comparison is asked.
 

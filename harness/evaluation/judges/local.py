@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.core.assets import model_folder, quiet, weights_hash
+from harness.core.dials import dial
 from harness.core.errors import UserError
 
 
@@ -18,20 +19,15 @@ class LocalOptions:
     model: str  # a packaged name, a local folder, or a hub id
     revision: str | None = None  # for hub ids
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_tokens: int = 2048  # per text; an overlong prompt loses its beginning
-    batch_size: int = 16
-    device_map: str = ""  # "auto" spreads the model over all visible GPUs; "": the first GPU, else the CPU
-    agreement_pairs: int = 256  # labelled pairs for measuring the judge
-
-
-TRANSPORT = ("batch_size", "device_map")
+    max_tokens: int = dial(2048, at_least=16)  # per text; an overlong prompt loses its beginning
+    batch_size: int = dial(16, at_least=1, numeric=False)
+    # "auto" spreads the model over all visible GPUs; "": the first GPU, else the CPU.
+    device_map: str = dial("", numeric=False)
+    agreement_pairs: int = dial(256, at_least=0)  # labelled pairs for measuring the judge
 
 
 def check_local(options: LocalOptions) -> None:
-    """Raise `UserError` for invalid settings or a missing model."""
-    for name, low in {"max_tokens": 16, "batch_size": 1, "agreement_pairs": 0}.items():
-        if getattr(options, name) < low:
-            raise UserError(f"judge.{name} must be at least {low}, got {getattr(options, name)}")
+    """Raise `UserError` for a missing model."""
     model_folder(options.model, options.revision)
 
 

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from harness.core.errors import UserError
+from harness.core.dials import dial
 from harness.core.records import Agreement, Judgement
 from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
 from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
-from harness.evaluation.endpoint.options import TRANSPORT, EndpointOptions, check_endpoint, check_key
+from harness.evaluation.endpoint.options import EndpointOptions, check_endpoint, check_key, check_request
 from harness.evaluation.judges.orders import both_orders, identical, one_order, policy_first
 from harness.evaluation.judges.template import Template, load_template
 
 MOST_LOGPROBS = 20  # the limit of OpenAI and vLLM
-RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
 
 
 @dataclass
@@ -31,26 +30,20 @@ class OpenAIOptions(EndpointOptions):
 
     template: str = ""  # "": the task's own; a built-in one by name (harness/evaluation/judges/templates), or a file
     both_orders: bool = True  # false: one order per comparison, half in each order; half the price, no flip rate
-    temperature: float | None = 0.0  # null: not sent, for models with a fixed temperature
+    temperature: float | None = dial(0.0, at_least=0)  # null: not sent, for models with a fixed temperature
     seed: int | None = None  # null: not sent
-    max_tokens: int | None = 512  # for the whole answer, including a reasoning model's reasoning; null: not sent
+    # For the whole answer, including a reasoning model's reasoning; null: not sent.
+    max_tokens: int | None = dial(512, at_least=1)
     reasoning_effort: str = ""  # for reasoning models: none, low, ...; "": not sent
-    logprobs: int = 5  # alternatives for the label's token, for a graded preference; 0: not requested
+    # Alternatives for the label's token, for a graded preference; 0: not requested.
+    logprobs: int = dial(5, at_least=0, at_most=MOST_LOGPROBS)
     extra: dict[str, Any] = field(default_factory=dict)  # further request fields, sent unchanged
-    agreement_pairs: int = 0  # labelled pairs for measuring the judge; 0: its agreement is not measured
+    agreement_pairs: int = dial(0, at_least=0)  # labelled pairs for measuring the judge; 0: it is not measured
 
 
 def check(options: OpenAIOptions) -> None:
-    """Raise `UserError` for invalid settings or a missing template."""
-    for name, low in {"agreement_pairs": 0, "temperature": 0, "max_tokens": 1, "logprobs": 0}.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise UserError(f"judge.{name} must be at least {low}, got {value}")
-    if options.logprobs > MOST_LOGPROBS:
-        raise UserError(f"judge.logprobs must be at most {MOST_LOGPROBS}, got {options.logprobs}")
-    for name in RESERVED:
-        if name in options.extra:
-            raise UserError(f"judge.extra may not set {name!r}")
+    """Raise `UserError` for a reserved request field, a missing template or an endpoint that could not work."""
+    check_request("extra", options.extra)
     if options.template:
         load_template(options.template)
     check_endpoint(options, options.max_tokens)
@@ -78,7 +71,7 @@ def forecast(options: OpenAIOptions, context: JudgeContext, comparisons: Sequenc
     return make(options, context).forecast(comparisons)
 
 
-@register_judge("openai", options=OpenAIOptions, check=check, transport=TRANSPORT, ready=check_key, forecast=forecast)
+@register_judge("openai", options=OpenAIOptions, check=check, ready=check_key, forecast=forecast)
 def make(options: OpenAIOptions, context: JudgeContext) -> OpenAIJudge:
     """Return the judge of one task. Raises `UserError` if the template does not exist."""
     return OpenAIJudge(options, load_template(options.template or context.template), context)

@@ -9,13 +9,13 @@ pairs that it has not seen is reported with every result.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from harness.core.dials import dial
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.prompt import Prompt
@@ -38,9 +38,10 @@ SLOPES = (0.01, 10.0)  # search interval of the calibration; at the lower end, p
 class PreferenceModelOptions:
     """The settings under `judge:` in an experiment file."""
 
-    features: list[str] = field(default_factory=lambda: ["style", "style+embedding", "style+words+embedding"])
-    C: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])  # as in scikit-learn: large is weak
-    folds: int = 5  # folds of the cross-validation that selects both; pairs of one prompt stay together
+    features: list[str] = dial(["style", "style+embedding", "style+words+embedding"])
+    C: list[float] = dial([0.01, 0.1, 1.0, 10.0], above=0)  # as in scikit-learn: large is weak
+    # Folds of the cross-validation that selects both; pairs of one prompt stay together.
+    folds: int = dial(5, at_least=2)
 
     @property
     def blocks(self) -> list[str]:
@@ -49,11 +50,9 @@ class PreferenceModelOptions:
 
 
 def check(options: PreferenceModelOptions) -> None:
-    """Raise `UserError` for invalid settings."""
-    if not options.C or not all(0 < c < math.inf for c in options.C):
-        raise UserError(f"judge.C must hold numbers above 0, got {options.C}")
-    if options.folds < 2:
-        raise UserError(f"judge.folds must be at least 2, got {options.folds}")
+    """Raise `UserError` for unknown features, or for nothing to choose from."""
+    if not options.C:
+        raise UserError("judge.C is empty; name strengths of the penalty, such as 1.0")
     if not options.features:
         raise UserError(f"judge.features is empty; name sums of {', '.join(BLOCKS)}")
     for block in (block for candidate in options.features for block in candidate.split("+")):

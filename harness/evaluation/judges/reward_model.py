@@ -20,7 +20,7 @@ from harness.core.records import Agreement, Judgement
 from harness.core.store import read_json, write_json
 from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, JudgeContext, register_judge
-from harness.evaluation.judges.local import TRANSPORT, LocalModel, LocalOptions, check_local
+from harness.evaluation.judges.local import LocalModel, LocalOptions, check_local
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ KIND, FILE = "reward-scores", "scores.json"
 FORMAT = 1  # incremented when the tokens of a text change
 
 
-@register_judge("reward_model", options=LocalOptions, check=check_local, transport=TRANSPORT)
+@register_judge("reward_model", options=LocalOptions, check=check_local)
 def make(options: LocalOptions, context: JudgeContext) -> RewardModelJudge:
     """Return the judge. Its weights are loaded when the first text is scored.
 

@@ -229,12 +229,12 @@ def test_an_annotator_may_be_a_folder_of_one_s_own(server, judge_of, tmp_path):
             {"engine": "official", "requests_per_minute": 60.0},
             "judge.requests_per_minute: the package has no such limit",
         ),
-        ({"timeout": 0.0}, "judge.timeout must be above 0"),
+        ({"timeout": 0.0}, "judge.timeout must be a number above 0, got 0.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_starts(options, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        check(AlpacaEvalOptions(**options))
+        JUDGES.get("alpaca_eval").check(AlpacaEvalOptions(**options))
 
 
 def test_the_official_table_is_had_before_a_run_begins_or_it_does_not_begin(server, judge_of, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from transformers import (
 
 from harness.core.errors import UserError
 from harness.core.prompt import Message
-from harness.evaluation.base import Comparison
+from harness.evaluation.base import JUDGES, Comparison
 from harness.evaluation.judges import gold, hf_pairwise, reward_model
 from harness.evaluation.judges.local import LocalOptions
 from harness.evaluation.judges.reward_model import by_scores
@@ -217,6 +217,8 @@ def test_a_gold_judge_prefers_what_its_reward_scores_higher(make_context):
     assert close[0].status == "tie"
     with pytest.raises(UserError, match="neither registered nor"):
         gold.check(gold.GoldOptions("brevity"))
+    with pytest.raises(UserError, match=r"judge\.margin must be a number at least 0, got -1\.0"):
+        JUDGES.get("gold").check(gold.GoldOptions(options.reward, margin=-1.0))
 
 
 def test_a_gold_judge_s_agreement_says_how_far_labels_follow_the_reward(make_context):

@@ -1,6 +1,7 @@
 """The judge behind an OpenAI-compatible endpoint, against a real HTTP server on this machine."""
 
 import logging
+import math
 import sqlite3
 import subprocess
 import sys
@@ -372,20 +373,21 @@ def test_the_id_names_model_and_template_with_its_content(server, make_context, 
         ({"temperature": -1}, "judge.temperature"),
         ({"max_tokens": 0}, "judge.max_tokens"),
         ({"agreement_pairs": -1}, "judge.agreement_pairs"),
-        ({"logprobs": 21}, "judge.logprobs must be at most 20"),
+        ({"logprobs": 21}, "judge.logprobs must be at least 0 and at most 20, got 21"),
         ({"extra": {"model": "other"}}, "judge.extra may not set 'model'"),
-        ({"requests_per_minute": 0}, "judge.requests_per_minute must be above 0"),
+        ({"requests_per_minute": 0.0}, "judge.requests_per_minute must be a number above 0"),
+        ({"timeout": math.inf}, "judge.timeout must be a number above 0, got inf"),
         ({"price": {"input": 1.0}}, "judge.price must hold input and output"),
-        ({"price": {"input": 1.0, "output": -1.0}}, "judge.price must be at least 0"),
-        ({"budget_usd": 0}, "judge.budget_usd must be above 0"),
+        ({"price": {"input": 1.0, "output": -1.0}}, "judge.price.output must be a number at least 0, got -1.0"),
+        ({"budget_usd": 0.0}, "judge.budget_usd must be a number above 0"),
         ({"budget_usd": 1}, "no price is known for 'judge'"),
         ({"budget_usd": 1, "price": {"input": 1.0, "output": 1.0}, "max_tokens": None}, "set judge.max_tokens"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_starts(options, message):
-    check(OpenAIOptions("judge"))
+    JUDGES.get("openai").check(OpenAIOptions("judge"))
     with pytest.raises(UserError, match=message):
-        check(OpenAIOptions("judge", **options))
+        JUDGES.get("openai").check(OpenAIOptions("judge", **options))
 
 
 @pytest.mark.parametrize("bad", ["", "  ", "sk-schlüssel", "sk-a\x07b"])

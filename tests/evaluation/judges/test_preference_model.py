@@ -9,8 +9,8 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.core.prompt import Message
-from harness.evaluation.base import Comparison
-from harness.evaluation.judges.preference_model import PreferenceModelOptions, check, fit, make
+from harness.evaluation.base import JUDGES, Comparison
+from harness.evaluation.judges.preference_model import PreferenceModelOptions, fit, make
 from harness.evaluation.statistics.intervals import wilson_interval
 from harness.tasks.base import Preference
 
@@ -265,6 +265,6 @@ def test_too_few_pairs_are_refused(fitted):
     "options", [{"C": []}, {"C": [0.0]}, {"C": [float("inf")]}, {"folds": 1}, {"features": []}, {"features": ["stile"]}]
 )
 def test_settings_that_cannot_work_are_refused(options):
-    check(PreferenceModelOptions())
+    JUDGES.get("preference_model").check(PreferenceModelOptions())
     with pytest.raises(UserError, match=r"judge\.(C|folds|features)"):
-        check(PreferenceModelOptions(**options))
+        JUDGES.get("preference_model").check(PreferenceModelOptions(**options))
