@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from harness.core.assets import model_folder, quiet, weights_hash
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_PIECES = 256  # the length all-MiniLM-L6-v2 was trained on
 BATCH_SIZE = 32
@@ -45,7 +49,7 @@ class Encoder:
         return np.load(artifact.path / "embeddings.npy", allow_pickle=False)
 
     @cached_property
-    def _model(self):
+    def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         from transformers import AutoModel, AutoTokenizer
 
         try:
@@ -65,7 +69,7 @@ class Encoder:
 
         tokenizer, model = self._model
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its type
         ids = tokenizer(list(texts), truncation=True, max_length=MAX_PIECES)["input_ids"] if texts else []
         result = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))  # batches of similar lengths are 3 times faster

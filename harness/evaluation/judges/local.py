@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.core.assets import model_folder, quiet, weights_hash
 from harness.core.dials import dial
 from harness.core.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -39,22 +43,18 @@ class LocalModel:
         self.folder: Path = model_folder(options.model, options.revision)
         self.hash = weights_hash(self.folder)
         self._auto_class = auto_class
-        self._model = None
-        self._tokenizer = None
 
-    @property
-    def tokenizer(self):
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
+        from transformers import AutoTokenizer
 
-            with quiet():
-                self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        return self._tokenizer
+        with quiet():
+            return AutoTokenizer.from_pretrained(self.folder)
 
     @property
-    def settings(self):
-        """The model's configuration (a transformers `PretrainedConfig`); the weights are not loaded."""
+    def settings(self) -> PretrainedConfig:
+        """The model's configuration; the weights are not loaded."""
         from transformers import AutoConfig
 
         try:
@@ -64,33 +64,27 @@ class LocalModel:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from None
 
-    @property
-    def model(self):
+    @cached_property
+    def model(self) -> PreTrainedModel:
         """The model in eval mode, on its device. Raises `UserError` if the folder has another kind of model."""
-        if self._model is None:
-            import torch
-            import transformers
+        import torch
+        import transformers
 
-            spread = {"device_map": self.options.device_map} if self.options.device_map else {}
-            try:
-                with quiet():
-                    load = getattr(transformers, self._auto_class).from_pretrained
-                    dtype = getattr(torch, self.options.dtype)
-                    model, report = load(
-                        self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread
-                    )
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from error
-            if report["missing_keys"]:
-                missing = ", ".join(sorted(report["missing_keys"])[:3])
-                raise UserError(
-                    f"judge model in {self.folder} lacks the weights {missing}; it is another kind of model"
-                )
-            self._model = model.eval()
-            if not spread:
-                self._model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return self._model
+        spread = {"device_map": self.options.device_map} if self.options.device_map else {}
+        try:
+            with quiet():
+                load = getattr(transformers, self._auto_class).from_pretrained
+                dtype = getattr(torch, self.options.dtype)
+                model, report = load(self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from error
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
+            raise UserError(f"judge model in {self.folder} lacks the weights {missing}; it is another kind of model")
+        if not spread:
+            model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return model.eval()
 
     def run(self, encoded: Sequence[Mapping[str, Sequence[int]]], read: Callable) -> list:
         """Return the results of `read(logits, last)` for the encoded texts, in order.

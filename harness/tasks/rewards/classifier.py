@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.core.assets import model_folder, quiet, weights_hash
 from harness.core.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ClassifierReward:
@@ -41,7 +45,7 @@ class ClassifierReward:
             return float(model(**ids).logits.float().softmax(dim=-1)[0, self._positive])
 
     @cached_property
-    def _model(self):
+    def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
