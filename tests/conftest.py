@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def _undone():
 
 registrations_of_a_module = pytest.fixture(_undone, scope="module", autouse=True)
 registrations_of_a_test = pytest.fixture(_undone, autouse=True)
+registrations_undone = contextmanager(_undone)  # for a fixture of the session, which is set up before those two
 
 
 def group_of(nodeid: str) -> str:

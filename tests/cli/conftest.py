@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import registrations_undone
 from tests.tiny_experiment import run, write_experiment
 
 FAILS = """
@@ -31,5 +32,6 @@ def finished(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
         plugins=[str(folder / "fails.py")],
         judge={"kind": "gold", "reward": "tests.tiny_experiment:length"},
     )
-    assert run(path) == 1
+    with registrations_undone():
+        assert run(path) == 1
     return path
