@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,18 @@ def command(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
 
     return command
+
+
+@pytest.fixture
+def on_the_path(monkeypatch) -> Iterator[Callable[[Path], None]]:
+    """Return a function that adds a folder of installed packages; what was imported from it is forgotten afterwards."""
+    folders = []
+
+    def on_the_path(folder: Path) -> None:
+        folders.append(folder)
+        monkeypatch.syspath_prepend(str(folder))
+
+    yield on_the_path
+    for name, module in list(sys.modules.items()):
+        if any(Path(getattr(module, "__file__", None) or "/").is_relative_to(folder) for folder in folders):
+            del sys.modules[name]

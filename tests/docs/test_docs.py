@@ -111,14 +111,15 @@ def test_the_package_of_the_docs_registers_its_loss(installed, tmp_path, command
 
 @pytest.mark.slow
 def test_losses_from_a_file_a_package_and_the_harness_run_in_one_experiment(
-    installed, tmp_path, tiny_model, tiny_encoder
+    installed, tmp_path, tiny_model, tiny_encoder, command, on_the_path
 ):
+    on_the_path(installed)
     losses, plugins = {"dpo": {}, "capped_dpo": "grid", "capped_dpo+js": {}}, ["my_weighting.py", "my_modifier.py"]
     for file in plugins:
         (tmp_path / file).write_text(block("python", f"# {file}"))
         losses |= yaml.safe_load(block("yaml", f"plugins: [{file}]"))["losses"]
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, plugins=plugins, losses=losses)
-    result = harness("run", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{installed}")
+    result = command("run", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     frame = pd.read_csv(tmp_path / "results" / "tiny" / "leaderboard.csv")
     counts = frame.query("task == 'hh'").groupby("loss").size().to_dict()

@@ -18,7 +18,6 @@ from harness.experiment.file import load_experiment
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import resolve, resolve_judge
 from harness.tasks import TASKS, Message
-from tests.cli.test_main import harness
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import write_experiment
 
@@ -180,33 +179,36 @@ def commands(page: list[tuple[str, str]], word: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_package_of_the_page_registers_its_judge(installed, tmp_path, command):
-    site = installed("my_judge", JUDGE)
+def test_the_package_of_the_page_registers_its_judge(installed, tmp_path, command, on_the_path):
     (line,) = [line for line in commands(JUDGE, "judge-check") if "my_experiment" not in line]
     arguments = [*line.split()[3:], "--limit", "40", "--json"]
-    result = harness(*arguments, cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
+    assert "unknown judge 'repetition'" in command(*arguments, cwd=tmp_path).stderr
+    on_the_path(installed("my_judge", JUDGE))
+    result = command(*arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)["judge"] == "repetition:n=2,margin=0.02@v1"
-    assert "unknown judge 'repetition'" in command(*arguments, cwd=tmp_path).stderr
 
 
 @pytest.mark.slow
-def test_the_package_of_the_page_registers_its_task(installed, tmp_path, tiny_model, tiny_encoder, command):
-    site = installed("my_task", TASK)
+def test_the_package_of_the_page_registers_its_task(
+    installed, tmp_path, tiny_model, tiny_encoder, command, on_the_path
+):
     tasks = {"voted_answers": {"data": str(write_answers(tmp_path / "answers.jsonl")), **TASK_SIZES}}
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, tasks=tasks, losses={"dpo": {"beta": 0.1}})
-    planned = harness("plan", str(path), cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
-    assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
     assert "unknown task 'voted_answers'" in command("plan", str(path), cwd=tmp_path).stderr
+    on_the_path(installed("my_task", TASK))
+    planned = command("plan", str(path), cwd=tmp_path)
+    assert planned.returncode == 0 and "voted_answers" in planned.stdout, planned.stdout + planned.stderr
 
 
-def test_an_entry_point_that_cannot_be_loaded_is_named_in_one_line(tmp_path):
+def test_an_entry_point_that_cannot_be_loaded_is_named_in_one_line(tmp_path, command, on_the_path):
     site = tmp_path / "site"
     (site / "broken-1.dist-info").mkdir(parents=True)
     (site / "broken-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    on_the_path(site)
     for group, kind in (("harness.judges", "judge"), ("harness.tasks", "task")):
         (site / "broken-1.dist-info" / "entry_points.txt").write_text(f"[{group}]\nmine = no_such_module_{kind}\n")
-        result = harness("losses", "--json", cwd=tmp_path, PYTHONPATH=f"{REPOSITORY}:{site}")
+        result = command("losses", "--json", cwd=tmp_path)
         assert result.returncode == 2 and result.stderr.count("\n") == 1
         assert f"entry point mine of {group} (no_such_module_{kind}): ModuleNotFoundError" in result.stderr
 
