@@ -38,8 +38,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def _undone():
-    """What is registered meanwhile, by a test or by a plugin that it loads, is gone afterwards."""
+def undone():
+    """Remove afterwards what was registered meanwhile, by a test or by a plugin that it loads."""
     import harness.evaluation.judges  # noqa: F401 (what is built in is there before and after)
     import losses.catalogue  # noqa: F401
     from harness.evaluation.base import JUDGES
@@ -57,8 +57,8 @@ def _undone():
         registry._entries, registry._origins = entries, origins
 
 
-registrations_of_a_module = pytest.fixture(_undone, scope="module", autouse=True)
-registrations_of_a_test = pytest.fixture(_undone, autouse=True)
+registrations_of_a_module = pytest.fixture(undone, scope="module", autouse=True)
+registrations_of_a_test = pytest.fixture(undone, autouse=True)
 
 
 def group_of(nodeid: str) -> str:
