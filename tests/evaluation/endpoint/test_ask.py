@@ -123,7 +123,7 @@ def test_retry_after_is_honoured(server, judge):
 
     server.respond = respond
     judge(questions(1), both_orders=False, max_retries=1)
-    assert 1.0 <= times[1] - times[0] < 2.0
+    assert times[1] - times[0] >= 1.0, "longer than the half second that is waited without the header"
 
 
 JUDGE = """
