@@ -139,8 +139,8 @@ def _identity(facts: Mapping) -> dict[str, str]:
         versions = facts["environment"]["versions"]
         with_changes = " with changes" if git.get("changed") else ""
         lines["code"] = f"{git.get('commit')}{with_changes}, torch {versions.get('torch')}"
-    if facts["failure"]:
-        lines["failed"] = f"{facts['failure']['where']}: {facts['failure']['reason']}"
+    if facts["failures"]:
+        lines["failed"] = "; ".join(f"{failure['where']}: {failure['reason']}" for failure in facts["failures"])
     return lines
 
 

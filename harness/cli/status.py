@@ -70,7 +70,7 @@ def status_as_json(status: Status) -> dict:
                 "label": one.cell.label,
                 "state": one.state,
                 "stages": [asdict(stage) for stage in one.stages],
-                "failure": one.failure and {"where": one.failure.where, "reason": one.failure.reason},
+                "failures": [{"where": failure.where, "reason": failure.reason} for failure in one.failures],
             }
             for one in status.cells
         ],
@@ -90,9 +90,10 @@ def status_parts(status: Status) -> list[Text | Table]:
         _table(status),
     ]
     failed = [
-        f"{one.cell.label}: {one.failure.where}: {one.failure.reason}  ({one.cell.key})"
+        f"{one.cell.label}: {failure.where}: {failure.reason}  ({one.cell.key})"
         for one in status.cells
-        if one.failure and one.state == "failed"
+        for failure in one.failures
+        if one.state == "failed"
     ]
     parts += _section("under way", [*_builds(status, running=True), *shared], "yellow")
     parts += _section("interrupted; the next run goes on from there", _builds(status, running=False), "yellow")

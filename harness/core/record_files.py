@@ -6,7 +6,7 @@ On reading, a missing field takes its default, and a field that the record does 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,14 +52,9 @@ def read_metrics(folder: Path) -> list[StepMetrics]:
     return [_of_file(path, f" row {n}:", kind(row), row) for n, row in enumerate(rows, start=1)]
 
 
-def read_failure(folder: Path) -> Failure | None:
-    """Read a cell's failure, or None if it has none. Earlier versions wrote `Failure.where` as the stage."""
-    if not (folder / Failure.FILE).is_file():
-        return None
-    failure = read_record(Failure, folder)
-    stage, _, target = failure.stage.partition("-")
-    task, _, judge = target.partition("@")
-    return replace(failure, stage=stage, task=task, judge=judge) if target else failure
+def read_failures(folder: Path) -> list[Failure]:
+    """Read which stages of a cell failed, in order; empty if none did."""
+    return read_records(Failure, folder) if (folder / Failure.FILE).is_file() else []
 
 
 def readable(path: Path, reader: Callable[[Path], T]) -> T:

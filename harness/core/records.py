@@ -248,13 +248,13 @@ class JudgeRecord(Record):
 
 @dataclass(frozen=True)
 class Failure(Record):
-    """The stage at which a cell failed, and the reason in one line.
+    """A stage of a cell that failed, and the reason in one line. A cell's file has a row for each.
 
     `stage` is a stage of a cell, or "sft" or "reference", which cells share. `task` is the task the cell was sampled,
     measured or judged on, `judge` the judge's name in a panel; "" if there is none. `split` is that of the questions.
     """
 
-    FILE: ClassVar[str] = "failed.json"
+    FILE: ClassVar[str] = "failures.jsonl"
 
     stage: str
     reason: str

@@ -18,7 +18,6 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
     """
     manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
-    failure = cell.failure
     return {
         "key": cell.key,
         "label": cell.label,
@@ -26,7 +25,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "folder": str(cell.folder),
         **{name: value for name, value in asdict(cell.record).items() if name not in ("key", "point")},
         "trained": train.get("created"),
-        "failure": failure and {"where": failure.where, "reason": failure.reason},
+        "failures": [{"where": failure.where, "reason": failure.reason} for failure in cell.failures],
         "config": config,
         "inputs": inputs,
         "differing": _differing(config, inputs),

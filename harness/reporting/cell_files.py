@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from harness.core.record_files import read_failure, read_metrics, read_record, read_records, readable
+from harness.core.record_files import read_failures, read_metrics, read_record, read_records, readable
 from harness.core.records import (
     JUDGE,
     SAMPLE,
@@ -123,9 +123,9 @@ class CellFiles:
         return _json(self.folder / stage / MANIFEST) or None
 
     @property
-    def failure(self) -> Failure | None:
-        """Why the cell failed, if it did."""
-        return read_failure(self.folder)
+    def failures(self) -> list[Failure]:
+        """The stages of the cell that failed, and why."""
+        return read_failures(self.folder)
 
     @property
     def summary(self) -> TrainSummary | None:

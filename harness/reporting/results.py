@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import UserError, one_line
-from harness.core.record_files import read_failure, read_metrics, read_record, read_records, readable
+from harness.core.record_files import read_failures, read_metrics, read_record, read_records, readable
 from harness.core.records import (
     COUNTED,
     JUDGE,
     MEASURE,
     SAMPLE,
+    TEST,
     TRAIN,
     CellRecord,
     Failure,
@@ -91,11 +92,11 @@ def load_results(folder: Path) -> Results:
     cells, evaluations, prompts, metrics = [], [], [], []
     for cell in plan.cells:
         path = cell_folder(folder, cell.key)
-        failure = read_failure(path)
-        cells.append(_cell(cell, path, failure))
+        failures = read_failures(path)
+        cells.append(_cell(cell, path, failures))
         metrics.extend(_metrics(cell, path))
         for task, judge in _judgings(cell, plan):
-            evaluation = _evaluation(cell, path, task, judge, failure, plan.decoding)
+            evaluation = _evaluation(cell, path, task, judge, failures, plan.decoding)
             evaluations.append(evaluation)
             if evaluation["state"] in (DONE, NOT_JUDGED):
                 prompts.append(_prompts(evaluation, path))
@@ -131,9 +132,9 @@ def matrix(rows: pd.DataFrame, column: str, seeds: list, ids: list) -> np.ndarra
     return table.to_numpy(dtype=float, na_value=np.nan)
 
 
-def _cell(cell: CellRecord, path: Path, failure: Failure | None) -> dict[str, object]:
+def _cell(cell: CellRecord, path: Path, failures: Sequence[Failure]) -> dict[str, object]:
     summary = None
-    trained = failure is None or failure.stage in (SAMPLE, MEASURE, JUDGE)
+    trained = all(failure.stage in (SAMPLE, MEASURE, JUDGE) for failure in failures)
     if trained and (path / TRAIN / TrainSummary.FILE).is_file():
         summary = read_record(TrainSummary, path / TRAIN)
     dev = summary.dev if summary else None
@@ -153,15 +154,14 @@ def _judgings(cell: CellRecord, plan: PlanRecord) -> list[tuple[str, str]]:
 
 
 def _evaluation(
-    cell: CellRecord, path: Path, task: str, name: str, failure: Failure | None, decoding: Mapping[str, object]
+    cell: CellRecord, path: Path, task: str, name: str, failures: Sequence[Failure], decoding: Mapping[str, object]
 ) -> dict[str, object]:
     """Return the state of a cell on one task. Results of an earlier run that are outdated are not used."""
     folder = path / stage_folder(JUDGE, task, name)
     samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
     sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
     judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"][Sample.FILE]
-    if failure and judged and _is_of_another(failure, task, name):
-        failure = None
+    failure = _failure_of(failures, task, name, judged)
     state = FAILED if failure else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
     judge = read_record(JudgeRecord, folder) if state == DONE else None
     agreement = judge.agreement if judge else None
@@ -238,9 +238,15 @@ def _manifest(path: Path) -> dict:
     return readable(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
 
 
-def _is_of_another(failure: Failure, task: str, name: str) -> bool:
-    """Whether a cell failed on another task or with another judge, so that this judge's results remain valid."""
-    return failure.task not in ("", task) or failure.judge not in ("", name)
+def _failure_of(failures: Sequence[Failure], task: str, name: str, judged: bool) -> Failure | None:
+    """Return why a judge's results on a task's test questions are missing, or None if nothing failed on the way.
+
+    A failure on another task, with another judge or on dev questions leaves results that are there valid. One of a
+    stage before the judges ended the cell, so that what is missing after it is missing because of it.
+    """
+    own = [f for f in failures if f.split == TEST and f.task in ("", task) and f.judge in ("", name)]
+    ended = [] if judged else [f for f in failures if f.stage != JUDGE]
+    return next(iter([*own, *ended]), None)
 
 
 def _number(record: object, field: str) -> float:

@@ -37,11 +37,11 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class CellStatus:
-    """One cell with its stages in order, and why it failed, if it did."""
+    """One cell with its stages in order, and which of them failed and why."""
 
     cell: CellFiles
     stages: tuple[StageStatus, ...]
-    failure: Failure | None
+    failures: tuple[Failure, ...]
 
     @property
     def state(self) -> str:
@@ -49,7 +49,7 @@ class CellStatus:
         states = [stage.state for stage in self.stages]
         if UNDER_WAY in states:
             return UNDER_WAY
-        if self.failure:
+        if self.failures:
             return FAILED
         return DONE if set(states) == {DONE} else TO_DO
 
@@ -124,13 +124,13 @@ def experiment_status(folder: Path) -> Status:
 
 
 def _cell(cell: CellFiles) -> CellStatus:
-    failure = cell.failure
+    failures = tuple(cell.failures)
     decoding, measured = cell.experiment.plan.decoding, _measured(cell)
     names = [TRAIN]
     for task in cell.record.evaluated_on:
         names += [stage_folder(SAMPLE, task), *([stage_folder(MEASURE, task)] if task in measured else [])]
         names += [stage_folder(JUDGE, task, judge) for judge in cell.experiment.judges(task)]
-    return CellStatus(cell, tuple(_stage(cell, name, decoding, failure) for name in names), failure)
+    return CellStatus(cell, tuple(_stage(cell, name, decoding, failures) for name in names), failures)
 
 
 def _measured(cell: CellFiles) -> set[str]:
@@ -140,13 +140,13 @@ def _measured(cell: CellFiles) -> set[str]:
     return known | {path.name.partition("-")[2] for path in cell.folder.glob("measure-*")}
 
 
-def _stage(cell: CellFiles, name: str, decoding: dict, failure: Failure | None) -> StageStatus:
+def _stage(cell: CellFiles, name: str, decoding: dict, failures: Sequence[Failure]) -> StageStatus:
     build = find_build(cell.folder / name)
     if build and build.running:
         return StageStatus(name, UNDER_WAY, build=build)
     if (artifact := cell.artifact(name)) and _is_current(cell, name, artifact, decoding):
         return StageStatus(name, DONE, artifact["seconds"])
-    if failure and name == failure.where:
+    if name in {failure.where for failure in failures}:
         return StageStatus(name, FAILED, build=build)
     return StageStatus(name, TO_DO, build=build)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from harness.core.errors import UserError
-from harness.core.record_files import write_record
+from harness.core.record_files import write_record, write_records
 from harness.core.records import TEST, Failure
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -25,11 +25,11 @@ Show = Callable[[str], AbstractContextManager[Progress]]  # shows a stage under 
 
 def run_cell(
     plan: Plan, key: str, worker: Worker, show: Show | None = None, splits: Sequence[str] = (TEST,)
-) -> Failure | None:
-    """Complete the cell with this key; return why it failed, or None if every stage is done.
+) -> list[Failure]:
+    """Complete the cell with this key; return which stages failed and why, in order: none if every stage is done.
 
     Stages that are done are skipped, so the call can be repeated. Responses to the questions of `splits` are sampled,
-    measured and judged. A failure is also kept beside the cell's results until the cell is run again.
+    measured and judged. Failures are also kept beside the cell's results until the cell is run again.
 
     Raises `AloneError` if this process failed and the processes that share its batches did not.
     """
@@ -38,7 +38,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / Failure.FILE).unlink(missing_ok=True)
     write_record(folder, plan.describe(cell))
-    first: Failure | None = None
+    failures: list[Failure] = []
     for stage, target in stages_of(plan, cell, splits):
         if stage.shared and train.is_trained(worker, cell):
             continue
@@ -46,16 +46,15 @@ def run_cell(
             with (show or _silent)(label(cell, stage, target)) as progress:
                 _make(stage, worker, cell, target, progress)
         except Exception as error:  # a failure stays within its cell; the others go on
-            failure = failure_of(error, stage, target)
-            first = first or failure
+            failures.append(failure_of(error, stage, target))
             # When one process fails, the others fail after it: the first reason is kept.
             if not (isinstance(error, AloneError) and (folder / Failure.FILE).exists()):
-                write_record(folder, first)
+                write_records(folder, Failure, failures)
             if isinstance(error, AloneError):
                 raise
             if not stage.alone:
-                return first
-    return first
+                break
+    return failures
 
 
 def stages_of(plan: Plan, cell: Cell, splits: Sequence[str] = (TEST,)) -> Iterator[tuple[Stage, Target]]:

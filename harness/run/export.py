@@ -81,7 +81,7 @@ def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
     """Return the parts of a cell's policy, each checked against the hash recorded when it was written."""
     train = find_artifact(cell.folder / "train")
     if train is None:
-        why = f": {cell.failure.where}: {cell.failure.reason}" if cell.failure else ""
+        why = "".join(f": {failure.where}: {failure.reason}" for failure in cell.failures[:1])
         raise UserError(f"cell {cell.key} ({cell.label}) is not trained{why}; run {cell.experiment.name} first")
     start = train.manifest["inputs"]["start"]
     sft = find_artifact(Store(cell.experiment.store).path(SFT, start))

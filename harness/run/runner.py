@@ -29,7 +29,7 @@ from harness.training.processes import AloneError
 def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     """Run what is not done yet, write the report and print the leaderboard; return the exit status.
 
-    0: every cell is complete; 1: a cell failed (the reason is in its row and its `failed.json`). `UserError` and
+    0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`). `UserError` and
     `RegistryError` are raised before anything is trained, except for a model from scratch.
     """
     started = time.monotonic()
@@ -56,7 +56,7 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    for label, failure in failures.items():
+    for label, failure in failures:
         line = f"failed: {label}: {failure.where}: {failure.reason}"
         console.print(escape(line), highlight=False, style="red", soft_wrap=True)
     return 1 if failures else 0
@@ -88,17 +88,17 @@ def _write_plan_and_manifest(plan: Plan, computes: bool, display: Display) -> No
         write_json(folder / "manifest.json", describe_run(plan))
 
 
-def _run_cells(plan: Plan, worker: Worker, display: Display) -> dict[str, Failure]:
-    """Run every cell; return the failures by label."""
-    failures: dict[str, Failure] = {}
+def _run_cells(plan: Plan, worker: Worker, display: Display) -> list[tuple[str, Failure]]:
+    """Run every cell; return each failure with the label of its cell."""
+    failures = []
     for cell in plan.cells:
         try:
-            failure = run_cell(plan, cell.key, worker, display.stage)
+            failed = run_cell(plan, cell.key, worker, display.stage)
         except AloneError as error:
             display.line(f"{cell.label}: failed: {error}")
             raise SystemExit(f"error: {error}; the run ends: start it again to go on from here") from None
-        if failure:
-            failures[cell.label] = failure
+        for failure in failed:
+            failures.append((cell.label, failure))
             display.line(f"{cell.label}: {failure.where} failed: {failure.reason}")
         display.cell_done()
     return failures

@@ -7,7 +7,7 @@ import pytest
 from harness.core.errors import UserError
 from harness.core.prompt import Message
 from harness.core.record_files import (
-    read_failure,
+    read_failures,
     read_metrics,
     read_record,
     read_records,
@@ -122,24 +122,13 @@ def test_a_plan_from_before_panels_has_one_judge(tmp_path):
     assert read_record(PlanRecord, tmp_path) == PlanRecord(experiment="e", baselines={}, decoding={}, cells=(CELL,))
 
 
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        ("train", ("train", "", "")),
-        ("sample-hh", ("sample", "hh", "")),
-        ("judge-alpaca_eval", ("judge", "alpaca_eval", "")),
-        ("judge-a-task@gpt-4", ("judge", "a-task", "gpt-4")),
-    ],
-)
-def test_a_failure_of_an_earlier_version_names_task_and_judge_in_its_stage(tmp_path, written, read):
-    write_json(tmp_path / "failed.json", {"stage": written, "reason": "no", "traceback": "..."})
-    failure = read_failure(tmp_path)
-    assert (failure.stage, failure.task, failure.judge) == read
-    assert failure.where == written
-
-
 def test_a_cell_that_did_not_fail_has_no_failure(tmp_path):
-    assert read_failure(tmp_path) is None
+    assert read_failures(tmp_path) == []
+
+
+def test_a_failure_names_stage_split_task_and_judge():
+    assert Failure("judge", "no", "a-task", "gpt-4", split="dev").where == "judge-dev-a-task@gpt-4"
+    assert Failure("train", "no").where == "train"
 
 
 def test_where_things_lie(tmp_path):

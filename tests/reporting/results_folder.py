@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from harness.core.record_files import write_records
+from harness.core.records import Failure, cell_folder
+
 DECODING = {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 64}
 BASELINES = {"hh": "the chosen response", "tldr": "the human summary", "alpaca_eval": "gpt-4-1106-preview"}
 AGREEMENT = {"accuracy": 0.64, "low": 0.6, "high": 0.68, "n": 500, "labels": "human choices"}
@@ -42,6 +45,12 @@ def write_plan(folder: Path, cells: list[dict], **more) -> Path:
     plan = {"experiment": folder.name, "baselines": baselines, "decoding": DECODING, "cells": cells}
     write_json(folder / "plan.json", plan | more)
     return folder
+
+
+def write_failures(folder: Path, cell: dict, *failures: Failure) -> None:
+    path = cell_folder(folder, cell["key"])
+    path.mkdir(parents=True, exist_ok=True)
+    write_records(path, Failure, failures)
 
 
 def write_training(folder: Path, cell: dict, *, steps: int = 4, dev_accuracy: float = 0.6) -> None:
@@ -147,7 +156,7 @@ def write_example(folder: Path) -> Path:
                     write_cell(folder, cell, {"hh": hh[loss, seed], "alpaca_eval": [1, 0]}, kl)
                 elif task == "hh":
                     reason = "ValueError: the loss became nan | <b>step 3</b>\nmore"
-                    write_json(folder / "cells" / cell["key"] / "failed.json", {"stage": "train", "reason": reason})
+                    write_failures(folder, cell, Failure("train", reason))
                 elif loss in tldr:
                     write_cell(folder, cell, {"tldr": tldr[loss]})
     return write_plan(folder, cells)

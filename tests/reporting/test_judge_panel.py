@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from harness.core.records import Failure
 from harness.reporting.judge_checks import NO_CHECK, check_file
 from harness.reporting.judge_panel import ranking_agreements
 from harness.reporting.leaderboard import build_leaderboard
@@ -12,6 +13,7 @@ from harness.reporting.results import load_results
 from tests.reporting.results_folder import (
     plan_cell,
     write_cell,
+    write_failures,
     write_json,
     write_judgements,
     write_plan,
@@ -79,7 +81,7 @@ def test_one_judge_needs_no_section_and_no_name(tmp_path):
 
 def test_a_judge_that_failed_fails_its_own_table_alone(folder):
     cell = plan_cell("dpo", {}, 0)
-    write_json(folder / "cells" / cell["key"] / "failed.json", {"stage": "judge-hh@c", "reason": "no"})
+    write_failures(folder, cell, Failure("judge", "no", "hh", "c"))
     states = load_results(folder).evaluations.query("loss == 'dpo'").set_index("judge_name")["state"]
     assert states.to_dict() == {"a": "done", "b": "done", "c": "failed"}
 

@@ -5,10 +5,18 @@ import math
 import pytest
 
 from harness.core.errors import UserError
+from harness.core.records import Failure
 from harness.reporting.leaderboard import COLUMNS, build_leaderboard
 from harness.reporting.results import load_results
 from tests.conftest import REPOSITORY
-from tests.reporting.results_folder import plan_cell, write_cell, write_judgements, write_plan, write_samples
+from tests.reporting.results_folder import (
+    plan_cell,
+    write_cell,
+    write_failures,
+    write_judgements,
+    write_plan,
+    write_samples,
+)
 
 
 def row(leaderboard, task, loss):
@@ -127,9 +135,7 @@ def test_one_cause_at_several_seeds_is_told_once(tmp_path):
     cells = [plan_cell("dpo", {"beta": 0.1}, seed) for seed in (0, 1, 2)]
     folder = write_plan(tmp_path / "run", cells)
     for cell, reason in zip(cells, ["out of memory", "out of memory", "no space left"], strict=True):
-        path = folder / "cells" / cell["key"]
-        path.mkdir(parents=True)
-        (path / "failed.json").write_text(f'{{"stage": "train", "reason": "{reason}"}}')
+        write_failures(folder, cell, Failure("train", reason))
     entry = build_leaderboard(load_results(folder)).iloc[0]
     assert entry["status"] == "failed: seeds 0 1, train: out of memory; seed 2, train: no space left"
     assert (entry["n"], entry["coverage"]) == (0, 0)

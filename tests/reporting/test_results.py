@@ -2,17 +2,19 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
 from harness.core.errors import UserError
+from harness.core.records import Failure
 from harness.reporting.results import load_results
 from tests.reporting.results_folder import (
     DECODING,
     plan_cell,
     write_cell,
     write_example,
-    write_json,
+    write_failures,
     write_plan,
     write_samples,
 )
@@ -113,16 +115,29 @@ def test_samples_of_another_decoding_are_not_used(tmp_path):
     assert load_results(folder).evaluations["state"].tolist() == ["not run yet"]
 
 
-@pytest.mark.parametrize(
-    ("stage", "states"), [("judge-hh", ["failed", "done"]), ("judge-alpaca_eval", ["done", "failed"])]
-)
-def test_a_stage_that_failed_on_one_task_leaves_the_other_task(tmp_path, stage, states):
+@pytest.mark.parametrize(("task", "states"), [("hh", ["failed", "done"]), ("alpaca_eval", ["done", "failed"])])
+def test_a_stage_that_failed_on_one_task_leaves_the_other_task(tmp_path, task, states):
     """What the failed stage had left in an earlier run is there still, and is not used."""
     cell = plan_cell("dpo", {"beta": 0.1}, 0, evaluated_on=("hh", "alpaca_eval"))
     folder = write_plan(tmp_path / "run", [cell])
     write_cell(folder, cell, {"hh": [1, 1], "alpaca_eval": [1, 1]})
-    write_json(folder / "cells" / cell["key"] / "failed.json", {"stage": stage, "reason": "no key"})
+    write_failures(folder, cell, Failure("judge", "no key", task))
     assert load_results(folder).evaluations["state"].tolist() == states
+
+
+def test_each_evaluation_has_the_reason_of_its_own_failure(tmp_path):
+    """Those of dev questions are no test result's; what ended the cell explains what is missing after it."""
+    cell = plan_cell("dpo", {"beta": 0.1}, 0, evaluated_on=("hh", "alpaca_eval"))
+    folder = write_plan(tmp_path / "run", [cell])
+    write_cell(folder, cell, {"hh": [1, 1], "alpaca_eval": [1, 1]})
+    write_failures(folder, cell, Failure("judge", "first", "hh"), Failure("judge", "second", "alpaca_eval"))
+    assert load_results(folder).evaluations["reason"].tolist() == ["first", "second"]
+    write_failures(folder, cell, Failure("judge", "on dev", "hh", split="dev"))
+    assert load_results(folder).evaluations["state"].tolist() == ["done", "done"]
+    shutil.rmtree(folder / "cells" / cell["key"] / "judge-alpaca_eval")
+    write_failures(folder, cell, Failure("measure", "no reward", "hh", split="dev"))
+    frame = load_results(folder).evaluations
+    assert frame["state"].tolist() == ["done", "failed"] and frame["stage"].tolist() == ["", "measure-dev-hh"]
 
 
 def test_a_folder_without_a_plan_says_what_to_do(tmp_path):

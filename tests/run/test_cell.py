@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.record_files import read_failure
+from harness.core.record_files import read_failures
 from harness.core.store import read_jsonl
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import load_experiment
@@ -69,16 +69,16 @@ def test_the_stages_of_a_cell_are_training_and_then_each_task_s_evaluation(plan)
 
 def test_a_cell_that_is_done_is_done_and_nothing_of_it_is_the_driver_s(plan, worker):
     key = plan.cells[1].key
-    assert run_cell(plan, key, worker) is None
+    assert run_cell(plan, key, worker) == []
     before = artifacts(plan.experiment.folder)
-    assert run_cell(plan, key, worker) is None
+    assert run_cell(plan, key, worker) == []
     assert artifacts(plan.experiment.folder) == before
     assert [path.name for path in plan.experiment.folder.iterdir()] == ["cells"], "no plan.json, no manifest.json"
 
 
 def test_the_dev_questions_are_sampled_and_judged_beside_the_test_questions_where_they_are_asked_for(plan, worker):
     cell = plan.cells[1]
-    assert run_cell(plan, cell.key, worker, splits=("dev", "test")) is None
+    assert run_cell(plan, cell.key, worker, splits=("dev", "test")) == []
     folder = plan.folder(cell)
     dev, test = (read_jsonl(folder / name / "samples.jsonl") for name in ("sample-dev-hh", "sample-hh"))
     questions = plan.tasks["hh"].prepared.questions
@@ -114,12 +114,14 @@ def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tin
     plugins = [str(tmp_path / "breaks.py")]
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}}, judges=judges, plugins=plugins)
     plan = plan_of(path)
-    failure = run_cell(plan, plan.cells[0].key, Worker(plan))
+    failures = run_cell(plan, plan.cells[0].key, Worker(plan))
+    assert [failure.where for failure in failures] == ["judge-hh@a", "judge-alpaca_eval@a"]
+    failure = failures[0]
     assert (failure.stage, failure.task, failure.judge) == ("judge", "hh", "a")
     assert failure.reason == "ValueError: no verdict" and "and more" in failure.traceback
     folder = plan.folder(plan.cells[0])
-    assert read_failure(folder) == failure
+    assert read_failures(folder) == failures
     assert sorted(path.name for path in folder.glob("judge-*")) == ["judge-alpaca_eval@b", "judge-hh@b"]
-    of_dev = run_cell(plan, plan.cells[0].key, Worker(plan), splits=("dev",))
+    (of_dev,) = run_cell(plan, plan.cells[0].key, Worker(plan), splits=("dev",))
     assert (failure.split, failure.where) == ("test", "judge-hh@a")
     assert (of_dev.split, of_dev.where) == ("dev", "judge-dev-hh@a")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.core.record_files import read_failures
 from harness.core.store import find_artifact, read_json, read_jsonl
 from tests.conftest import REPOSITORY
 from tests.deepspeed import launched_with_deepspeed
@@ -133,7 +134,7 @@ def test_what_fails_in_all_processes_fails_alone_and_a_process_that_fails_alone_
     assert "process 2 of 2 failed where others did not: RuntimeError: the disk is full" in result.stderr
     plan = read_json(tmp_path / "two" / "tiny" / "plan.json")
     cells = {cell["loss"]: tmp_path / "two" / "tiny" / "cells" / cell["key"] for cell in plan["cells"]}
-    assert "the loss has a mistake" in read_json(cells["everywhere"] / "failed.json")["reason"]
+    assert "the loss has a mistake" in read_failures(cells["everywhere"])[0].reason
     assert find_artifact(cells["dpo"] / "train"), "the run went on after it"
-    assert "process 2 of 2" in read_json(cells["alone"] / "failed.json")["reason"]
+    assert "process 2 of 2" in read_failures(cells["alone"])[0].reason
     assert not cells["ipo"].exists(), "and ended here, before it hung"

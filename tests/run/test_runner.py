@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.cli.main import main
+from harness.core.record_files import read_failures
 from harness.core.store import read_json, read_jsonl
 from tests.tiny_experiment import FITTED, LOSSES, run, write_experiment
 
@@ -212,12 +213,12 @@ def test_a_failed_cell_fails_alone_says_why_and_is_retried(copy, capsys):
     row = leaderboard(copy).query("loss == 'fragile' and task == 'hh'").iloc[0]
     assert row.status.startswith("failed") and "the | disk is on fire" in row.status and pd.isna(row.win_rate)
     assert (leaderboard(copy).query("loss != 'fragile'").status == "ok").all()
-    failure = read_json(cell_folder(copy, "fragile") / "failed.json")
-    assert failure["stage"] == "train" and "the | disk is on fire" in failure["traceback"]
+    (failure,) = read_failures(cell_folder(copy, "fragile"))
+    assert failure.stage == "train" and "the | disk is on fire" in failure.traceback
     (copy / "broken").unlink()
     assert rerun(copy, *arguments) == 0
     assert leaderboard(copy).query("loss == 'fragile' and task == 'hh'").iloc[0].status == "ok"
-    assert not (cell_folder(copy, "fragile") / "failed.json").exists()
+    assert read_failures(cell_folder(copy, "fragile")) == []
 
 
 def test_a_loss_that_is_wrong_at_step_0_fails_before_it_trains(copy):
@@ -232,14 +233,14 @@ def test_a_loss_that_is_wrong_at_step_0_fails_before_it_trains(copy):
     assert rerun(copy, f"plugins=[{plugin}]", "losses={wrong: {}}") == 1
     assert (
         "at step 0 the loss is 1; wrong declares a start value of 0"
-        in (read_json(cell_folder(copy, "wrong") / "failed.json")["reason"])
+        in read_failures(cell_folder(copy, "wrong"))[0].reason
     )
 
 
 @pytest.mark.slow
 def test_a_run_that_diverges_says_at_which_step(copy):
     assert rerun(copy, "train.lr=1e30", "train.clip=1e30", "losses={ipo: {}}") == 1
-    assert "step 2: loss" in read_json(cell_folder(copy, "ipo") / "failed.json")["reason"]
+    assert "step 2: loss" in read_failures(cell_folder(copy, "ipo"))[0].reason
 
 
 @pytest.mark.slow
