@@ -15,6 +15,7 @@ from harness.core.prompt import Prompt
 
 SFT = "sft"  # stands for the loss in the cell of the SFT policy, which every loss starts from
 TRAIN, SAMPLE, MEASURE, JUDGE = "train", "sample", "measure", "judge"  # the stages of a cell
+START = "start.json"  # in a trained cell's folder: the hash of the SFT policy that it started from, by file name
 TEST = "test"  # the split of questions that is scored once; "dev" is used for model selection
 COUNTED = ("ok", "tie")  # the statuses of judgements that have a preference
 
@@ -72,7 +73,7 @@ class PlanRecord(Record):
     - `decoding`: the sampling parameters that determine a response.
     - `judges`: for each task, the names of its judges; "" for a single judge. A plan without `judges` has one per task.
     - `starts`: for each training task, the key in the store of the SFT policy that its cells start from.
-    - `setting`: a hash of what the runs that share a report have in common.
+    - `setting`: a hash of how the policies are evaluated. The runs that share a report have it in common.
     """
 
     FILE: ClassVar[str] = "plan.json"

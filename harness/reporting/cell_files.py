@@ -12,6 +12,7 @@ from harness.core.record_files import read_failures, read_metrics, read_record, 
 from harness.core.records import (
     JUDGE,
     SAMPLE,
+    START,
     TRAIN,
     CellRecord,
     Failure,
@@ -140,7 +141,7 @@ class CellFiles:
     @property
     def start(self) -> Mapping:
         """The hash of the SFT policy that its training started from, by file name."""
-        return _json(self.folder / TRAIN / "start.json")
+        return _json(self.folder / TRAIN / START)
 
     @property
     def metrics(self) -> list[StepMetrics]:

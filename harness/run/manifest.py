@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 
 from harness.core.environment import environment
+from harness.core.store import read_json, write_json
 from harness.experiment.plan import Plan
+
+
+def write_manifest(plan: Plan, folder: Path, trains: bool) -> None:
+    """Write the manifest of a run, unless it trains nothing and the one that is there has the same configuration.
+
+    A run that finds everything done leaves it, with the environment in which it was computed.
+    """
+    path, manifest = folder / "manifest.json", describe_run(plan)
+    try:
+        before = read_json(path)["config"]
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        before = None
+    if trains or before != json.loads(json.dumps(manifest["config"])):
+        write_json(path, manifest)
 
 
 def describe_run(plan: Plan) -> dict:
     """Return the manifest of a run. It holds no secrets: a configuration has none, and none are read here.
 
-    `environment` describes the last run that computed something; a cell's own is in `train/environment.json`.
+    `environment` describes the run that wrote it; a cell's own is in `train/environment.json`.
     """
     return {
         "experiment": plan.experiment.name,

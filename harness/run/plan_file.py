@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
-from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
 from harness.core.record_files import read_record, write_record
 from harness.core.records import CellRecord, PlanRecord
 from harness.experiment.plan import Plan
 
-# Keys that may differ between runs that share a report: a run may add seeds, and losses from other plugins.
-MAY_DIFFER = ("name", "results", "figures", "plugins", "seeds", "losses")
 
+@dataclass(frozen=True)
+class Earlier:
+    """Other seeds of a run's cells that earlier runs planned: those that stay in the report, and those that leave it.
 
-def write_plan(plan: Plan, folder: Path) -> list[CellRecord]:
-    """Write a run's plan into the folder of its experiment; return the cells of earlier runs that stay in it.
-
-    An earlier cell stays if it differs from one of this run's cells only in its seed, and if nothing that changes how
-    policies are trained or evaluated differs between the experiments: their rows then belong in one table.
+    `damaged` is set if plan.json could not be read, so that nothing is known of them.
     """
-    record = replace(plan.description(), setting=setting_hash(plan.experiment))
+
+    kept: tuple[CellRecord, ...] = ()
+    left: tuple[CellRecord, ...] = ()
+    damaged: bool = False
+
+    @property
+    def lines(self) -> list[str]:
+        """What a run says about them."""
+        lines = []
+        if self.kept:
+            lines.append(f"{_count(self.kept)} of earlier runs of this experiment stay in its report")
+        if self.left:
+            lines.append(
+                f"{_count(self.left)} of earlier runs leave the report, because the test questions, decoding or judges "
+                "differ now; run all seeds together to have them in one table"
+            )
+        if self.damaged:
+            lines.append(
+                "plan.json was damaged and is replaced: cells of earlier runs leave the report; run their seeds too"
+            )
+        return lines
+
+
+def write_plan(plan: Plan, judges: Mapping[str, str], folder: Path) -> Earlier:
+    """Write a run's plan into the folder of its experiment; return what becomes of the cells of earlier runs.
+
+    An earlier cell stays if it differs from one of this run's cells only in its seed and was evaluated in the same way:
+    their rows then belong in one table. `judges` are the ids of this run's judges by training task, task and name.
+    """
+    record = replace(plan.description(), setting=setting_hash(plan, judges))
     keys, points = {cell.key for cell in record.cells}, {cell.point for cell in record.cells}
     with FileLock(folder / f".{PlanRecord.FILE}.lock"):  # of two runs that start together neither loses its cells
-        before = _written_before(folder)
-        kept = []
-        if before and before.setting == record.setting:
-            kept = [cell for cell in before.cells if cell.key not in keys and cell.point in points]
-        write_record(folder, replace(record, cells=(*record.cells, *kept)))
-    return kept
+        try:
+            before = read_record(PlanRecord, folder) if (folder / PlanRecord.FILE).is_file() else None
+            damaged = False
+        except UserError:
+            before, damaged = None, True
+        seeds = [cell for cell in before.cells if cell.key not in keys and cell.point in points] if before else []
+        same = before is not None and before.setting == record.setting
+        earlier = Earlier(tuple(seeds) if same else (), () if same else tuple(seeds), damaged)
+        write_record(folder, replace(record, cells=(*record.cells, *earlier.kept)))
+    return earlier
 
 
-def _written_before(folder: Path) -> PlanRecord | None:
-    """Return the plan of earlier runs; None if there is none, or if it cannot be read and is to be replaced."""
-    try:
-        return read_record(PlanRecord, folder) if (folder / PlanRecord.FILE).is_file() else None
-    except UserError:
-        return None
+def setting_hash(plan: Plan, judges: Mapping[str, str]) -> str:
+    """Return a hash of how policies are evaluated. How they are trained is in the point of each cell."""
+    questions = {name: planned.prepared.questions["test"].hash for name, planned in plan.tasks.items()}
+    return hash_value([plan.decoding, questions, dict(judges)])
 
 
-def setting_hash(experiment: ExperimentConfig) -> str:
-    """Return a hash of the keys that must be equal between runs that share a report."""
-    return hash_value({name: value for name, value in asdict(experiment).items() if name not in MAY_DIFFER})
+def _count(cells: tuple[CellRecord, ...]) -> str:
+    seeds = ", ".join(map(str, sorted({cell.seed for cell in cells})))
+    return f"{len(cells)} cells (seeds {seeds})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -12,13 +13,12 @@ from harness.backbones.language_model.from_scratch import MODEL, pretrained
 from harness.core.config import ExperimentConfig
 from harness.core.duration import duration_text
 from harness.core.records import Failure
-from harness.core.store import write_json
 from harness.experiment.draft import Draft, draft_plan
 from harness.experiment.plan import Plan, make_plan
 from harness.reporting.report import print_leaderboard, write_report
 from harness.run.announce import announcement
 from harness.run.cell import run_cell
-from harness.run.manifest import describe_run
+from harness.run.manifest import write_manifest
 from harness.run.plan_file import write_plan
 from harness.run.progress import Display
 from harness.run.stages.train import is_trained
@@ -44,9 +44,9 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     for line in announcement(plan, worker, len(todo)):
         console.print(escape(line), highlight=False, soft_wrap=True)
     with Display(console, len(plan.cells)) as display:
-        _make_judges(plan, worker, display)
+        judges = _make_judges(plan, worker, display)
         if main:
-            _write_plan_and_manifest(plan, bool(todo), display)
+            _write_plan_and_manifest(plan, judges, bool(todo), display)
         failures = _run_cells(plan, worker, display)
     worker.accelerator.wait_for_everyone()
     if main:
@@ -68,24 +68,26 @@ def _model_from_scratch(draft: Draft, console: Console) -> Path:
         return pretrained(draft.experiment.model.from_scratch, draft.store, progress).path / MODEL
 
 
-def _make_judges(plan: Plan, worker: Worker, display: Display) -> None:
-    """Make every judge before anything is trained, so that a missing requirement is reported at once."""
+def _make_judges(plan: Plan, worker: Worker, display: Display) -> dict[str, str]:
+    """Make every judge before anything is trained, so that a missing requirement is reported at once.
+
+    Return their ids by training task, task and name.
+    """
+    ids = {}
     for trained_on, tasks in plan.resolved.evaluated_on.items():
         for task in tasks:
             for judge in plan.resolved.judges_of(task):
                 with display.stage(f"{task}: {' '.join(filter(None, ('judge', judge.name)))}"):
-                    worker.judge(trained_on, task, judge.name)
+                    ids[f"{trained_on}/{task}/{judge.name}"] = worker.judge(trained_on, task, judge.name).id
+    return ids
 
 
-def _write_plan_and_manifest(plan: Plan, computes: bool, display: Display) -> None:
+def _write_plan_and_manifest(plan: Plan, judges: Mapping[str, str], computes: bool, display: Display) -> None:
     folder = plan.experiment.folder
     folder.mkdir(parents=True, exist_ok=True)
-    kept = write_plan(plan, folder)
-    if kept:
-        seeds = ", ".join(map(str, sorted({cell.seed for cell in kept})))
-        display.line(f"{len(kept)} cells of earlier runs of this experiment stay in its report (seeds {seeds})")
-    if computes or not (folder / "manifest.json").exists():
-        write_json(folder / "manifest.json", describe_run(plan))
+    for line in write_plan(plan, judges, folder).lines:
+        display.line(line)
+    write_manifest(plan, folder, computes)
 
 
 def _run_cells(plan: Plan, worker: Worker, display: Display) -> list[tuple[str, Failure]]:

@@ -22,19 +22,26 @@ class AloneError(Exception):
 
 
 def build_together(
-    accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
+    accelerator: Accelerator,
+    path: Path,
+    kind: str,
+    inputs: Mapping,
+    build: Callable[[Path], None],
+    accept: Callable[[Artifact], bool] = lambda artifact: True,
 ) -> Artifact:
     """Return the artifact at `path`; if it is missing, all processes call `build`, and the main one's files are kept.
+
+    One that `accept` rejects is built again, as one from other inputs is.
 
     If `build` raises in all processes, its error is raised; if it raises in only some of them, it is the cause of an
     `AloneError`, after which the run must end. (An artifact that a single process can build needs only the store's
     lock.)
     """
     if accelerator.num_processes == 1:
-        return build_artifact(path, kind, inputs, build)
+        return build_artifact(path, kind, inputs, build, accept)
     beside = _group_beside(accelerator)
     try:
-        _build_by_all(accelerator, path, kind, inputs, build)
+        _build_by_all(accelerator, path, kind, inputs, build, accept)
         accelerator.wait_for_everyone()
     except Exception as error:
         try:
@@ -54,7 +61,12 @@ def _group_beside(accelerator: Accelerator) -> dist.ProcessGroup:
 
 
 def _build_by_all(
-    accelerator: Accelerator, path: Path, kind: str, inputs: Mapping, build: Callable[[Path], None]
+    accelerator: Accelerator,
+    path: Path,
+    kind: str,
+    inputs: Mapping,
+    build: Callable[[Path], None],
+    accept: Callable[[Artifact], bool],
 ) -> None:
     if accelerator.is_main_process:
         built = []
@@ -64,7 +76,7 @@ def _build_by_all(
             broadcast_object_list([True])
             build(folder)
 
-        build_artifact(path, kind, inputs, tell_and_build)
+        build_artifact(path, kind, inputs, tell_and_build, accept)
         if not built:  # it already existed
             broadcast_object_list([False])
     elif broadcast_object_list([None])[0]:

@@ -19,11 +19,11 @@ def planned(tmp_path, tiny_model, tiny_encoder):
     """Return a function that plans an experiment, writes its plan, and returns each cell's (seed, loss) in the file."""
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
 
-    def planned(*overrides: str) -> list[tuple[int, str]]:
+    def planned(*overrides: str, judge: str = "gold@1") -> list[tuple[int, str]]:
         draft = draft_plan(load_experiment(path, overrides))
         folder = Path(tmp_path / "plans")
         folder.mkdir(exist_ok=True)
-        write_plan(make_plan(draft, draft.model()), folder)
+        planned.said = write_plan(make_plan(draft, draft.model()), {"hh/hh/": judge}, folder).lines
         return [(cell["seed"], cell["loss"]) for cell in read_json(folder / "plan.json")["cells"]]
 
     return planned
@@ -31,7 +31,9 @@ def planned(tmp_path, tiny_model, tiny_encoder):
 
 def test_a_run_of_other_seeds_does_not_overwrite_the_plan_of_the_first(planned):
     assert planned("seeds=[0]") == [(0, "sft"), (0, "dpo")]
+    assert planned.said == []
     assert planned("seeds=[1]") == [(1, "sft"), (1, "dpo"), (0, "sft"), (0, "dpo")]
+    assert planned.said == ["2 cells (seeds 0) of earlier runs of this experiment stay in its report"]
     assert sorted(planned("seeds=[0,1]")) == [(0, "dpo"), (0, "sft"), (1, "dpo"), (1, "sft")]
 
 
@@ -43,14 +45,45 @@ def test_a_loss_that_comes_later_stands_beside_what_was_there(planned):
     }
 
 
-@pytest.mark.parametrize("change", ["train.lr=0.5", "sample.top_p=0.5", "tasks.hh.test_prompts=5"])
-def test_what_was_trained_or_evaluated_otherwise_does_not_stay_in_the_table(planned, change):
+@pytest.mark.parametrize("change", ["train.lr=0.5", "losses.dpo.beta=0.5"])
+def test_other_seeds_of_other_policies_do_not_stay_in_the_table(planned, change):
     planned("seeds=[0]")
-    assert planned("seeds=[1]", change) == [(1, "sft"), (1, "dpo")]
+    assert (0, "dpo") not in planned("seeds=[1]", change)
+
+
+@pytest.mark.parametrize(
+    ("change", "judge"),
+    [("sample.top_p=0.5", "gold@1"), ("tasks.hh.test_prompts=5", "gold@1"), ("seeds=[1]", "gold@2")],
+)
+def test_seeds_that_were_evaluated_otherwise_leave_the_table_and_it_is_said(planned, change, judge):
+    planned("seeds=[0]")
+    assert planned("seeds=[1]", change, judge=judge) == [(1, "sft"), (1, "dpo")]
+    (line,) = planned.said
+    assert (
+        line.startswith("2 cells (seeds 0) of earlier runs leave the report, because") and "all seeds together" in line
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.micro_batch_tokens=1400",
+        "sample.batch_size=3",
+        "sft.checkpoint_every=2",
+        "model.lora.rank=3",
+        "figures=true",
+    ],
+)
+def test_settings_that_change_no_number_leave_the_table_as_it_is(planned, change):
+    planned("seeds=[0]")
+    assert planned("seeds=[1]", change) == [(1, "sft"), (1, "dpo"), (0, "sft"), (0, "dpo")]
 
 
 @pytest.mark.parametrize("content", ["{", '{"experiment": "tiny"}'])
-def test_a_plan_that_cannot_be_read_is_replaced(planned, tmp_path, content):
+def test_a_plan_that_cannot_be_read_is_replaced_and_it_is_said(planned, tmp_path, content):
     planned("seeds=[0]")
     (tmp_path / "plans" / "plan.json").write_text(content)
     assert planned("seeds=[1]") == [(1, "sft"), (1, "dpo")]
+    assert planned.said == [
+        "plan.json was damaged and is replaced: cells of earlier runs leave the report; run their seeds too"
+    ]

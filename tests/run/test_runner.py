@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
+from harness.backbones.language_model.policy import TENSORS
 from harness.cli.main import main
+from harness.core.hashing import hash_file
 from harness.core.record_files import read_failures
-from harness.core.store import read_json, read_jsonl
+from harness.core.store import read_json, read_jsonl, write_json
 from tests.tiny_experiment import FITTED, LOSSES, run, write_experiment
 
 
@@ -134,6 +137,51 @@ def test_deleting_one_cell_recomputes_that_cell_alone_with_the_same_numbers(copy
     again = artifacts(copy)
     assert {path for path in again if again[path] != made[path]} == {path for path in made if gone.name in path}
     pd.testing.assert_frame_equal(leaderboard(copy).drop(columns="train_seconds"), before.drop(columns="train_seconds"))
+
+
+def sft_policy(folder: Path) -> Path:
+    (path,) = (folder / "results" / "store" / "sft").glob("[!.]*")
+    return path
+
+
+def starts(folder: Path) -> set[str]:
+    """The hashes of the SFT policies that the cells were trained from."""
+    return {read_json(path)[TENSORS] for path in results(folder).glob("cells/*/train/start.json")}
+
+
+def test_cells_of_another_sft_policy_are_trained_again(copy):
+    """The store's SFT policy may have been trained again on another machine, and so have other weights."""
+    assert rerun(copy) == 0
+    path = sft_policy(copy)
+    save_file({name: 1.01 * tensor for name, tensor in load_file(path / TENSORS).items()}, path / TENSORS)
+    manifest = read_json(path / "artifact.json")
+    manifest["files"][TENSORS] = hash_file(path / TENSORS)
+    write_json(path / "artifact.json", manifest)
+    made = artifacts(copy)
+    assert rerun(copy) == 0
+    again = artifacts(copy)
+    cells = [name for name in made if "/cells/" in name]
+    assert all(again[name] != made[name] for name in cells) and starts(copy) == {manifest["files"][TENSORS]}
+
+
+def test_so_are_cells_whose_sft_policy_was_deleted_and_comes_out_otherwise(copy):
+    assert rerun(copy) == 0
+    for loss in ("sft", "dpo"):
+        write_json(cell_folder(copy, loss) / "train" / "start.json", {TENSORS: "0" * 64})
+    shutil.rmtree(sft_policy(copy))
+    assert rerun(copy, "sample.top_p=0.5") == 0
+    assert starts(copy) == {read_json(sft_policy(copy) / "artifact.json")["files"][TENSORS]}
+    assert (leaderboard(copy).status == "ok").all()
+
+
+def test_the_manifest_is_of_the_last_run_with_other_settings(copy):
+    assert rerun(copy) == 0
+    path = results(copy) / "manifest.json"
+    before = path.stat().st_mtime_ns
+    assert rerun(copy) == 0
+    assert path.stat().st_mtime_ns == before, "a run that finds everything done leaves it"
+    assert rerun(copy, "sample.top_p=0.5") == 0
+    assert read_json(path)["config"]["sample"]["top_p"] == 0.5
 
 
 def test_report_rebuilds_everything_from_the_store(copy):

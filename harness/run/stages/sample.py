@@ -9,12 +9,12 @@ from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
 from harness.backbones.language_model.sampler import Sampler
 from harness.core.record_files import read_records, write_records
-from harness.core.records import SAMPLE, SFT, TRAIN, Sample, stage_folder
+from harness.core.records import SAMPLE, SFT, START, TRAIN, Sample, stage_folder
 from harness.core.store import Artifact, find_artifact, read_json, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_each_evaluation
 from harness.run.stages.sft import sft
-from harness.run.stages.train import train
+from harness.run.stages.train import is_trained, train
 from harness.run.worker import Worker
 from harness.training.base import Progress
 from harness.training.processes import build_together
@@ -28,7 +28,7 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     inputs = {
         "format": 1,
         "model": plan.model_hash,
-        "start": read_json(trained.path / "start.json")[TENSORS],
+        "start": read_json(trained.path / START)[TENSORS],
         "trained": trained.manifest["files"].get(TENSORS),
         "decoding": plan.decoding,
         "seed": cell.seed,
@@ -38,6 +38,9 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     if sampled := find_artifact(path, inputs):
         return sampled
     sft(worker, cell.task, progress)  # trained again if the store was deleted
+    if not is_trained(worker, cell):  # from these weights: on another machine they come out otherwise
+        train(worker, cell, progress)
+        return make(worker, cell, target, progress)
     baselines = _baselines(worker, cell, target, progress)
 
     def build(folder: Path) -> None:

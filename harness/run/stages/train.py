@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from harness.backbones.language_model.self_refinement import augmented_prompt
 from harness.core.environment import environment
 from harness.core.prompt import Prompt, prompt_text
 from harness.core.record_files import write_record
-from harness.core.records import SFT, TRAIN, TrainSummary
-from harness.core.store import Artifact, find_artifact, partial_folder, write_json
+from harness.core.records import SFT, START, TRAIN, TrainSummary
+from harness.core.store import Artifact, find_artifact, partial_folder, read_json, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_the_cell
 from harness.run.stages.completions import preferences
@@ -30,21 +31,23 @@ from harness.training.processes import build_together
 
 
 def is_trained(worker: Worker, cell: Cell) -> bool:
-    """Whether a cell's policy is trained."""
-    return find_artifact(worker.plan.folder(cell) / TRAIN, cell.inputs) is not None
+    """Whether a cell's policy is trained, and from the SFT policy that is in the store, if one is there."""
+    trained = find_artifact(worker.plan.folder(cell) / TRAIN, cell.inputs)
+    start = find_artifact(worker.sft_folder(cell.task))
+    return trained is not None and (start is None or _is_from(start, trained))
 
 
 def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
     """Return a cell's trained policy, trained on first use."""
     plan, config = worker.plan, worker.experiment.train
     path = plan.folder(cell) / TRAIN
-    if trained := find_artifact(path, cell.inputs):
-        return trained
+    if is_trained(worker, cell):
+        return find_artifact(path)
     start = sft(worker, cell.task, progress)
 
     def build(folder: Path) -> None:
         worker.drop_policies()
-        write_json(folder / "start.json", {TENSORS: start.manifest["files"][TENSORS]})
+        write_json(folder / START, {TENSORS: start.manifest["files"][TENSORS]})
         write_json(folder / "environment.json", environment() | {"shared_prompt": worker.check_model() or "on"})
         if cell.loss == SFT:
             write_record(folder, TrainSummary())
@@ -53,7 +56,8 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
         loss = plan.resolved.losses[cell.loss]
         if "token_values" in loss.needs:
             policy.add_value_head()
-        checkpoints = Checkpoints(partial_folder(path), cell.inputs, config.checkpoint_every)
+        inputs = {**cell.inputs, "weights": start.manifest["files"][TENSORS]}
+        checkpoints = Checkpoints(partial_folder(path), inputs, config.checkpoint_every)
         train_preference(
             worker.to_train(policy),
             loss,
@@ -64,7 +68,13 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
             Job(worker.accelerator, folder, progress, checkpoints),
         )
 
-    return build_together(worker.accelerator, path, TRAIN, cell.inputs, build)
+    accelerator, accept = worker.accelerator, partial(_is_from, start)
+    return build_together(accelerator, path, TRAIN, cell.inputs, build, accept)
+
+
+def _is_from(start: Artifact, trained: Artifact) -> bool:
+    """Whether a policy was trained from this SFT policy: trained again elsewhere, that may have other weights."""
+    return read_json(trained.path / START)[TENSORS] == start.manifest["files"][TENSORS]
 
 
 def training_split(worker: Worker, task: str, split: str, progress: Progress) -> LanguageModelSplit:
