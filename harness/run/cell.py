@@ -29,7 +29,8 @@ def run_cell(
     """Complete the cell with this key; return which stages failed and why, in order: none if every stage is done.
 
     Stages that are done are skipped, so the call can be repeated. Responses to the questions of `splits` are sampled,
-    measured and judged. Failures are also kept beside the cell's results until the cell is run again.
+    measured and judged. Failures are also kept beside the cell's results until the cell is run again. In another
+    process or on another machine, the key is what tells the cell: the plan is made there from the same experiment.
 
     Raises `AloneError` if this process failed and the processes that share its batches did not.
     """
@@ -43,15 +44,14 @@ def run_cell(
         if stage.shared and train.is_trained(worker, cell):
             continue
         try:
-            with (show or _silent)(label(cell, stage, target)) as progress:
-                _make(stage, worker, cell, target, progress)
-        except Exception as error:  # a failure stays within its cell; the others go on
-            failures.append(failure_of(error, stage, target))
-            # When one process fails, the others fail after it: the first reason is kept.
-            if not (isinstance(error, AloneError) and (folder / Failure.FILE).exists()):
-                write_records(folder, Failure, failures)
-            if isinstance(error, AloneError):
-                raise
+            failure = _make(stage, worker, cell, target, show or _silent)
+        except AloneError as error:
+            if not (folder / Failure.FILE).exists():  # the other processes fail after it: the first reason is kept
+                write_records(folder, Failure, [*failures, failure_of(error, stage, target)])
+            raise
+        if failure:
+            failures.append(failure)
+            write_records(folder, Failure, failures)
             if not stage.alone:
                 break
     return failures
@@ -81,17 +81,25 @@ def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
     return Failure(stage.name, reason, target.task, target.judge, details, split)
 
 
-def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
-    """Run a stage. A shared stage that failed is not tried again: its error is raised for every cell of the task."""
+def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, show: Show) -> Failure | None:
+    """Run a stage; return why it failed, or None. What raises stays within the cell, and the others go on.
+
+    A shared stage that failed is not tried again by this worker: each cell of its task has the same failure.
+    """
     tried = (cell.task, stage.name, target)
     if tried in worker.broken:
-        raise worker.broken[tried]
+        return worker.broken[tried]
     try:
-        stage.make(worker, cell, target, progress)
-    except Exception as error:
-        if stage.shared:
-            worker.broken[tried] = error
+        with show(label(cell, stage, target)) as progress:
+            stage.make(worker, cell, target, progress)
+    except AloneError:
         raise
+    except Exception as error:
+        failure = failure_of(error, stage, target)
+        if stage.shared:
+            worker.broken[tried] = failure
+        return failure
+    return None
 
 
 def _silent(label: str) -> AbstractContextManager[Progress]:

@@ -15,7 +15,7 @@ from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
-from harness.core.records import SFT, TRAIN
+from harness.core.records import SFT, TRAIN, Failure
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -32,8 +32,8 @@ LIMITS = {"policy": 1, "reference policy": 1}  # how many models of a kind are l
 class Worker:
     """One process of a run, or one of several that share an effective batch.
 
-    Models and judges are made on first use and kept in memory. `broken` maps shared stages that failed to their error,
-    so that the next cell does not try them again.
+    Models and judges are made on first use and kept in memory. `broken` maps shared stages that failed to their
+    failure, so that the next cell does not try them again.
     """
 
     def __init__(self, plan: Plan):
@@ -46,7 +46,7 @@ class Worker:
         )
         check_engine(self.experiment, self.accelerator.num_processes)
         self.memory = Memory(LIMITS)
-        self.broken: dict[Hashable, Exception] = {}
+        self.broken: dict[Hashable, Failure] = {}
 
     # ------------------------------------------------------------------ models
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,21 @@ def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tin
     (of_dev,) = run_cell(plan, plan.cells[0].key, Worker(plan), splits=("dev",))
     assert (failure.split, failure.where) == ("test", "judge-hh@a")
     assert (of_dev.split, of_dev.where) == ("dev", "judge-dev-hh@a")
+
+
+def test_a_shared_stage_that_failed_is_tried_once_and_fails_each_cell_of_its_task(tmp_path, tiny_model, tiny_encoder):
+    plan = plan_of(write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}}))
+    plan.store.root.mkdir(parents=True)
+    (plan.store.root / "sft").write_text("in the way")
+    worker, seen = Worker(plan), []
+
+    @contextmanager
+    def show(label: str):
+        seen.append(label)
+        yield lambda done, total: None
+
+    failures = [run_cell(plan, cell.key, worker, show) for cell in plan.cells]
+    assert [[failure.stage for failure in failed] for failed in failures] == [["sft"], ["sft"]]
+    assert failures[0] == failures[1] and seen == ["hh: sft"]
+    (plan.store.root / "sft").unlink()
+    assert run_cell(plan, plan.cells[1].key, Worker(plan)) == []
