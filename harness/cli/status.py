@@ -167,7 +167,7 @@ def _left(status: Status) -> list[Text]:
         time = (
             "never measured"
             if left.seconds is None
-            else f"{duration_text(left.seconds)} by the median of {left.measured}"
+            else f"{duration_text(left.seconds)} in all, by the median of {left.measured}"
         )
         lines.append(Text(f"  {_plain(left.task)}: {_plain(left.name)} x {left.count}: {time}"))
     return lines

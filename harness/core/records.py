@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from harness.core.errors import one_line
 from harness.core.prompt import Prompt
 
 SFT = "sft"  # stands for the loss in the cell of the SFT policy, which every loss starts from
@@ -32,6 +33,11 @@ def stage_folder(stage: str, task: str = "", judge: str = "", split: str = TEST)
     of the name: sample-dev-hh.
     """
     return "-".join(filter(None, (stage, "" if split == TEST else split, f"{task}@{judge}" if judge else task)))
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Return hyper-parameters as "beta=0.1 temperature=0.5", which is how they are shown everywhere."""
+    return one_line(" ".join(f"{name}={value}" for name, value in settings.items()))
 
 
 @dataclass(frozen=True)

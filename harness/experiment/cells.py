@@ -12,7 +12,7 @@ from harness.backbones.language_model.tokens import PreparedTask
 from harness.core.config import ExperimentConfig
 from harness.core.dials import numeric
 from harness.core.hashing import hash_source, hash_value
-from harness.core.records import SFT
+from harness.core.records import SFT, settings_text
 from harness.core.store import key_of
 from harness.tasks import Task
 from harness.training.supply import KeyInputs, supplier_of
@@ -41,8 +41,8 @@ class Cell:
     @property
     def label(self) -> str:
         """A readable description of the cell."""
-        settings = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
-        return " ".join(part for part in (self.task, self.loss, settings, f"seed={self.seed}") if part)
+        parts = (self.task, self.loss, settings_text(self.settings), f"seed={self.seed}")
+        return " ".join(part for part in parts if part)
 
     @property
     def point(self) -> str:

@@ -24,10 +24,10 @@ from harness.core.records import (
     StepMetrics,
     TrainSummary,
     cell_folder,
+    settings_text,
     stage_folder,
 )
 from harness.core.store import MANIFEST, read_json
-from harness.reporting.results import settings_text
 
 R = TypeVar("R", bound=Record)
 NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from harness.core.record_files import read_records, readable
-from harness.core.records import MEASURE, SAMPLE, Measure, Sample, cell_folder, stage_folder
+from harness.core.records import MEASURE, SAMPLE, Measure, Sample, cell_folder, settings_text, stage_folder
 from harness.core.store import MANIFEST, read_json
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import matrix, read_plan, settings_text
+from harness.reporting.results import matrix, read_plan
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]

@@ -26,6 +26,7 @@ from harness.core.records import (
     Sample,
     TrainSummary,
     cell_folder,
+    settings_text,
     stage_folder,
 )
 from harness.core.store import MANIFEST, read_json
@@ -119,11 +120,6 @@ def read_plan(folder: Path) -> PlanRecord:
         )
     plan = read_record(PlanRecord, folder)
     return replace(plan, cells=tuple({cell.key: cell for cell in plan.cells}.values()))
-
-
-def settings_text(settings: Mapping[str, object]) -> str:
-    """Return hyper-parameters as "beta=0.1 temperature=0.5"."""
-    return one_line(" ".join(f"{name}={value}" for name, value in settings.items()))
 
 
 def matrix(rows: pd.DataFrame, column: str, seeds: list, ids: list) -> np.ndarray:

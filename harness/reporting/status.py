@@ -112,7 +112,8 @@ def experiment_status(folder: Path) -> Status:
         return Status(files.name, in_store)
     if not files.plan:
         raise UserError(
-            f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
+            f"no results in {folder}: it has no plan.json, which a run writes when its judges are made; "
+            "run it first: python -m harness run EXPERIMENT.yaml"
         )
     cells = tuple(_cell(cell) for cell in files.planned)
     shared = tuple(_shared(files, task) for task in dict.fromkeys(cell.cell.task for cell in cells))
