@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from harness.core.records import SAMPLE, TRAIN, stage_folder
+from harness.core.records import SAMPLE, TRAIN, settings_text, stage_folder
 from harness.core.store import find_artifact
 from harness.evaluation.base import Comparison, Forecast
 from harness.experiment.cells import Cell
@@ -19,7 +20,10 @@ CHARACTERS = 4  # per token of English text
 def cost_lines(plan: Plan) -> list[str]:
     """Return the plan as readable lines: cells, the size of their training, and the cost of judging."""
     trained = [find_artifact(plan.folder(cell) / TRAIN, cell.inputs) is not None for cell in plan.cells]
-    lines = [f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained"]
+    lines = [
+        f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained",
+        f"  losses: {_losses(plan.resolved.points)}; seeds {', '.join(map(str, plan.experiment.seeds))}",
+    ]
     for name in plan.resolved.evaluated_on:
         cells = [cell for cell in plan.cells if cell.task == name]
         lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
@@ -28,7 +32,10 @@ def cost_lines(plan: Plan) -> list[str]:
         sampled = [find_artifact(plan.folder(cell) / stage_folder(SAMPLE, task)) for cell in cells]
         questions = plan.tasks[task].prepared.questions["test"]
         done = sum(samples is not None for samples in sampled)
-        lines.append(f"  {task}: {len(questions)} responses from each of {len(cells)} policies, {done} of them sampled")
+        asked = _asked(len(questions), plan.experiment.tasks[task].test_prompts)
+        lines.append(
+            f"  {task}: {len(questions)} responses{asked} from each of {len(cells)} policies, {done} of them sampled"
+        )
         for judge in plan.resolved.judges_of(task):
             lines.append(
                 f"    judge {' '.join(filter(None, (judge.name, judge.kind.name)))}: {_judging(plan, task, judge)}"
@@ -60,9 +67,26 @@ def _training(plan: Plan, task: str) -> str:
     config = plan.experiment.train
     steps = config.epochs * math.ceil(len(train.examples) / config.batch_size)
     tokens = sum(len(sequence.prompt) + len(sequence.completion) for sequence in train.sequences)
+    asked = _asked(len(train.examples), plan.experiment.tasks[task].train_pairs if train.paired else None)
     return (
-        f"{len(train.examples)} examples, {tokens:,} tokens an epoch, {steps} optimiser steps each (the SFT row: none)"
+        f"{len(train.examples)} examples{asked}, {tokens:,} tokens an epoch, {steps} optimiser steps each "
+        "(the SFT row: none)"
     )
+
+
+def _losses(points: Sequence[tuple[str, dict]]) -> str:
+    """Name every loss, with its settings if there is one point of it, or their number."""
+    settings: dict[str, list[dict]] = {}
+    for loss, point in points:
+        settings.setdefault(loss, []).append(point)
+    return ", ".join(
+        f"{loss} ({settings_text(of[0]) if len(of) == 1 else f'{len(of)} settings'})" for loss, of in settings.items()
+    )
+
+
+def _asked(there: int, limit: int | None) -> str:
+    """Say how many an experiment asks for where its data have fewer."""
+    return f" (of the {limit:,} asked for)" if limit is not None and there < limit else ""
 
 
 def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:

@@ -26,11 +26,18 @@ def plan(tmp_path, tiny_model, tiny_encoder, capsys):
 
 def test_it_says_cells_steps_and_that_a_local_judge_calls_nobody(plan, tmp_path):
     out = plan(judge=FITTED)
-    assert "3 cells, 0 of them trained" in out
+    assert "3 cells, 0 of them trained" in out and "losses: dpo (2 settings); seeds 0" in out
     assert "24 examples" in out and "3 optimiser steps" in out
     assert "6 responses from each of 3 policies, 0 of them sampled" in out
     assert "judge preference_model: runs here, no calls" in out
     assert not (tmp_path / "results").exists(), "nothing was written"
+
+
+def test_it_says_where_the_data_have_less_than_is_asked_for(plan):
+    sizes = {"train_pairs": 24, "dev_pairs": 8, "test_prompts": 5000, "max_prompt_tokens": 96}
+    out = plan(tasks={"hh": sizes})
+    assert re.search(r"hh: \d+ responses \(of the 5,000 asked for\) from each", out)
+    assert "24 examples, " in out, "as many as are asked for"
 
 
 def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
