@@ -85,11 +85,11 @@ def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_se
     small = [
         f"results={tmp_path}",
         "figures=false",
-        *(f"tasks.{task}.{key}={n}" for task in ("hh", "tldr") for key, n in (("train_pairs", 8), ("dev_pairs", 2))),
+        *(f"tasks.{task}.{key}={n}" for task in ("hh", "tldr") for key, n in (("train_pairs", 4), ("dev_pairs", 1))),
         *(f"tasks.{task}.test_prompts=2" for task in ("hh", "tldr", "alpaca_eval")),
         "tasks.hh.judge_pairs=40",
         "tasks.tldr.judge_pairs=40",
-        "sample.max_new_tokens=8",
+        "sample.max_new_tokens=4",
     ]
     assert run(DEMO, *small) == 0
     frame = pd.read_csv(tmp_path / "rpo_vs_dpo" / "leaderboard.csv")
