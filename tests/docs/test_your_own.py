@@ -179,6 +179,18 @@ def commands(page: list[tuple[str, str]], word: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_the_accuracy_that_the_page_states_is_measured(tmp_path, command):
+    for name, text in (("my_judge.py", "python"), ("my_experiment.yaml", "yaml")):
+        (tmp_path / name).write_text(block(JUDGE, text, f"# {name}"))
+    arguments = ["--judge", "my_experiment.yaml", "--data", "llmbar", "--json"]
+    result = json.loads(command("judge-check", *arguments, cwd=tmp_path).stdout)
+    accuracy, low, high = (f"{100 * result[name]:.1f}" for name in ("accuracy", "low", "high"))
+    page = (REPOSITORY / "docs" / "your-own-judge.md").read_text(encoding="utf-8")
+    assert f"{accuracy} % [{low}, {high}] of LLMBar's comparisons" in page
+    assert f"on {100 * result['subsets']['Natural']['accuracy']:.1f} % of the\nnatural ones" in page
+
+
+@pytest.mark.slow
 def test_the_package_of_the_page_registers_its_judge(installed, tmp_path, command, on_the_path):
     (line,) = [line for line in commands(JUDGE, "judge-check") if "my_experiment" not in line]
     arguments = [*line.split()[3:], "--limit", "40", "--json"]
