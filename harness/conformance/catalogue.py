@@ -47,7 +47,12 @@ def losses_as_dicts() -> list[dict]:
 def losses_table() -> Table:
     """Return the registered losses as a table for the terminal. At 80 columns no word of a built-in loss is broken."""
     table = Table(
-        title="registered losses", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+        title="registered losses",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     rows = []
     for loss in losses_as_dicts():
@@ -59,7 +64,7 @@ def losses_table() -> Table:
             loss["name"],
             loss["paper"],
             f"{loss['data']}\n{loss['reduction']}",
-            ", ".join(loss["needs"]),
+            "\n".join(loss["needs"]),
             hyperparameters,
         )
         rows.append(cells)

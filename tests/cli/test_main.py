@@ -338,7 +338,7 @@ def test_the_table_of_losses_breaks_no_word_at_80_columns():
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80
     words = {word for line in lines for word in line.split()}
-    assert {"hyper-parameters:", "reduction", "prompt_embeddings,", "undesirable_weight:", *BUILT_IN} <= words
+    assert {"hyper-parameters:", "reduction", "prompt_embeddings", "undesirable_weight:", *BUILT_IN} <= words
 
 
 def test_a_command_without_arguments_says_what_is_missing():
