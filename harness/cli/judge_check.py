@@ -17,6 +17,7 @@ EPILOG = """examples:
 
 A file holds prompt, response_1, response_2 and label (1, 2, or 0 for a tie), or prompt, chosen and rejected.
 The result is kept below results/judge-checks/, and leaderboards that the same judge made point to it.
+With --limit it goes to a file of its own, so that a trial never replaces the check of all comparisons.
 exit status: 0 done, 1 a judgement is missing (run it again), 2 something must be changed first"""
 
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         "options": made.choice.kind.identity(made.choice.options),
         **check_measures(labelled.rows, judgements),
     }
-    file = check_file(made.results, made.judge.id, options.data)
+    file = check_file(made.results, made.judge.id, options.data, options.limit)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, result)
     print(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
@@ -77,7 +78,7 @@ def check_text(result: dict, file: str) -> str:
     price = result["usd_per_1000"]
     lines = {
         "judge": result["judge"],
-        "data": f"{result['data']}, {result['labels']}"
+        "data": f"{result['data']}{_limited(result)}, {result['labels']}"
         + "".join(f"; {n} dropped: {why}" for why, n in result["dropped"].items()),
         "accuracy": f"{accuracy(result)} (95 % interval; a tie is half right)",
         **{f"  {name}": accuracy(row) for name, row in result["subsets"].items()},
@@ -91,3 +92,7 @@ def check_text(result: dict, file: str) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _limited(result: dict) -> str:
+    return f", the first {result['limit']}" if result["limit"] else ""

@@ -13,7 +13,9 @@ DESCRIPTION = "List the registered losses: paper, data, needs, reduction, hyper-
 EPILOG = """examples:
   python -m harness losses
   python -m harness losses --plugin my_loss.py --json
-  python -m harness losses --markdown > docs/losses.md"""
+  python -m harness losses --markdown > docs/losses.md
+
+exit status: 0 listed, 2 something must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -12,6 +12,8 @@ from harness.core.errors import UserError
 from losses import RegistryError
 
 COMMANDS = (run, status, report, show, export, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
+DESCRIPTION = """Compare preference-optimisation losses for language models: same start, data and budget.
+A cell is one policy of an experiment: one loss with one choice of settings, one seed, trained on one task."""
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
 
 
@@ -35,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m harness",
-        description="Compare preference-optimisation losses for language models: same start, data and budget.",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -13,7 +13,8 @@ EPILOG = """example:
 
 Nothing is trained or asked, and no key is needed. Of a model from scratch that is not trained yet, what depends on its
 tokenizer is not known. Tokens of requests are estimates (a quarter of their bytes); answers count as long as they may
-be, and responses that are not sampled yet as long as `sample.max_new_tokens` allows."""
+be, and responses that are not sampled yet as long as `sample.max_new_tokens` allows.
+exit status: 0 planned, 2 something must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

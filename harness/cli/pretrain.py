@@ -15,7 +15,9 @@ from harness.experiment.file import load_experiment
 HELP = "Train the model that an experiment's model.from_scratch describes. (A run does it by itself.)"
 EPILOG = """examples:
   python -m harness pretrain experiments/assets/tiny_imdb.yaml
-  python -m harness pretrain experiments/assets/tiny_imdb.yaml --into harness/backbones/language_model/tiny-imdb"""
+  python -m harness pretrain experiments/assets/tiny_imdb.yaml --into harness/backbones/language_model/tiny-imdb
+
+exit status: 0 the model is there, 2 something must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -14,6 +14,7 @@ EPILOG = """examples:
   python -m harness run experiments/rpo_vs_dpo.yaml
   python -m harness run experiments/rpo_vs_dpo.yaml name=longer train.epochs=2 seeds=[0,1]
 
+Every key of an experiment file is documented in harness/core/config.py; README.md has an example with the main ones.
 exit status: 0 all cells are there, 1 a cell failed, 2 something must be changed first"""
 
 

@@ -27,14 +27,15 @@ HELP = (
     "Show one cell: settings, data, training, responses with their verdicts, and the first batch as the model sees it."
 )
 EPILOG = """examples:
-  python -m harness show 28e582fc
+  python -m harness show KEY
   python -m harness show hh/rpo_paired --experiment rpo_vs_dpo --samples 10
   python -m harness show hh/dpo --batch
   python -m harness show "sentiment/dpo/beta=1.0/0" --json
 
-CELL is a key as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without
---batch it needs no torch, model or data. Of the batch, the tokens that the loss is taken of are bold and underlined, in
-a file or a pipe between ⟦ and ⟧; the others are what they are conditioned on."""
+CELL is a KEY as leaderboard.csv and `status` print it, the beginning of one, or task/loss/settings/seed. Without
+--batch it needs no torch, model or data. Of the batch, the tokens that the loss is computed on are bold and underlined,
+in a file or a pipe between ⟦ and ⟧; the others are what they are conditioned on.
+exit status: 0 shown, 2 something must be changed first"""
 LONGEST = 800  # characters shown of a text; --json has all of it
 STEPS = 10  # rows of each kind in the table of training
 PIPED_WIDTH = 120  # characters
@@ -104,7 +105,7 @@ def batch_parts(label: str, batch: Sequence[SeenSequence], *, marked: bool) -> I
     """Yield the sequences of a batch. Style or (`marked`) brackets set off the tokens that the loss is computed on."""
     tokens, trained = sum(s.tokens for s in batch), sum(s.trained for s in batch)
     yield Text(visible(f"{label}: first batch"), style="bold")
-    yield Text(f"  {len(batch)} sequences, {tokens:,} tokens, the loss is taken of {trained:,}")
+    yield Text(f"  {len(batch)} sequences, {tokens:,} tokens; the loss is computed on {trained:,} of them")
     for number, sequence in enumerate(batch, start=1):
         yield Text(
             f"\n{number}  {sequence.role}: {sequence.tokens} tokens, {sequence.trained} trained on", style="cyan"

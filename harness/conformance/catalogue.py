@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -44,10 +45,16 @@ def losses_as_dicts() -> list[dict]:
 
 
 def losses_table() -> Table:
-    """Return the registered losses as a table for the terminal."""
-    table = Table(title="registered losses", title_justify="left")
-    for heading in ("name", "paper", "data", "needs", "reduction", "hyper-parameters: default [grid]"):
-        table.add_column(heading, overflow="fold")
+    """Return the registered losses as a table for the terminal. At 80 columns no word of a built-in loss is broken."""
+    table = Table(
+        title="registered losses",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    rows = []
     for loss in losses_as_dicts():
         hyperparameters = "\n".join(
             f"{name}: {p['default']}" + (f" [{', '.join(map(str, p['grid']))}]" if p["grid"] else "")
@@ -56,12 +63,18 @@ def losses_table() -> Table:
         cells = (
             loss["name"],
             loss["paper"],
-            loss["data"],
-            ", ".join(loss["needs"]),
-            loss["reduction"],
+            f"{loss['data']}\n{loss['reduction']}",
+            "\n".join(loss["needs"]),
             hyperparameters,
         )
-        table.add_row(*map(escape, cells))
+        rows.append(cells)
+    headings = ("name", "paper", "data, reduction", "needs", r"hyper-parameters: default \[grid]")
+    for column in zip(headings, *rows, strict=True):
+        longest = max(len(word) for cell in column for word in cell.split() if "/" not in word)  # addresses are broken
+        last = column[0] == headings[-1]  # takes the width that is left
+        table.add_column(column[0], overflow="fold", min_width=longest, width=None if last else longest)
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
-OK, FAILED, DECLARED = "ok", "FAILED", "declared exception"
-COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow"}
+OK, FAILED, DECLARED, NOT_TESTED = "ok", "FAILED", "declared exception", "not tested"
+COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow", NOT_TESTED: "dim"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one check of one loss; `status` is `OK`, `FAILED` or `DECLARED`."""
+    """The outcome of one check of one loss; `status` is `OK`, `FAILED`, `DECLARED` or `NOT_TESTED`."""
 
     check: str
     status: str
@@ -30,13 +30,14 @@ def outcome_table(name: str, outcomes: Sequence[Outcome]) -> Table:
 
 
 def summary_table(by_loss: Mapping[str, Sequence[Outcome]]) -> Table:
-    """Return a table with one row per loss; outcomes other than ok are listed."""
+    """Return a table with one row per loss; outcomes other than ok are listed if they were tested."""
     table = _table("conformance", "loss", "ok", "else", "detail")
     for name, outcomes in by_loss.items():
-        others = [outcome for outcome in outcomes if outcome.status != OK]
+        others = [outcome for outcome in outcomes if outcome.status not in (OK, NOT_TESTED)]
+        passed = sum(outcome.status == OK for outcome in outcomes)
         table.add_row(
             escape(name),
-            f"{len(outcomes) - len(others)} of {len(outcomes)}",
+            f"{passed} of {len(outcomes)}",
             "\n".join(map(_coloured, others)),
             "\n".join(escape(f"{outcome.check}: {outcome.detail}") for outcome in others),
         )

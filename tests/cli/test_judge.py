@@ -53,6 +53,19 @@ def test_a_judge_of_length_on_llmbar_is_as_right_as_length_is(command, tmp_path)
     assert told.startswith(f"llmbar: {100 * printed['accuracy']:.1f} %")
 
 
+def test_a_trial_on_the_first_comparisons_never_replaces_the_check_of_all(command, tmp_path):
+    arguments = ("judge-check", "--judge", LENGTH, "--data", "llmbar")
+    judge = json.loads(command(*arguments, "--limit", "9", "--json")[1])["judge"]
+    told = command(*arguments, "--limit", "30")[1]
+    assert "llmbar, the first 30, objective labels" in told and "llmbar-first-30.json" in told
+    assert checks_of(tmp_path / "results", judge).startswith("llmbar, the first 30: ")
+    assert "llmbar.json" in command(*arguments)[1]
+    whole = checks_of(tmp_path / "results", judge)
+    assert whole.startswith("llmbar: ") and " of 419 (" in whole and ";" not in whole
+    command(*arguments, "--limit", "50")
+    assert checks_of(tmp_path / "results", judge) == whole
+
+
 def test_a_file_of_labels_may_have_either_form(command, tmp_path):
     texts = [("a long answer", "short"), ("brief", "a longer answer"), ("same", "same")]
     plain = tmp_path / "labelled.jsonl"
@@ -106,7 +119,7 @@ def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys)
     assert main(["judge-check", "--judge", str(experiment), "--data", "llmbar", "--limit", "20", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["options"] == {"reward": "tests.tiny_experiment:length", "margin": 1.0} and printed["n"] == 20
-    assert checks_of(tmp_path / "runs", printed["judge"]).startswith("llmbar: ")
+    assert checks_of(tmp_path / "runs", printed["judge"]).startswith("llmbar, the first 20: ")
     section = tmp_path / "judge.yaml"
     section.write_text(json.dumps(judge))
     arguments = ["--data", "llmbar", "--limit", "20", "--json", "--results", str(tmp_path / "other")]

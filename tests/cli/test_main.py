@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from harness.cli.main import main
+from harness.cli import status
+from harness.cli.main import COMMANDS, main
+from harness.conformance.catalogue import losses_table
+from losses import list_losses
 from tests.conftest import REPOSITORY, build_tiny_model
 from tests.tiny_experiment import FITTED, write_experiment
+
+BUILT_IN = list_losses()  # at collection, nothing else is registered yet
 
 
 def harness(*arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
@@ -304,6 +312,33 @@ def test_help_has_examples(command):
     result = harness(*command, "--help")
     assert result.returncode == 0
     assert "python -m harness" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+def test_help_says_what_each_exit_status_means(command):
+    if command is not status:
+        assert re.search(r"^exit status: 0 .+, 2 something .*must be changed first$", command.EPILOG, re.MULTILINE)
+
+
+def test_help_says_what_a_cell_is_and_where_the_keys_are_documented(capsys):
+    for arguments, told in (
+        (("--help",), "A cell is one policy"),
+        (("run", "--help"), "documented in harness/core/config.py"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        assert told in capsys.readouterr().out
+    assert (REPOSITORY / "harness/core/config.py").is_file()
+
+
+def test_the_table_of_losses_breaks_no_word_at_80_columns():
+    console = Console(width=80, record=True, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(losses_table())
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert {"hyper-parameters:", "reduction", "prompt_embeddings", "undesirable_weight:", *BUILT_IN} <= words
 
 
 def test_a_command_without_arguments_says_what_is_missing():

@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from harness.cli.main import main
-from harness.conformance.outcomes import DECLARED, FAILED, OK
-from harness.conformance.suite import CHECKS, run_check
+from harness.conformance.outcomes import DECLARED, FAILED, NOT_TESTED, OK, summary_table
+from harness.conformance.suite import CHECKS, check_loss, run_check
 from losses import Loss, get_loss, list_losses
 from losses.spec import register_loss
 from tests.conftest import REPOSITORY
@@ -191,7 +191,24 @@ def test_whatever_a_loss_raises_is_a_failure_of_that_loss():
         raise KeyError("nowhere")
 
     outcome = run_check("rows", written(raises))
-    assert (outcome.status, outcome.detail) == (FAILED, "KeyError: 'nowhere'")
+    assert outcome.status == FAILED
+    assert re.fullmatch(r"KeyError: 'nowhere' \(test_suite\.py:\d+\)", outcome.detail)
+
+
+def test_without_valid_rows_nothing_else_is_tested():
+    first, *others = check_loss(written(lambda batch, beta: batch.logratio_margin.log()))
+    assert (first.check, first.status) == ("rows", FAILED) and "nan" in first.detail
+    assert {(other.status, other.detail) for other in others} == {(NOT_TESTED, "since rows failed")}
+    assert [first.check, *(other.check for other in others)] == list(CHECKS)
+    (row,) = summary_table({"broken": [first, *others]}).columns[1]._cells
+    assert row == f"0 of {len(CHECKS)}"
+
+
+def test_what_a_loss_raises_is_said_once_with_its_line_and_the_name_that_was_meant(tmp_path, capsys):
+    assert main(["check", plugin(tmp_path, GOOD.replace("logratio_margin", "logratio_margn"))]) == 1
+    out = " ".join(re.sub("[│┃]", " ", capsys.readouterr().out).split())
+    assert out.count("AttributeError") == 1 and out.count("not tested since rows failed") == 10
+    assert "did you mean 'logratio_margin'? (mine.py:7)" in out
 
 
 def plugin(folder, body: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -19,7 +20,7 @@ from harness.evaluation.judges.template import FOLDER as TEMPLATES
 from harness.experiment.file import load_experiment
 from harness.experiment.resolve import resolve, resolve_judge
 from harness.run.judging import read_judge
-from losses import list_losses
+from losses import list_losses, register_loss
 from tests.cli.test_main import harness
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import write_experiment
@@ -68,16 +69,32 @@ def test_links_lead_somewhere(path):
             assert target.startswith("https://") or (DOCS / target).exists(), target
 
 
-def test_the_loss_of_the_docs_passes_the_checks(tmp_path, command):
-    (tmp_path / "my_loss.py").write_text(block("python", "# my_loss.py"))
-    result = command("check", "my_loss.py", cwd=tmp_path)
+PRINTED = {
+    (page, re.findall(r'@register_loss\(\s*"(\w+)"', text)[0]): text
+    for page in ("README.md", "docs/your-own-loss.md")
+    for text in re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    if "@register_loss(" in text
+}
+
+
+def test_the_losses_that_the_pages_print_are_found():
+    assert [name for _, name in PRINTED] == ["dpo_per_token", "capped_dpo", "even_length_dpo"]
+
+
+@pytest.mark.parametrize("printed", PRINTED, ids=" ".join)
+def test_every_loss_that_a_page_prints_passes_the_checks(printed, tmp_path, command):
+    (tmp_path / "printed.py").write_text(PRINTED[printed])
+    result = command("check", "printed.py", cwd=tmp_path)
     assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
 
 
-def test_the_need_of_the_docs_is_checked_planned_and_run(tmp_path, tiny_model, tiny_encoder, command):
+def test_the_page_lists_every_argument_of_the_decorator():
+    arguments = [name for name in inspect.signature(register_loss).parameters if name != "name"]
+    assert [name for name in arguments if f"| `{name}` |" not in OWN] == []
+
+
+def test_the_need_of_the_docs_is_planned_and_run(tmp_path, tiny_model, tiny_encoder, command):
     (tmp_path / "my_need.py").write_text(block("python", "# my_need.py"))
-    result = command("check", "my_need.py", cwd=tmp_path)
-    assert result.returncode == 0 and "1 checked, all checks passed" in result.stdout, result.stdout + result.stderr
     sections = yaml.safe_load(block("yaml", "my_need.py"))
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, **sections)
     assert "2 cells, 0 of them trained" in command("plan", str(path), cwd=tmp_path).stdout

@@ -35,7 +35,7 @@ def harness_commands() -> list[list[str]]:
 
 def test_every_command_of_the_readme_is_known_to_these_tests():
     kinds = {tuple(words[:3]) if words[0] == "python" else tuple(words[:2]) for words in COMMANDS if words}
-    targets = {("make", name) for name in ("demo", "test", "test-quick", "lint")}
+    targets = {("make", name) for name in ("env", "demo", "test", "test-quick", "lint")}
     others = {("source", ".venv/bin/activate"), ("python", "-m", "harness"), ("pip", "install")}
     assert kinds == targets | others
 

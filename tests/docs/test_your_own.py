@@ -14,10 +14,12 @@ import yaml
 
 from harness.core.errors import UserError
 from harness.evaluation.base import JUDGES, Comparison, JudgeContext, Judgement
+from harness.evaluation.judges.preference_model import FEWEST_PAIRS
 from harness.experiment.file import load_experiment
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import resolve, resolve_judge
 from harness.tasks import TASKS, Message
+from harness.tasks.splits import HASHED, REST
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import write_experiment
 
@@ -125,6 +127,22 @@ def test_the_task_reads_its_file_and_says_what_is_wrong_with_it(tmp_path):
         load(TaskConfig())
 
 
+def test_the_number_of_rows_that_the_page_asks_for_is_enough(tmp_path):
+    from harness.core.config import TaskConfig
+
+    page = (REPOSITORY / "docs" / "your-own-task.md").read_text(encoding="utf-8")
+    assert HASHED == {"train": 0.50, "judge_fit": 0.75, "dev": 0.85, "test": 1.0}
+    assert "50 % of the prompts go to `train`, 25 % to `judge_fit`, 10 % to\n`dev` and 15 % to `test`" in page
+    assert REST == {"judge_fit": 0.10, "dev": 0.15, "train": 1.0} and "5 % to `dev`" in page
+    assert f"at least {FEWEST_PAIRS} pairs" in page
+    load_plugins([str(write_plugin(tmp_path, "my_task"))])
+    load = TASKS.get("voted_answers").load
+    for words, fewest in (("about (\\d+) distinct prompts", FEWEST_PAIRS), ("about (\\d+) are enough", 1)):
+        (n,) = re.findall(words, page)
+        data = load(TaskConfig(data=str(write_answers(tmp_path / "answers.jsonl", int(n)))))
+        assert data.train and data.dev and data.test and len(data.judge_fit) >= fewest
+
+
 def test_a_plugin_whose_name_is_taken_is_refused_with_both_places(tmp_path):
     write_plugin(tmp_path, "my_judge")
     (tmp_path / "copied.py").write_text((tmp_path / "my_judge.py").read_text())
@@ -176,6 +194,18 @@ def commands(page: list[tuple[str, str]], word: str) -> list[str]:
     """Return the harness commands of a page that begin with a word."""
     lines = [line for kind, text in page if kind == "bash" for line in text.splitlines()]
     return [line for line in lines if line.startswith(f"python -m harness {word}")]
+
+
+@pytest.mark.slow
+def test_the_accuracy_that_the_page_states_is_measured(tmp_path, command):
+    for name, text in (("my_judge.py", "python"), ("my_experiment.yaml", "yaml")):
+        (tmp_path / name).write_text(block(JUDGE, text, f"# {name}"))
+    arguments = ["--judge", "my_experiment.yaml", "--data", "llmbar", "--json"]
+    result = json.loads(command("judge-check", *arguments, cwd=tmp_path).stdout)
+    accuracy, low, high = (f"{100 * result[name]:.1f}" for name in ("accuracy", "low", "high"))
+    page = (REPOSITORY / "docs" / "your-own-judge.md").read_text(encoding="utf-8")
+    assert f"{accuracy} % [{low}, {high}] of LLMBar's comparisons" in page
+    assert f"on {100 * result['subsets']['Natural']['accuracy']:.1f} % of the\nnatural ones" in page
 
 
 @pytest.mark.slow

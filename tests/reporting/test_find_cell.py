@@ -43,6 +43,63 @@ def test_an_unknown_one_names_the_nearest(example):
         find_cell("", example.parent)
 
 
+@pytest.fixture
+def sentiment(tmp_path):
+    """Results of two tasks with two losses, whose settings look alike."""
+    cells = [plan_cell("dpo", {"beta": beta}, seed, "sentiment") for beta in (1.0, 2.5) for seed in range(6)]
+    cells += [
+        plan_cell("simpo", {"beta": beta, "gamma": 0.5}, 0, task)
+        for beta in (2.0, 4)
+        for task in ("noisy", "sentiment")
+    ]
+    write_plan(tmp_path / "one", cells)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("sentiment/simpo/beta=2.5", "'sentiment/simpo/beta=2.0 gamma=0.5'"),
+        ("sentiment/simpo/beta=2 gamma=0.5/7", "'sentiment/simpo/beta=2.0 gamma=0.5/0'"),
+        ("sentimnt/simpoo", "'sentiment/simpo'"),
+        ("sentimnt", "'sentiment'"),
+        ("dpo", "'sentiment/dpo'"),
+        ("simpo", "'sentiment/simpo' or 'noisy/simpo'"),
+        ("simppo", "'noisy/simpo' or 'sentiment/simpo'"),
+        ("dpo/beta=1", "'sentiment/dpo/beta=1'"),
+        ("sentiment-dpo-3.0-0", "'sentiment-dpo-1.0-0'"),
+    ],
+)
+def test_a_suggestion_keeps_the_task_and_the_loss_that_were_named(sentiment, text, meant):
+    with pytest.raises(UserError, match="no cell") as refused:
+        find_cell(text, sentiment)
+    assert str(refused.value).endswith(f"; did you mean {meant}?")
+
+
+def test_a_name_that_is_near_nothing_gets_an_example(sentiment):
+    with pytest.raises(UserError, match="there are 16, such as sentiment-dpo-1"):
+        find_cell("sentiment/zzzz", sentiment)
+
+
+def test_numbers_may_be_written_otherwise(sentiment):
+    assert find_cell("sentiment/dpo/beta=1/0", sentiment).key == "sentiment-dpo-1.0-0"
+    assert find_cell("noisy/simpo/beta=4.0 gamma=0.50", sentiment).settings == "beta=4 gamma=0.5"
+
+
+def test_of_many_cells_that_fit_ten_are_listed_in_one_line(sentiment):
+    with pytest.raises(UserError, match="'sentiment/dpo' fits 12 cells: ") as refused:
+        find_cell("sentiment/dpo", sentiment)
+    said = str(refused.value)
+    assert said.count(" of one") == 10 and said.endswith("; and 2 more") and "\n" not in said
+
+
+def test_a_folder_of_shipped_tables_is_said_to_hold_no_cells(sentiment):
+    (sentiment / "shipped").mkdir()
+    (sentiment / "shipped" / "leaderboard.csv").touch()
+    with pytest.raises(UserError, match=r"shipped holds only tables, no cells; a run of the experiment makes them"):
+        find_cell("hh/dpo", sentiment, "shipped")
+
+
 def test_a_cell_of_several_experiments_is_told_by_the_experiment(example, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(example, tmp_path / name)
