@@ -27,7 +27,9 @@ EPILOG = """examples:
 
 It reads the results folder alone: the plan of the last run, and what its cells hold. It needs no torch, GPU or key, and
 can be asked while the experiment runs, on another machine too where both see the folder. A stage is under way where a
-process holds its lock. The time left is the median time of the same stage of the same task so far, for one process."""
+process holds its lock. The time left is the median time of the same stage of the same task so far, for one process.
+
+exit status: 0 shown, 2 something must be changed first"""
 COLORS = {"done": "green", "under way": "yellow", "failed": "red"}
 PIPED_WIDTH = 120  # characters
 
