@@ -87,7 +87,7 @@ def _folder_for(into: Path) -> Iterator[Path]:
         building.mkdir(parents=True)
         yield building
         if there:  # it may be somebody's working folder, so it is not replaced
-            for file in building.iterdir():
+            for file in list(building.iterdir()):
                 file.rename(target / file.name)
         else:
             building.rename(target)
