@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -18,12 +19,15 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def raised_in(file: str, error: BaseException) -> str:
-    """Return `file:line` of the last line of `file` that took part in an error; the file alone if none did."""
-    line = None
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename == file:
-            line = number
-    if isinstance(error, SyntaxError) and error.filename == file:  # the file was not executed
-        line = error.lineno
-    return f"{file}:{line}" if line else file
+def in_user_code(error: Exception, module: str) -> str:
+    """Return an error of the user's code on one line, with the last line of `module` that took part in it."""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == module:
+            where = f"{frame.f_code.co_filename}:{line}"
+    message: object = error
+    if isinstance(error, SyntaxError) and error.lineno:  # its own message ends with a file's name without a folder
+        message = error.msg
+        if error.filename and Path(error.filename).is_file():  # otherwise the text of an `exec`
+            where = f"{error.filename}:{error.lineno}"
+    return one_line(f"{type(error).__name__}: {message}" + (f" ({where})" if where else ""))

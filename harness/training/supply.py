@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import UserError, one_line, raised_in
+from harness.core.errors import UserError, in_user_code, one_line
 from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example
 from harness.training.forward import Training
@@ -214,8 +214,8 @@ def _own_column(need: str, split: Split) -> Column:
     except UserError:
         raise
     except Exception as error:  # a user's function can raise anything
-        where = raised_in(NEEDS.origin(need).rsplit(":", 1)[0], error)
-        raise UserError(f"need {need!r}: {type(error).__name__}: {one_line(error)} ({where})") from error
+        module = getattr(own.compute, "__module__", "")
+        raise UserError(f"need {need!r}: {in_user_code(error, module)}") from error
     try:
         chosen, rejected = map(_fp32, (computed, computed) if own.of == "prompt" else computed)
     except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: tensors of different shapes
