@@ -69,7 +69,7 @@ def merged(schema: Any, values: Any, where: str) -> Any:
         return result
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_explain(error)}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # OverflowError: an integer beyond any float
         raise UserError(f"{where}: {_first_line(error)} (a section holds the wrong kind of value)") from None
 
 

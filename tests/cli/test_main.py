@@ -334,3 +334,20 @@ def test_errors_reach_a_terminal_without_a_traceback(tmp_path):
     result = harness("run", "nowhere.yaml", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no experiment file at nowhere.yaml\n"
+
+
+@pytest.mark.parametrize(("value", "number"), [(".inf", "inf"), ("-.inf", "-inf"), (".nan", "nan"), ("1e400", "inf")])
+def test_a_judge_s_option_that_is_no_finite_number(refuses, value, number):
+    gold = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
+    assert f"judge.margin must be a number, got {number}\n" in refuses(f"judge.margin={value}", judge=gold)
+    message = refuses(f"judges.x.margin={value}", judges={"x": gold}, judge={})
+    assert message == f"error: judges.x: judge.margin must be a number at least 0, got {number}\n"
+
+
+def test_an_integer_beyond_any_float(refuses):
+    number = 400 * "9"
+    assert "seeds must be a number that fits a float, got 99999999999999999999...\n" in refuses(f"seeds=[{number}]")
+    assert "train.epochs must be a number that fits a float" in refuses(f"train.epochs={number}")
+    assert "train.lr=" in refuses(f"train.lr={number}")
+    assert "beta" in refuses(f"losses.dpo.beta={number}")
+    assert "judge.margin" in refuses(f"judge.margin={number}")
