@@ -10,8 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-OF_ONE_NUMBER = ("reference", "tokens", "scores", "density_ratios", "second_reference", "confidence", "augmented")
-DIMENSIONS = {"prompt_embeddings": 2, **dict.fromkeys(OF_ONE_NUMBER, 1)}  # a user's own need may have any number
+OF_ONE_NUMBER = ("scores", "density_ratios", "second_reference", "confidence", "augmented")
+SIDE_ARGUMENTS = ("prompt_embeddings", *OF_ONE_NUMBER)  # `from_logps` takes chosen_... and rejected_... of each
+DIMENSIONS = {  # a user's own need may have any number
+    "prompt_embeddings": 2,
+    **dict.fromkeys(("reference", "tokens", *OF_ONE_NUMBER), 1),
+}
+INSTEAD = {  # of an entry of `needs`, these arguments of `from_logps`
+    "reference": "reference_chosen and reference_rejected",
+    **{name: f"chosen_{name} and rejected_{name}" for name in ("tokens", *SIDE_ARGUMENTS)},
+    **{name: name for name in ("kl_pairs", "history")},
+}
 
 
 class MissingData(ValueError):
@@ -197,9 +206,17 @@ class PreferenceBatch:
         """Build a batch from 1-D tensors of summed log-probs and whatever else a loss needs.
 
         `prompt_embeddings`, `(n, d)`, is used for both sides of paired data; unpaired data takes one set per side.
-        `needs` maps the names of further needs to their values on each side, `(n, ...)`. Half-precision input becomes
-        fp32 (fp64 stays fp64). Raises `ValueError` for mismatched shapes.
+        `needs` maps the names of further needs to their values on both sides, a pair of tensors `(n, ...)`.
+        Half-precision input becomes fp32 (fp64 stays fp64). Raises `ValueError` for mismatched shapes, and for a need
+        whose name is an argument or an attribute.
         """
+        for need, pair in needs.items():
+            if need in INSTEAD:
+                raise ValueError(f"need {need!r}: pass it as {INSTEAD[need]}, not in needs")
+            if problem := name_problem(need):
+                raise ValueError(f"need {need!r}: {problem}")
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(values is None for values in pair):
+                raise ValueError(f"need {need!r}: pass a pair of tensors, (chosen, rejected)")
         if prompt_embeddings is not None:
             if chosen_prompt_embeddings is not None or rejected_prompt_embeddings is not None:
                 raise ValueError("pass either prompt_embeddings (paired data) or one set for each side, not both")
@@ -289,6 +306,15 @@ class PreferenceBatch:
         return replace(self, stopped=constant)
 
 
+ATTRIBUTES = {name for kind in (Side, Lists, PreferenceBatch) for name in {*dir(kind), *kind.__dataclass_fields__}}
+
+
+def name_problem(need: str) -> str:
+    """Return why a need may not have this name; "" if it may."""
+    taken = f"a batch has {need!r} already, which a need of this name would hide from losses; choose another name"
+    return taken if need in ATTRIBUTES else ""
+
+
 def _side(
     name: str, policy: Tensor, reference: Tensor | None, tokens: Tensor | None, needs: Mapping[str, Tensor | None]
 ) -> Side:
@@ -302,12 +328,14 @@ def _side(
         if value is None:
             return None
         value = torch.as_tensor(value)
-        dimensions = DIMENSIONS.get(what, value.ndim)
-        if value.ndim != dimensions or value.shape[:1] != policy.shape:
+        dimensions = DIMENSIONS.get(what)
+        if value.ndim != (dimensions or value.ndim) or value.shape[:1] != policy.shape:
+            wanted = f"be {dimensions}-D with" if dimensions else "have"
             raise ValueError(
-                f"{what} of the {name} side must be {dimensions}-D with {len(policy)} rows, "
-                f"got shape {tuple(value.shape)}"
+                f"{what} of the {name} side must {wanted} {len(policy)} rows, got shape {tuple(value.shape)}"
             )
+        if value.is_complex():
+            raise ValueError(f"{what} of the {name} side must be real, got {str(value.dtype).removeprefix('torch.')}")
         return value if what == "tokens" else _at_least_fp32(value)
 
     checked = {need: fitting(need, value) for need, value in needs.items()}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from losses.batch import History, PreferenceBatch, Side
+from losses.batch import History, PreferenceBatch, Side, name_problem
 from losses.registry import Registry, RegistryError, origin_of
 
 WIDTH = 8  # dimensions of a random embedding
@@ -51,14 +51,16 @@ def register_need(name: str, *, of: str = "response", random: Random = _uniform)
     """Register a function of a split, called once per split, that computes a need.
 
     The function returns two arrays, `(examples, ...)` each, for the chosen and the rejected responses, or a single
-    array for a need of a "prompt". `random(side, generator)` returns random values `(len(side), ...)` for testing
-    losses, by default uniform between 0.5 and 1.5.
+    array for a need of a "prompt". Values are finite wherever there is a response. `random(side, generator)` returns
+    random values `(len(side), ...)` for testing losses, by default uniform between 0.5 and 1.5.
     """
 
     def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         origin = origin_of(function)
         if of not in ("response", "prompt"):
             raise RegistryError(f"need {name!r} ({origin}): of is {of!r}; known: response, prompt")
+        if name not in NEEDS and (problem := name_problem(name)):
+            raise RegistryError(f"need {name!r} ({origin}): {problem}")
         summary = (inspect.getdoc(function) or "").split("\n")[0]
         NEEDS.add(name, Need(name, summary, of, random, function), origin)
         return function

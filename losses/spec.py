@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ class Hyperparameter:
     def check(self, value: Any, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) <= sys.float_info.max else math.inf
         kind: Any = type(value)
         if kind is not self.type or (self.type is float and not math.isfinite(value)):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
@@ -41,6 +42,8 @@ class Dial:
                 return f": {error}"
         if not isinstance(value, (int, float)):
             return ""
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            return f" must be a number that fits a float, got {value!r:.20}..."
         if math.isfinite(value) and all(BOUNDS[name](value, limit) for name, limit in self.bounds.items()):
             return ""
         wanted = [" and ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in self.bounds.items())]

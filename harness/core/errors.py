@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class UserError(Exception):
     """A problem in the experiment, the data or the environment that the user has to fix.
@@ -14,3 +17,17 @@ class UserError(Exception):
 def one_line(text: object) -> str:
     """Return text without line breaks and control characters, safe for a message, a table cell or a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def in_user_code(error: Exception, module: str) -> str:
+    """Return an error of the user's code on one line, with the last line of `module` that took part in it."""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == module:
+            where = f"{frame.f_code.co_filename}:{line}"
+    message: object = error
+    if isinstance(error, SyntaxError) and error.lineno:  # its own message ends with a file's name without a folder
+        message = error.msg
+        if error.filename and Path(error.filename).is_file():  # otherwise the text of an `exec`
+            where = f"{error.filename}:{error.lineno}"
+    return one_line(f"{type(error).__name__}: {message}" + (f" ({where})" if where else ""))

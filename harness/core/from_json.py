@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -54,6 +55,6 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
 
 
 def _of_type(wanted: type, value: Any) -> Any:
-    if type(value) is wanted or (wanted is float and type(value) is int):
+    if type(value) is wanted or (wanted is float and type(value) is int and abs(value) <= sys.float_info.max):
         return value
     raise ValueError(f"expected {wanted.__name__}, got {value!r:.60}")

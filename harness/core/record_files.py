@@ -18,6 +18,9 @@ from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
+# ValueError: broken JSON or UTF-8. RecursionError: nested too deeply. OverflowError: an integer beyond any float.
+DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
+
 
 def write_record(folder: Path, record: Record) -> None:
     """Write one record to its file in a folder."""
@@ -61,7 +64,7 @@ def readable(path: Path, reader: Callable[[Path], T]) -> T:
     """Return `reader(path)`; raises `UserError` that names the file if it is damaged."""
     try:
         return reader(path)
-    except (OSError, ValueError) as error:  # ValueError: broken JSON or broken UTF-8
+    except DAMAGED as error:
         raise UserError(
             f"{path}: cannot be read ({one_line(error)}); delete the folder {path.parent} and run again"
         ) from None
@@ -70,5 +73,5 @@ def readable(path: Path, reader: Callable[[Path], T]) -> T:
 def _of_file(path: Path, row: str, kind: type[R], value: object) -> R:
     try:
         return from_json(kind, value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: a nested value that cannot be shown
         raise UserError(f"{path}:{row} {error}; another version wrote it, run it again") from None

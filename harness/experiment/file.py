@@ -69,7 +69,7 @@ def merged(schema: Any, values: Any, where: str) -> Any:
         return result
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_explain(error)}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # OverflowError: an integer beyond any float
         raise UserError(f"{where}: {_first_line(error)} (a section holds the wrong kind of value)") from None
 
 
@@ -90,7 +90,7 @@ def _first_line(error: Exception) -> str:
 
 def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:
     """Raise `UserError` for the first value that no run could use."""
-    rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _heads, _samples]
+    rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _kept, _heads, _samples]
     for problem in itertools.chain.from_iterable(rule(experiment) for rule in rules):
         raise UserError(f"{where}: {problem}")
 
@@ -112,6 +112,14 @@ def _something_to_run(experiment: ExperimentConfig) -> Iterator[str]:
 def _seeds(experiment: ExperimentConfig) -> Iterator[str]:
     if len(set(experiment.seeds)) != len(experiment.seeds):
         yield f"seeds holds a seed twice: {experiment.seeds}"
+
+
+def _kept(experiment: ExperimentConfig) -> Iterator[str]:
+    shares = experiment.train.keep_at
+    names = [f"{share:g}" for share in shares]  # of the folders that the policies are kept in
+    for name in names:
+        if names.count(name) > 1:
+            yield f"train.keep_at holds the share {name} twice: {shares} (they are told apart by six digits)"
 
 
 def _heads(experiment: ExperimentConfig) -> Iterator[str]:

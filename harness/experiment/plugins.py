@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, in_user_code, one_line
 from losses import RegistryError, get_loss, list_losses
 from losses.spec import LOSSES
 
@@ -32,10 +32,10 @@ def load_plugins(files: Sequence[str]) -> None:
             raise UserError(f"plugin {file} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        _importing(f"plugin {file}", partial(spec.loader.exec_module, module))
+        _importing(f"plugin {file}", name, partial(spec.loader.exec_module, module))
     for group in ENTRY_POINTS:
         for point in importlib.metadata.entry_points(group=group):
-            _importing(f"entry point {point.name} of {group} ({point.value})", point.load)
+            _importing(f"entry point {point.name} of {group} ({point.value})", point.module, point.load)
 
 
 def losses_of(target: str) -> list[str]:
@@ -52,13 +52,10 @@ def losses_of(target: str) -> list[str]:
     return names
 
 
-def _importing(what: str, load: Callable[[], object]) -> None:
+def _importing(what: str, module: str, load: Callable[[], object]) -> None:
     try:
         load()
     except RegistryError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise UserError(f"{what}: {one_line(error)}") from None
     except Exception as error:  # a user's file can raise anything; its own message helps most
-        line = error.__traceback__
-        while line.tb_next is not None:
-            line = line.tb_next
-        raise UserError(f"{what}: {type(error).__name__}: {error} (line {line.tb_lineno})") from error
+        raise UserError(f"{what}: {in_user_code(error, module)}") from error

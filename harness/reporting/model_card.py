@@ -28,8 +28,10 @@ class Exported:
 
     - `kind`: "adapter", or the dtype of a model's weights; `base`: the hub id or the folder of the base model.
     - `at`: the share of its training after which the policy was kept; None: the final policy.
-    - `difference`: the largest difference of a token's log-prob from that of the experiment's policy, in nats.
+    - `difference`: the largest difference, in nats, of a token's log-prob under what was written from that under the
+      trained weights in fp32, on a fixed text of random tokens.
     - `size`: of the weights, in bytes; `command`: the command that wrote it.
+    - `computed`: the dtype that the experiment computed in.
     """
 
     kind: str
@@ -38,15 +40,19 @@ class Exported:
     difference: float
     size: int
     command: str
+    computed: str
 
     @property
     def described(self) -> str:
         """A description of what was written."""
         what = "one peft adapter" if self.kind == ADAPTER else f"a model in {self.kind}"
-        return (
-            f"{what}, {self.size / 1e6:,.1f} MB; log-probs of tokens differ from those of the experiment's "
-            f"policy by at most {self.difference:.1e} nats"
+        text = (
+            f"{what}, {self.size / 1e6:,.1f} MB; log-probs of random tokens differ by at most {self.difference:.1e} "
+            "nats from those of the trained weights in fp32"
         )
+        if self.computed != "float32":
+            text += f"; the experiment computed in {self.computed}, and what it recorded differs by that rounding too"
+        return text
 
 
 def model_card(cell: CellFiles, exported: Exported) -> str:

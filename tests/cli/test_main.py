@@ -204,11 +204,30 @@ def test_more_activations_of_frozen_layers_than_may_be_stored(refuses, tiny_mode
 
 def test_a_plugin_that_is_missing_or_broken(refuses, tmp_path):
     assert "plugin file nowhere.py does not exist" in refuses(plugins=["nowhere.py"])
-    (tmp_path / "broken.py").write_text("x = 1\nx.y\n")
-    message = refuses(plugins=[str(tmp_path / "broken.py")])
-    assert "broken.py: AttributeError" in message and "(line 2)" in message
-    (tmp_path / "syntax.py").write_text("def (:\n")
-    assert "SyntaxError" in refuses(plugins=[str(tmp_path / "syntax.py")])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nx.y\n", "AttributeError: 'int' object has no attribute 'y' ({}:2)"),
+        ("\nraise ValueError('one\\ntwo\\n\\nthree')\n", "ValueError: one two three ({}:2)"),
+        ("import json\n\njson.loads('[')\n", "JSONDecodeError: Expecting value: line 1 column 2 (char 1) ({}:3)"),
+        ("x = 1\n\ndef f():\n    y = = 2\n", "SyntaxError: invalid syntax ({}:4)"),
+        (
+            "def f():\nx = 1\n",
+            "IndentationError: expected an indented block after function definition on line 1 ({}:2)",
+        ),
+        ("x = 1\nexec('y = = 2')\n", "SyntaxError: invalid syntax ({}:2)"),
+        ("x = 1\nimport broken_by_syntax\n", "SyntaxError: invalid syntax ({}:3)"),
+    ],
+)
+def test_an_error_in_a_plugin_names_the_user_s_line(refuses, tmp_path, monkeypatch, text, message):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_by_syntax.py").write_text("x = 1\ny = 2\nz = = 3\n")
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    where = tmp_path / "broken_by_syntax.py" if "import broken" in text else file
+    assert f"broken.py: {message.format(where)}\n" in refuses(plugins=[str(file)])
 
 
 def test_a_plugin_that_takes_the_name_of_another_loss(refuses, tmp_path):
@@ -348,3 +367,20 @@ def test_errors_reach_a_terminal_without_a_traceback(tmp_path):
     result = harness("run", "nowhere.yaml", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: no experiment file at nowhere.yaml\n"
+
+
+@pytest.mark.parametrize(("value", "number"), [(".inf", "inf"), ("-.inf", "-inf"), (".nan", "nan"), ("1e400", "inf")])
+def test_a_judge_s_option_that_is_no_finite_number(refuses, value, number):
+    gold = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
+    assert f"judge.margin must be a number, got {number}\n" in refuses(f"judge.margin={value}", judge=gold)
+    message = refuses(f"judges.x.margin={value}", judges={"x": gold}, judge={})
+    assert message == f"error: judges.x: judge.margin must be a number at least 0, got {number}\n"
+
+
+def test_an_integer_beyond_any_float(refuses):
+    number = 400 * "9"
+    assert "seeds must be a number that fits a float, got 99999999999999999999...\n" in refuses(f"seeds=[{number}]")
+    assert "train.epochs must be a number that fits a float" in refuses(f"train.epochs={number}")
+    assert "train.lr=" in refuses(f"train.lr={number}")
+    assert "beta" in refuses(f"losses.dpo.beta={number}")
+    assert "judge.margin" in refuses(f"judge.margin={number}")

@@ -11,6 +11,7 @@ from harness.core.record_files import (
     read_metrics,
     read_record,
     read_records,
+    readable,
     write_record,
     write_records,
 )
@@ -30,7 +31,7 @@ from harness.core.records import (
     cell_folder,
     stage_folder,
 )
-from harness.core.store import write_json, write_jsonl
+from harness.core.store import read_json, write_json, write_jsonl
 
 CELL = CellRecord("k", "hh", "dpo", {"beta": 0.1}, 0, "sum", "2305.18290", "paired", ("hh", "alpaca_eval"))
 DEV = DevMetrics("dev", 4, 0.6, -0.5, -1.5, 1.0, 0.75, kl=1.0)
@@ -79,6 +80,7 @@ def test_the_metrics_of_both_splits_lie_in_one_file(tmp_path):
         ({"tokens": 2.0}, "field 'tokens': expected int, got 2.0"),
         ({"finished": 1}, "field 'finished': expected bool, got 1"),
         ({"logp": "-1"}, "field 'logp': expected float, got '-1'"),
+        ({"logp": -(10**309)}, f"field 'logp': expected float, got -1{58 * '0'}"),
         ({"prompt": "Why?"}, "field 'prompt': expected list, got 'Why?'"),
         ({"prompt": [{"role": "user"}]}, "field 'prompt': no field 'content'"),
         ({"ids": {}}, "field 'ids': expected list, got {}"),
@@ -114,6 +116,22 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
     (tmp_path / "judge.json").write_text('{"id": ')
     with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; delete the folder .* and run again"):
         read_record(JudgeRecord, tmp_path)
+
+
+def test_nested_lists_of_any_depth_are_refused_in_one_line(tmp_path):
+    """Near Python's limit, a list is read but cannot be shown in a message."""
+    for depth in (1, *range(900, 1000), 100_000):
+        for kind, read in ((JudgeRecord, read_record), (Sample, read_records)):
+            (tmp_path / kind.FILE).write_text(depth * "[" + depth * "]")
+            with pytest.raises(UserError, match=rf"{kind.FILE}:.* run") as raised:
+                read(kind, tmp_path)
+            assert "\n" not in str(raised.value)
+
+
+def test_a_number_that_is_too_large_for_what_reads_it_is_a_damaged_file(tmp_path):
+    write_json(tmp_path / "seconds.json", 10**400)
+    with pytest.raises(UserError, match=r"seconds\.json: cannot be read \(int too large to convert to float\); delete"):
+        readable(tmp_path / "seconds.json", lambda path: float(read_json(path)))
 
 
 def test_a_plan_from_before_panels_has_one_judge(tmp_path):

@@ -16,7 +16,7 @@ from tests.tiny_experiment import run, write_experiment
 PAGE = (REPOSITORY / "docs/inspect.md").read_text(encoding="utf-8")
 SHOWN = re.compile(r"^ *python -m harness (.*)$", flags=re.MULTILINE)
 COMMANDS = list(dict.fromkeys(SHOWN.findall(PAGE + status.EPILOG + show.EPILOG + export.EPILOG)))
-OF_OTHER_RUNS = ("KEY", "28e582fc", "sentiment/", "name=longer")  # keys and a task that this run does not have
+OF_OTHER_RUNS = ("KEY", "sentiment/", "name=longer")  # keys and a task that this run does not have
 
 
 @pytest.fixture(scope="module")

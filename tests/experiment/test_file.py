@@ -1,9 +1,12 @@
 """Experiment files: defaults, overrides, and one clear line for each thing that can be wrong in them."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.core.errors import UserError
 from harness.experiment.file import load_experiment
+from harness.training.preference import kept_folder
 
 MINIMAL = "tasks: {hh: {}}\nlosses: {dpo: {}}\n"
 
@@ -25,6 +28,12 @@ def test_the_name_is_the_file_s_and_the_rest_has_defaults(write):
     assert experiment.model.name == "smollm2-135m-instruct"
     assert experiment.judge == {"kind": "preference_model"}
     assert experiment.train.batch_size == 64
+
+
+def test_shares_that_differ_are_kept_apart(write):
+    shares = [0.5, 0.500001, 0.05]
+    assert load_experiment(write(MINIMAL + f"train: {{keep_at: {shares}}}\n")).train.keep_at == shares
+    assert len({kept_folder(Path(), share) for share in shares}) == 3
 
 
 def test_overrides_in_dotted_form_go_before_the_file(write):
@@ -49,6 +58,11 @@ def test_overrides_in_dotted_form_go_before_the_file(write):
         ),
         ("seeds: 3\n", "seeds: "),
         ("seeds: [1, 1]\n", "seeds holds a seed twice"),
+        ("train: {keep_at: [0.25, 0.5, 0.5]}\n", r"train\.keep_at holds the share 0\.5 twice: \[0\.25, 0\.5, 0\.5\]"),
+        (
+            "train: {keep_at: [0.3333333, 0.33333334]}\n",
+            r"train\.keep_at holds the share 0\.333333 twice: .*six digits",
+        ),
         ("name: a/b\n", "name 'a/b' must be letters"),
         ("name: store\n", "the name 'store' is taken"),
         ("sample: {top_p: 0}\n", r"sample\.top_p must be above 0 and at most 1, got 0\.0"),

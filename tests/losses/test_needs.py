@@ -37,6 +37,13 @@ def test_a_name_that_is_taken_is_refused():
         register_need("scores")(lambda split: [])
 
 
+@pytest.mark.parametrize("name", ["tokens", "policy", "mean_logratio", "lengths", "needs", "mask", "chosen", "others"])
+def test_a_name_that_a_batch_has_already_is_refused(name):
+    with pytest.raises(RegistryError, match=rf"need '{name}' .*: a batch has '{name}' already, .*; choose another"):
+        register_need(name)(lambda split: ([], []))
+    assert name not in NEEDS
+
+
 def test_a_loss_reads_a_user_s_own_need():
     register_need("weight")(lambda split: ([], []))
     loss = register_weighted()
@@ -48,8 +55,47 @@ def test_a_loss_reads_a_user_s_own_need():
 
 
 def test_values_of_a_need_belong_to_the_responses():
-    with pytest.raises(ValueError, match=r"weight of the chosen side must be 1-D with 2 rows, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"weight of the chosen side must have 2 rows, got shape \(3,\)"):
         PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, needs={"weight": (torch.ones(3), torch.ones(2))})
+
+
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (ONES, r"need 'weight': pass a pair of tensors, \(chosen, rejected\)"),
+        ((ONES,), "need 'weight': pass a pair of tensors"),
+        ((ONES, None), "need 'weight': pass a pair of tensors"),
+        ([1.0, 3.0], r"weight of the chosen side must have 2 rows, got shape \(\)"),
+        ((torch.ones(()), ONES), r"weight of the chosen side must have 2 rows, got shape \(\)"),
+        ((ONES, torch.ones(2, dtype=torch.complex64)), "weight of the rejected side must be real, got complex64"),
+    ],
+)
+def test_values_of_a_need_are_two_tensors(values, message):
+    with pytest.raises(ValueError, match=message):
+        PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, needs={"weight": values})
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("scores", "chosen_scores and rejected_scores"),
+        ("reference", "reference_chosen and reference_rejected"),
+        ("tokens", "chosen_tokens and rejected_tokens"),
+        ("kl_pairs", "kl_pairs"),
+        ("history", "history"),
+    ],
+)
+def test_what_has_arguments_of_its_own_is_not_passed_among_needs(name, instead):
+    with pytest.raises(ValueError, match=f"need '{name}': pass it as {instead}, not in needs"):
+        PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, needs={name: (ONES, ONES)})
+
+
+def test_what_a_batch_has_already_is_not_passed_among_needs():
+    with pytest.raises(ValueError, match=r"need 'logratio': a batch has 'logratio' already, .*; choose another name"):
+        PreferenceBatch.from_logps(*[torch.zeros(2)] * 4, needs={"logratio": (ONES, ONES)})
 
 
 @pytest.mark.parametrize("of", ["response", "prompt"])

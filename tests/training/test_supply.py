@@ -1,6 +1,7 @@
 """What losses get besides log-probs: mismatched pairs, the running mean of log-ratios, density ratios."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from harness.core.errors import UserError
 from harness.core.prompt import Message
 from harness.training.batch import Example, effective_batches
 from harness.training.needs.density import density_ratios
+from harness.training.supply import supplier_of
 from losses import get_loss, register_loss, register_need
 
 
@@ -140,14 +142,51 @@ def test_a_need_of_prompts_is_one_array_for_both_sides(bench):
     assert view.chosen.require("weight").tolist() == view.rejected.require("weight").tolist() == batch.chosen_examples
 
 
+ONES = np.ones(8)
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
         (([1.0] * 3, [1.0] * 3), r"need 'weight': 8 examples, and its function returned shape \(3,\)"),
         (3.0, "need 'weight': its function must return two arrays"),
         (([["a"]], [["b"]]), "need 'weight': its function must return two arrays"),
+        (([1.0] * 8, [1.0] * 7 + [float("nan")]), "need 'weight': its function returned nan .* rejected .* example 7"),
+        (([1.0] * 2 + [[1.0, np.inf]] * 6, ONES), "need 'weight': its function must return two arrays"),
+        (([[1.0, np.inf]] * 8, ONES), "need 'weight': its function returned inf .* chosen .* example 0"),
+        ((torch.full((8,), 1e300, dtype=torch.float64), ONES), "need 'weight': its function returned inf .* fp32"),
+        ((torch.ones(8, requires_grad=True), ONES), "need 'weight': .* requires grad; a need is data: return .*detach"),
+        (([torch.ones((), requires_grad=True)] * 8, ONES), "need 'weight': .* requires grad; a need is data"),
+        (([torch.ones(1), torch.ones(2)], ONES), "need 'weight': its function must return two arrays"),
+        ((torch.ones(8, dtype=torch.complex64), ONES), "need 'weight': .*complex numbers"),
+        ((np.ones(8, dtype=complex), ONES), "need 'weight': .*complex numbers"),
     ],
 )
 def test_a_need_that_does_not_fit_the_data_is_refused(bench, returned, message):
     with pytest.raises(UserError, match=message):
         weighted(bench, lambda split: returned)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_a_need_may_be_a_tensor_of_any_real_dtype(bench, dtype):
+    values = torch.arange(8).to(dtype)
+    objective, batch = weighted(bench, lambda split: (values, list(values))), bench.batch("dpo")
+    view = objective.supply.preference_batch(batch, torch.zeros(len(batch.rows)))
+    assert view.chosen.require("weight").tolist() == view.rejected.require("weight").tolist() == batch.chosen_examples
+    assert view.chosen.require("weight").dtype == torch.float32
+
+
+def test_where_a_side_has_no_response_a_need_may_hold_anything():
+    examples = [Example(prompt(0), 0, None), Example(prompt(1), None, 1)]
+    register_need("weight")(lambda split: ([1.0, np.nan], [None, 2.0]))
+    column = supplier_of("weight", {}).compute(SimpleNamespace(examples=examples), [])
+    assert (column.chosen[0], column.rejected[1]) == (1.0, 2.0)
+
+
+def test_an_error_in_the_function_of_a_need_names_the_need_and_the_line(bench):
+    def fails(split):
+        raise KeyError("no\nlength")
+
+    line = fails.__code__.co_firstlineno + 1
+    with pytest.raises(UserError, match=rf"^need 'weight': KeyError: 'no.*length' \(.*test_supply\.py:{line}\)$"):
+        weighted(bench, fails)
