@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,21 +10,32 @@ import pytest
 from harness.core.store import read_json
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import load_experiment
-from harness.experiment.plan import make_plan
+from harness.experiment.plan import Plan, make_plan
 from harness.run.plan_file import write_plan
 from tests.tiny_experiment import write_experiment
 
 
+@pytest.fixture(scope="module")
+def plan_of(tmp_path_factory, tiny_model, tiny_encoder):
+    """Return a function that plans an experiment with overrides, once."""
+    path = write_experiment(tmp_path_factory.mktemp("planned"), tiny_model, tiny_encoder, losses={"dpo": {}})
+
+    @cache
+    def plan_of(*overrides: str) -> Plan:
+        draft = draft_plan(load_experiment(path, overrides))
+        return make_plan(draft, draft.model())
+
+    return plan_of
+
+
 @pytest.fixture
-def planned(tmp_path, tiny_model, tiny_encoder):
+def planned(tmp_path, plan_of):
     """Return a function that plans an experiment, writes its plan, and returns each cell's (seed, loss) in the file."""
-    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
 
     def planned(*overrides: str, judge: str = "gold@1") -> list[tuple[int, str]]:
-        draft = draft_plan(load_experiment(path, overrides))
         folder = Path(tmp_path / "plans")
         folder.mkdir(exist_ok=True)
-        planned.said = write_plan(make_plan(draft, draft.model()), {"hh/hh/": judge}, folder).lines
+        planned.said = write_plan(plan_of(*overrides), {"hh/hh/": judge}, folder).lines
         return [(cell["seed"], cell["loss"]) for cell in read_json(folder / "plan.json")["cells"]]
 
     return planned
@@ -64,19 +76,11 @@ def test_seeds_that_were_evaluated_otherwise_leave_the_table_and_it_is_said(plan
     )
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "train.micro_batch_tokens=1400",
-        "sample.batch_size=3",
-        "sft.checkpoint_every=2",
-        "model.lora.rank=3",
-        "figures=true",
-    ],
-)
-def test_settings_that_change_no_number_leave_the_table_as_it_is(planned, change):
+def test_settings_that_change_no_number_leave_the_table_as_it_is(planned):
     planned("seeds=[0]")
-    assert planned("seeds=[1]", change) == [(1, "sft"), (1, "dpo"), (0, "sft"), (0, "dpo")]
+    speed = ["train.micro_batch_tokens=1400", "sample.batch_size=3", "sft.checkpoint_every=2"]
+    unused = ["model.lora.rank=3", "figures=true"]
+    assert planned("seeds=[1]", *speed, *unused) == [(1, "sft"), (1, "dpo"), (0, "sft"), (0, "dpo")]
 
 
 @pytest.mark.parametrize("content", ["{", '{"experiment": "tiny"}'])

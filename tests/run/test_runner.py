@@ -149,6 +149,7 @@ def starts(folder: Path) -> set[str]:
     return {read_json(path)[TENSORS] for path in results(folder).glob("cells/*/train/start.json")}
 
 
+@pytest.mark.slow
 def test_cells_of_another_sft_policy_are_trained_again(copy):
     """The store's SFT policy may have been trained again on another machine, and so have other weights."""
     assert rerun(copy) == 0
@@ -164,6 +165,7 @@ def test_cells_of_another_sft_policy_are_trained_again(copy):
     assert all(again[name] != made[name] for name in cells) and starts(copy) == {manifest["files"][TENSORS]}
 
 
+@pytest.mark.slow
 def test_so_are_cells_whose_sft_policy_was_deleted_and_comes_out_otherwise(copy):
     assert rerun(copy) == 0
     for loss in ("sft", "dpo"):
@@ -174,6 +176,7 @@ def test_so_are_cells_whose_sft_policy_was_deleted_and_comes_out_otherwise(copy)
     assert (leaderboard(copy).status == "ok").all()
 
 
+@pytest.mark.slow
 def test_the_manifest_is_of_the_last_run_with_other_settings(copy):
     assert rerun(copy) == 0
     path = results(copy) / "manifest.json"
