@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,10 @@ from torch.nn.functional import pad
 
 from harness.conformance.micro_batches import trained_gradients
 from harness.conformance.outcomes import DECLARED, FAILED, NOT_TESTED, OK, Outcome
+from harness.core.errors import last_line
 from losses import History, Loss, MissingData, PreferenceBatch, Side
 from losses.batch import Part
 from losses.probe import at_start, by_token, log_probs, one_by_one, probe, rows_and_gradients, rows_of, with_log_probs
-from losses.registry import origin_of
 from losses.spec import REDUCTIONS
 
 EXTREME = 1e4  # nats: a log-ratio that diverging training can reach
@@ -71,10 +70,8 @@ def _told(error: Exception, loss: Loss) -> str:
     if isinstance(error, AttributeError) and error.name:
         meant = difflib.get_close_matches(error.name, dir(error.obj), n=1)
     suggestion = f"; did you mean {meant[0]!r}?" if meant else ""
-    files = {origin_of(function).rpartition(":")[0] for function in loss.functions}
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    place = f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})" if lines else ""
-    return f"{type(error).__name__}: {message}{suggestion}{place}"
+    line = Path(last_line(error, {function.__module__ for function in loss.functions})).name
+    return f"{type(error).__name__}: {message}{suggestion}{f' ({line})' if line else ''}"
 
 
 def check_loss(loss: Loss) -> list[Outcome]:

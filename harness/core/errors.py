@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -19,12 +20,19 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def last_line(error: Exception, modules: Collection[str]) -> str:
+    """Return the last line of these modules that took part in an error, as `file:line`; "" if none did."""
+    lines = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") in modules
+    ]
+    return lines[-1] if lines else ""
+
+
 def in_user_code(error: Exception, module: str) -> str:
     """Return an error of the user's code on one line, with the last line of `module` that took part in it."""
-    where = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__") == module:
-            where = f"{frame.f_code.co_filename}:{line}"
+    where = last_line(error, {module})
     message: object = error
     if isinstance(error, SyntaxError) and error.lineno:  # its own message ends with a file's name without a folder
         message = error.msg

@@ -40,8 +40,9 @@ def run_cell(
     (folder / Failure.FILE).unlink(missing_ok=True)
     write_record(folder, plan.describe(cell))
     failures: list[Failure] = []
+    trained = train.is_trained(worker, cell)
     for stage, target in stages_of(plan, cell, splits):
-        if stage.shared and train.is_trained(worker, cell):
+        if stage.shared and trained:
             continue
         try:
             failure = _make(stage, worker, cell, target, show or _silent)

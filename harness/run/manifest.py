@@ -16,13 +16,13 @@ def write_manifest(plan: Plan, folder: Path, trains: bool) -> None:
 
     A run that finds everything done leaves it, with the environment in which it was computed.
     """
-    path, manifest = folder / "manifest.json", describe_run(plan)
+    path, config = folder / "manifest.json", json.loads(json.dumps(asdict(plan.experiment)))
     try:
         before = read_json(path)["config"]
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         before = None
-    if trains or before != json.loads(json.dumps(manifest["config"])):
-        write_json(path, manifest)
+    if trains or before != config:
+        write_json(path, describe_run(plan))
 
 
 def describe_run(plan: Plan) -> dict:
