@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness.core.hashing import hash_file
@@ -74,7 +75,5 @@ def _checked(folder: Path) -> dict:
 
 
 def _remember(folder: Path, checked: Mapping[str, list]) -> None:
-    try:
+    with suppress(OSError):  # in a store that cannot be written, the files are hashed again next time
         _file(folder).write_text(json.dumps(checked), encoding="utf-8")
-    except OSError:  # the store cannot be written; the files are hashed again next time
-        pass
