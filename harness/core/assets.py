@@ -21,8 +21,8 @@ from losses.registry import nearest
 
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
-# What a model folder's content hash covers: weights, configuration, tokenizer and the model's own code. Decoding defaults
-# (generation_config.json), pages and a trainer's records change no policy.
+# What a model folder's content hash covers: weights, configuration, tokenizer and the model's own code. Defaults for
+# decoding (generation_config.json), pages and a trainer's records change no policy.
 IDENTITY = (
     "*.safetensors",
     "*.safetensors.index.json",

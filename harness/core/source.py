@@ -42,11 +42,16 @@ def sources_of(path: Path) -> list[Path]:
     """
     path = Path(path).resolve()
     found = [path]
-    if not _inside(path, PROJECT):
+    if not is_of_project(path):
         own = _outermost(path)
         for file in found:
             found += [other for other in dict.fromkeys(_imported(file, own)) if other not in found]
     return found
+
+
+def is_of_project(path: Path) -> bool:
+    """Whether a file is part of this project, whose versions are told by other means than a hash of all its code."""
+    return _inside(Path(path).resolve(), PROJECT)
 
 
 def _tokens(text: str) -> Iterator[str]:

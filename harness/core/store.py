@@ -67,7 +67,7 @@ class Artifact:
     def damage(self) -> str:
         """What is wrong with its files, in words; "" if they are what was written."""
         try:
-            return damage_of(self.path, self.manifest["files"])
+            return one_line(damage_of(self.path, self.manifest["files"]))
         except DAMAGED as error:
             return f"{MANIFEST} cannot be read ({one_line(error)})"
 

@@ -29,8 +29,8 @@ from harness.training.processes import AloneError
 def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     """Run what is not done yet, write the report and print the leaderboard; return the exit status.
 
-    0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`). `UserError` and
-    `RegistryError` are raised before anything is trained, except for a model from scratch.
+    0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`) or a judgement is
+    missing. `UserError` and `RegistryError` are raised before anything is trained, except for a model from scratch.
     """
     started = time.monotonic()
     draft = draft_plan(experiment)
@@ -59,7 +59,9 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     for label, failure in failures:
         line = f"failed: {label}: {failure.where}: {failure.reason}"
         console.print(escape(line), highlight=False, style="red", soft_wrap=True)
-    return 1 if failures else 0
+    for line in worker.unjudged:
+        console.print(escape(f"incomplete: {line}"), highlight=False, style="yellow", soft_wrap=True)
+    return 1 if failures or worker.unjudged else 0
 
 
 def _model_from_scratch(draft: Draft, console: Console) -> Path:

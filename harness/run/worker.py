@@ -33,7 +33,8 @@ class Worker:
     """One process of a run, or one of several that share an effective batch.
 
     Models and judges are made on first use and kept in memory. `broken` maps shared stages that failed to their
-    failure, so that the next cell does not try them again.
+    failure, so that the next cell does not try them again. `unjudged` says, in a line for each cell and judge, how many
+    verdicts are missing where some are there.
     """
 
     def __init__(self, plan: Plan):
@@ -47,6 +48,7 @@ class Worker:
         check_engine(self.experiment, self.accelerator.num_processes)
         self.memory = Memory(LIMITS)
         self.broken: dict[Hashable, Failure] = {}
+        self.unjudged: list[str] = []
 
     # ------------------------------------------------------------------ models
 
