@@ -18,7 +18,7 @@ from harness.core.record_files import read_records
 from harness.core.records import Sample
 from harness.core.store import Artifact, Store
 from harness.evaluation.base import Comparison, Judge, JudgeContext
-from harness.experiment.file import load_experiment
+from harness.experiment.file import load_experiment, read_yaml
 from harness.experiment.plan import Plan
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import JudgeChoice, resolve_judge
@@ -118,16 +118,15 @@ def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
         raise UserError(f"--judge {spec}: give a kind, KIND:option=value,option=value, or a YAML file")
     try:
         return {"kind": kind, **OmegaConf.to_container(OmegaConf.from_dotlist(parts))}, ExperimentConfig()
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--judge {spec}: {str(error).splitlines()[0]}") from None
 
 
 def _yaml(file: str) -> dict:
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--judge {file}: cannot be read: {str(error).splitlines()[0]}") from None
-    return content if isinstance(content, dict) else {}
+        return OmegaConf.to_container(read_yaml(Path(file)))
+    except UserError as error:
+        raise UserError(f"--judge {file}: cannot be read: {error}") from None
 
 
 def _encoder(name: str, store: Store) -> tuple[Callable, str]:
