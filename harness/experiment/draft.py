@@ -16,6 +16,7 @@ from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.store import Store
+from harness.core.user_code import user_code
 from harness.experiment.checks import check_lengths, check_needs, check_writable
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import Resolved, resolve
@@ -54,16 +55,20 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     resolved = resolve(experiment)
     for judge in resolved.judges.values():
         try:
-            judge.kind.check(judge.options)
+            with user_code("judge", judge.kind.make.__module__):
+                judge.kind.check(judge.options)
+                if to_run:
+                    judge.kind.ready(judge.options)
         except UserError as error:
             raise UserError(f"judges.{judge.name}: {error}" if judge.name else str(error)) from None
-        if to_run:
-            judge.kind.ready(judge.options)
     check_needs(resolved.losses.values(), SUPPLIERS)
     check_writable(experiment.folder)
     store = Store(experiment.store)
     encoder = Encoder(experiment.encoder, store)
-    data = {name: task.load(experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    data = {}
+    for name, task in resolved.tasks.items():
+        with user_code(f"tasks.{name}", task.load.__module__):
+            data[name] = task.load(experiment.tasks[name])
     draft = Draft(experiment, resolved, data, encoder, store)
     check_lengths(experiment, _context(draft))
     return draft

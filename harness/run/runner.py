@@ -11,6 +11,7 @@ from harness.core.config import ExperimentConfig
 from harness.core.duration import duration_text
 from harness.core.records import Failure
 from harness.core.terminal import Terminal, complain
+from harness.core.user_code import user_code
 from harness.experiment.draft import Draft, draft_plan
 from harness.experiment.plan import Plan, make_plan
 from harness.reporting.report import print_leaderboard, write_report
@@ -74,7 +75,8 @@ def _make_judges(plan: Plan, worker: Worker, display: Display) -> dict[str, str]
     for trained_on, tasks in plan.resolved.evaluated_on.items():
         for task in tasks:
             for judge in plan.resolved.judges_of(task):
-                with display.stage(f"{task}: {' '.join(filter(None, ('judge', judge.name)))}"):
+                words = f"{task}: {' '.join(filter(None, ('judge', judge.name)))}"
+                with display.stage(words), user_code(words, judge.kind.make.__module__):
                     ids[f"{trained_on}/{task}/{judge.name}"] = worker.judge(trained_on, task, judge.name).id
     return ids
 

@@ -219,6 +219,13 @@ def test_a_plugin_that_is_missing_or_broken(refuses, tmp_path):
         ),
         ("x = 1\nexec('y = = 2')\n", "SyntaxError: invalid syntax ({}:2)"),
         ("x = 1\nimport broken_by_syntax\n", "SyntaxError: invalid syntax ({}:3)"),
+        ("import sys\n\nsys.exit(0)\n", "SystemExit: 0 ({}:3)"),
+        ("import sys\nx = 1\nsys.exit('error: all\\nfine')\n", "SystemExit: error: all fine ({}:3)"),
+        ("class Stop(BaseException):\n    pass\n\nraise Stop\n", "Stop: ({}:4)"),
+        (
+            "x = 1\n\ndef f():\n\treturn 1\n        return 2\n",
+            "TabError: inconsistent use of tabs and spaces in indentation ({}:5)",
+        ),
     ],
 )
 def test_an_error_in_a_plugin_names_the_user_s_line(refuses, tmp_path, monkeypatch, text, message):
@@ -228,6 +235,38 @@ def test_an_error_in_a_plugin_names_the_user_s_line(refuses, tmp_path, monkeypat
     file.write_text(text)
     where = tmp_path / "broken_by_syntax.py" if "import broken" in text else file
     assert f"broken.py: {message.format(where)}\n" in refuses(plugins=[str(file)])
+
+
+def test_two_plugins_with_one_file_name_are_two_modules(tmp_path, capsys):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "loss.py").write_text(
+            f'from losses import register_loss\n\n@register_loss("{name}")\ndef loss(batch):\n    return 0\n'
+        )
+    plugins = [f"--plugin={tmp_path / name / 'loss.py'}" for name in ("first", "second")]
+    assert main(["losses", "--json", *plugins]) == 0
+    assert {"first", "second"} <= {loss["name"] for loss in json.loads(capsys.readouterr().out)}
+
+
+def test_what_a_plugin_prints_is_not_in_the_output(tmp_path, capsys):
+    (tmp_path / "prints.py").write_text("print('hello')\n")
+    assert main(["losses", "--json", f"--plugin={tmp_path / 'prints.py'}"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) and captured.err == "hello\n"
+
+
+def test_a_command_that_something_else_ends_has_not_succeeded(tmp_path, monkeypatch, capsys):
+    """A loss that calls sys.exit while it is listed, for example."""
+    (tmp_path / "exits.py").write_text(
+        "import sys\nfrom losses import register_loss\n\n\n"
+        '@register_loss("exits", start_value=lambda: sys.exit(0) if "--json" in sys.argv else 0.0)\n'
+        "def exits(batch):\n    return batch.logratio_margin\n"
+    )
+    arguments = ["losses", "--json", f"--plugin={tmp_path / 'exits.py'}"]
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.splitlines()[-1] == "SystemExit: 0"
 
 
 def test_a_plugin_that_takes_the_name_of_another_loss(refuses, tmp_path):
