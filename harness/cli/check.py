@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home
 from harness.core.errors import UserError
 from harness.core.terminal import Terminal
 
@@ -21,7 +21,9 @@ exit status: 0 all passed, 1 a check failed, 2 something must be changed first""
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_command(commands, "check", run, "Hold losses to the conformance suite.", DESCRIPTION, EPILOG)
-    command.add_argument("targets", nargs="*", metavar="TARGET", help="a registered loss, or a Python file of losses")
+    command.add_argument(
+        "targets", type=home, nargs="*", metavar="TARGET", help="a registered loss, or a Python file of losses"
+    )
     command.add_argument(
         "--all", action="store_true", help="every registered loss, those of installed packages included"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home
 from harness.core.terminal import Terminal
 
 DESCRIPTION = "List the registered losses: paper, data, needs, reduction, hyper-parameters with default and grid."
@@ -24,7 +24,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     form.add_argument("--json", action="store_true", help="print JSON instead of a table")
     form.add_argument("--markdown", action="store_true", help="print the page that docs/losses.md is")
     command.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="a Python file that registers losses"
+        "--plugin", type=home, action="append", default=[], metavar="FILE", help="a Python file that registers losses"
     )
 
 

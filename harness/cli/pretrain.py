@@ -6,8 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from harness.cli.arguments import add_experiment_command
+from harness.cli.arguments import add_experiment_command, home
 from harness.core.errors import UserError
+from harness.core.places import check_results, check_writable
 from harness.core.terminal import Terminal
 from harness.experiment.file import load_experiment
 
@@ -23,7 +24,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_experiment_command(commands, "pretrain", run, HELP, EPILOG)
     command.add_argument(
-        "--into", metavar="FOLDER", help="copy the model there, with a README that says how it was made"
+        "--into", type=home, metavar="FOLDER", help="copy the model there, with a README that says how it was made"
     )
 
 
@@ -36,6 +37,9 @@ def run(options: argparse.Namespace) -> int:
     from harness.core.store import Store
     from harness.run.progress import Display
 
+    check_results(experiment.store)
+    if options.into:
+        check_writable(Path(options.into), "--into", "name another folder")
     console = Terminal()
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)

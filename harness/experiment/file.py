@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -33,7 +34,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
     Raises `UserError` for a missing file, broken YAML, an unknown key (with the nearest), or a wrong type.
     Names of losses, tasks and judges are checked by `harness.experiment.plan`, which knows the registries.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     config = merged(ExperimentConfig, read_yaml(path), str(path))
     for override in overrides:
         key, separator, _ = override.partition("=")

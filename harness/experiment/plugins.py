@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def load_plugins(files: Sequence[str]) -> None:
     package whose entry point cannot be loaded is left out with a warning: it may have nothing to do with the command.
     """
     for file in files:
-        path = Path(file).expanduser().resolve()
+        path = Path(os.path.expanduser(file)).resolve()
         if not path.is_file():
             raise UserError(f"plugin file {file} does not exist (looked in {Path.cwd()})")
         name = f"harness_plugin_{path.stem}_{hash_value(str(path))[:8]}"  # two files may have one name
@@ -53,7 +54,7 @@ def losses_of(target: str) -> list[str]:
     """
     if not target.endswith(".py"):
         return [get_loss(target).name]
-    path = str(Path(target).expanduser().resolve())
+    path = str(Path(os.path.expanduser(target)).resolve())
     names = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
     if not names:
         raise UserError(f"{target} registers no loss; see @register_loss in docs/your-own-loss.md")

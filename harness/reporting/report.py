@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.core.errors import UserError
+from harness.core.places import probe
 from harness.core.store import write_text
 from harness.core.terminal import Terminal
 from harness.reporting.curves import training_figure
@@ -71,8 +72,10 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
     file or results of several judges, or if it cannot be written.
     """
     folder = Path(folder)
-    report = _load(folder)
     try:
+        if folder.is_dir():  # else there is no run, which is said next
+            probe(folder / "plots")
+        report = _load(folder)
         for name, make in TEXTS.items():
             _write_text(folder / name, make(report))
         for name, draw in FIGURES.items():

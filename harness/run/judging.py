@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.config import ExperimentConfig, TaskConfig
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
+from harness.core.places import check_results
 from harness.core.record_files import read_records
 from harness.core.records import Sample
 from harness.core.store import Artifact, Store
@@ -79,6 +80,7 @@ def standalone_judge(spec: str, task: str, account: str, results: str = "") -> S
     choice.kind.check(choice.options)
     choice.kind.ready(choice.options)
     folder = Path(results or experiment.results)
+    check_results(folder, folder / "store")
     store = Store(folder / "store")
     embed, encoder = _encoder(experiment.encoder, store)
     config = experiment.tasks.get(task, TaskConfig())
