@@ -7,7 +7,8 @@ import json
 import math
 from pathlib import Path
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home_path
+from harness.core.terminal import Terminal
 
 ALIGNMENTS = ("instruction", "position")
 HELP = "AlpacaEval 2.0's win rate, standard error and length-controlled win rate of a file of annotations."
@@ -26,7 +27,7 @@ exit status: 0 done, 2 something in the file must be changed first"""
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_command(commands, "alpaca-lc", run, HELP, DESCRIPTION, EPILOG)
-    command.add_argument("file", type=Path, help="annotations as CSV, gzipped or not")
+    command.add_argument("file", type=home_path, help="annotations as CSV, gzipped or not")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument(
         "--difficulty",
@@ -47,7 +48,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the requested metrics; raises `UserError` for an invalid file."""
     values = metrics(options.file, options.difficulty, options.alignment)
-    print(json.dumps({k: _json(v) for k, v in values.items()}, indent=2) if options.json else _readable(values))
+    text = json.dumps({k: _json(v) for k, v in values.items()}, indent=2) if options.json else _readable(values)
+    Terminal().lines(text)
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
@@ -11,6 +13,16 @@ from harness.experiment.file import load_experiment
 
 Handler = Callable[[argparse.Namespace], int]  # returns the exit status
 OF_RESULTS = ("name", "results")  # the keys that locate results
+
+
+def home(text: str) -> str:
+    """Return a path with `~` replaced by the home folder: shells replace it at the start of a word alone."""
+    return os.path.expanduser(text)
+
+
+def home_path(text: str) -> Path:
+    """Return what `home` does, as a path."""
+    return Path(home(text))
 
 
 def add_command(
@@ -33,7 +45,7 @@ def add_experiment_command(
 ) -> argparse.ArgumentParser:
     """Add a command that takes an experiment file and overrides of its keys."""
     command = add_command(commands, name, handler, help, help, epilog)
-    command.add_argument("experiment", help="the experiment file (YAML)")
+    command.add_argument("experiment", type=home, help="the experiment file (YAML)")
     command.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help="overrides of the file, in OmegaConf's dotted form"
     )
@@ -51,7 +63,11 @@ def add_cell_command(
         help="a key, the beginning of one, or task/loss/settings/seed (the last parts may be left out)",
     )
     command.add_argument(
-        "--results", default="results", metavar="FOLDER", help="the folder of all results (default: results)"
+        "--results",
+        type=home,
+        default="results",
+        metavar="FOLDER",
+        help="the folder of all results (default: results)",
     )
     command.add_argument(
         "--experiment", default="", metavar="NAME", help="look in the results of this experiment alone"

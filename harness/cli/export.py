@@ -6,10 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from rich.console import Console
-
-from harness.cli.arguments import add_cell_command
+from harness.cli.arguments import add_cell_command, home
 from harness.core.errors import UserError
+from harness.core.terminal import Terminal
 
 HELP = "Write a trained policy as a Hugging Face model folder (or a peft adapter), with a model card."
 EPILOG = """examples:
@@ -29,12 +28,16 @@ exit status: 0 done, 2 something must be changed first"""
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_cell_command(commands, "export", run, HELP, EPILOG)
-    command.add_argument("--into", required=True, metavar="FOLDER", help="a folder that is not there or empty")
+    command.add_argument(
+        "--into", type=home, required=True, metavar="FOLDER", help="a folder that is not there or empty"
+    )
     command.add_argument("--at", type=float, metavar="SHARE", help="the policy kept after this share (train.keep_at)")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--adapter", action="store_true", help="with LoRA: a peft adapter in place of merged weights")
     form.add_argument("--dtype", default="", choices=("float32", "bfloat16", "float16"), help="of the weights")
-    command.add_argument("--model", default="", metavar="FOLDER", help="where the base model is, if it was moved")
+    command.add_argument(
+        "--model", type=home, default="", metavar="FOLDER", help="where the base model is, if it was moved"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,13 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     wanted = ExportOptions(options.at, options.adapter, options.dtype, options.model)
     exported = export_cell(cell, Path(options.into), wanted, _command(cell.key, options))
-    console = Console()
-    console.print(
-        f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    Terminal().line(f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}")
     return 0
 
 

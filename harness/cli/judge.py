@@ -7,7 +7,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home, home_path
+from harness.core.errors import UserError
+from harness.core.places import check_output
+from harness.core.terminal import Terminal
+from harness.tasks.sources import EXTENSIONS
 
 HELP = "Judge a file of outputs against a baseline."
 DESCRIPTION = "Judge a file of outputs against a baseline; write the judgements, print the win rate."
@@ -26,12 +30,16 @@ exit status: 0 all are judged, 1 a judgement is missing (run it again), 2 someth
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_command(commands, "judge", run, HELP, DESCRIPTION, EPILOG)
-    command.add_argument("outputs", type=Path, help="the outputs to judge")
-    command.add_argument("--baseline", type=Path, metavar="FILE", help="what they are judged against")
-    command.add_argument("--judge", required=True, metavar="JUDGE", help="KIND, KIND:option=value,... or a YAML file")
+    command.add_argument("outputs", type=home_path, help="the outputs to judge")
+    command.add_argument("--baseline", type=home_path, metavar="FILE", help="what they are judged against")
+    command.add_argument(
+        "--judge", type=home, required=True, metavar="JUDGE", help="KIND, KIND:option=value,... or a YAML file"
+    )
     command.add_argument("--task", default="hh", help="whose template and preferences the judge uses (default: hh)")
-    command.add_argument("--out", type=Path, metavar="FILE", help="the judgements (default: beside the outputs)")
-    command.add_argument("--results", default="", metavar="FOLDER", help="the folder of all results (default: results)")
+    command.add_argument("--out", type=home_path, metavar="FILE", help="the judgements (default: beside the outputs)")
+    command.add_argument(
+        "--results", type=home, default="", metavar="FOLDER", help="the folder of all results (default: results)"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -43,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
     from harness.run.judging import standalone_judge
 
     comparisons = read_comparisons(options.outputs, options.baseline)
+    out = _out(options)
     made = standalone_judge(options.judge, options.task, f"judge {options.outputs}", options.results)
     judgements = made.judge.judge(comparisons, lambda done: None)
-    out = options.out or options.outputs.with_name(f"{options.outputs.name.partition('.')[0]}.judged.jsonl")
     write_jsonl(
         out,
         (
@@ -61,8 +69,20 @@ def run(options: argparse.Namespace) -> int:
     table = made.judge.difficulty(comparisons) if hasattr(made.judge, "difficulty") else None
     of_alpaca_eval = metrics_of(comparisons, judgements, table) if table else {}
     summary = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
-    print(json.dumps(summary, indent=2) if options.json else judged_text(summary))
+    Terminal().lines(json.dumps(summary, indent=2) if options.json else judged_text(summary))
     return 0 if summary["coverage"] == 1 else 1
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return the file for the judgements. Raises `UserError` if it cannot be written, or is one of those to be read."""
+    name = options.outputs.name
+    stem = next((name.removesuffix(kind) for kind in (*EXTENSIONS, ".csv") if name.endswith(kind)), name)
+    out = options.out or options.outputs.with_name(f"{stem}.judged.jsonl")
+    check_output(out, "the file of judgements", "name another with --out FILE")
+    for read in filter(None, (options.outputs, options.baseline)):
+        if out.exists() and read.exists() and out.samefile(read):
+            raise UserError(f"--out {out} is a file of outputs, which it would replace; name another")
+    return out
 
 
 def judged_text(summary: dict) -> str:

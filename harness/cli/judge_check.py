@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home
+from harness.core.terminal import Terminal
 
 HELP = "Hold a judge against human labels."
 DESCRIPTION = "Print a judge's accuracy against labels with its interval, Cohen's kappa, flips and length bias."
@@ -24,19 +25,26 @@ exit status: 0 done, 1 a judgement is missing (run it again), 2 something must b
 def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the command to the command line."""
     command = add_command(commands, "judge-check", run, HELP, DESCRIPTION, EPILOG)
-    command.add_argument("--judge", required=True, metavar="JUDGE", help="KIND, KIND:option=value,... or a YAML file")
-    command.add_argument("--data", required=True, metavar="DATA", help="llmbar, pandalm, hh, tldr, or a file")
+    command.add_argument(
+        "--judge", type=home, required=True, metavar="JUDGE", help="KIND, KIND:option=value,... or a YAML file"
+    )
+    command.add_argument(
+        "--data", type=home, required=True, metavar="DATA", help="llmbar, pandalm, hh, tldr, or a file"
+    )
     command.add_argument(
         "--task", default="", help="whose template and preferences the judge uses (default: hh, or the data's own)"
     )
     command.add_argument("--limit", type=int, metavar="N", help="check the first N comparisons only")
-    command.add_argument("--results", default="", metavar="FOLDER", help="the folder of all results (default: results)")
+    command.add_argument(
+        "--results", type=home, default="", metavar="FOLDER", help="the folder of all results (default: results)"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
     """Check a judge, store the result and print it; raises `UserError` for invalid data or options."""
     from harness.core.errors import UserError
+    from harness.core.places import check_results
     from harness.core.store import write_json
     from harness.evaluation.judge_check import check_measures
     from harness.evaluation.labelled import load_labelled
@@ -48,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     labelled = load_labelled(options.data, options.limit)
     task = options.task or (options.data if options.data in ("hh", "tldr") else "hh")
     made = standalone_judge(options.judge, task, f"judge-check {options.data}", options.results)
+    file = check_file(made.results, made.judge.id, options.data, options.limit)
+    check_results(file.parent)
     judgements = made.judge.judge([row.comparison for row in labelled.rows], lambda done: None)
     result = {
         "judge": made.judge.id,
@@ -58,10 +68,9 @@ def run(options: argparse.Namespace) -> int:
         "options": made.choice.kind.identity(made.choice.options),
         **check_measures(labelled.rows, judgements),
     }
-    file = check_file(made.results, made.judge.id, options.data, options.limit)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, result)
-    print(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
+    Terminal().lines(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
     return 0 if result["coverage"] == 1 else 1
 
 

@@ -59,11 +59,13 @@ def run_check(name: str, loss: Loss) -> Outcome:
         return Outcome(name, DECLARED, str(declared))
     except MissingData as error:
         return Outcome(name, FAILED, f"{error}: declare it in needs")
-    except Exception as error:  # a user's loss can raise anything, and its own message is the most helpful
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's loss can raise anything, and its own message is the most helpful
         return Outcome(name, FAILED, _told(error, loss))
 
 
-def _told(error: Exception, loss: Loss) -> str:
+def _told(error: BaseException, loss: Loss) -> str:
     """Return what was raised, the name that was perhaps meant, and the last line of the loss's file that it passed."""
     message = str(error).splitlines()[0] if str(error) else ""
     meant = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,9 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+INTEGERS = 2**63  # the upper bound of what is declared without one, as that of the integers of libraries
+FAR = 10**6  # a bound beyond it is told only to who crosses it
+LARGEST = 3.4e38  # the end of float32, in which models compute
 
 BOUNDS: dict[str, Callable[[float, float], bool]] = {
     "above": operator.gt,
@@ -43,12 +45,17 @@ class Dial:
         if not isinstance(value, (int, float)):
             return ""
         if isinstance(value, int) and abs(value) > sys.float_info.max:
-            return f" must be a number that fits a float, got {value!r:.20}..."
-        if math.isfinite(value) and all(BOUNDS[name](value, limit) for name, limit in self.bounds.items()):
+            shown = f"{value!r:.20}..." if value.bit_length() < 10_000 else "one of thousands of digits"
+            return f" must be a number that fits a float, got {shown}"
+        open_ended = not {"below", "at_most"} & self.bounds.keys()
+        if isinstance(value, int) and open_ended and abs(value) >= INTEGERS:
+            return f" must be a number of 64 bits, got {value}"
+        if abs(value) <= LARGEST and all(BOUNDS[name](value, limit) for name, limit in self.bounds.items()):
             return ""
-        wanted = [" and ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in self.bounds.items())]
-        if isinstance(value, float) and not {"below", "at_most"} & self.bounds.keys():
-            wanted.insert(0, "a number")  # infinity satisfies these bounds but is rejected
+        told = {name: limit for name, limit in self.bounds.items() if limit < FAR or not BOUNDS[name](value, limit)}
+        wanted = [" and ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in told.items())]
+        if isinstance(value, float) and open_ended:
+            wanted.insert(0, "a number")  # NaN, infinity or what float32 takes for infinity
         return f" must be {' '.join(filter(None, wanted))}, got {value}"
 
 

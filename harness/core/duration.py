@@ -28,7 +28,7 @@ class Every:
     @classmethod
     def parse(cls, text: str) -> Every:
         """Read "50" (steps), "90s", "5min" or "1h"; raise `ValueError` for anything else."""
-        match = re.fullmatch(r"(\d+)\s*(s|min|h)?", text.strip())
+        match = re.fullmatch(r"(\d{1,9})\s*(s|min|h)?", text.strip())
         if match is None:
             raise ValueError(
                 f"give a number of steps ('50'; '0' for never) or a time ('90s', '5min', '1h'), got {text!r}"

@@ -20,7 +20,7 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def last_line(error: Exception, modules: Collection[str]) -> str:
+def last_line(error: BaseException, modules: Collection[str]) -> str:
     """Return the last line of these modules that took part in an error, as `file:line`; "" if none did."""
     lines = [
         f"{frame.f_code.co_filename}:{line}"
@@ -30,7 +30,7 @@ def last_line(error: Exception, modules: Collection[str]) -> str:
     return lines[-1] if lines else ""
 
 
-def in_user_code(error: Exception, module: str) -> str:
+def in_user_code(error: BaseException, module: str) -> str:
     """Return an error of the user's code on one line, with the last line of `module` that took part in it."""
     where = last_line(error, {module})
     message: object = error

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from harness.core.config import ExperimentConfig, ModelConfig
 from harness.core.errors import UserError
 from harness.experiment.cells import PlannedTask
 from harness.training.supply import Supplier, supplier_of
 from losses import Loss
-
-
-def check_writable(folder: Path) -> None:
-    """Raise `UserError` if the results folder cannot be written; leave nothing behind."""
-    place = folder
-    try:
-        place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"results folder {folder} cannot be written ({error.strerror}: {place}); choose another with results=FOLDER"
-        ) from None
 
 
 def check_lengths(experiment: ExperimentConfig, context: int | None) -> None:

@@ -15,8 +15,10 @@ from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
+from harness.core.places import check_results
 from harness.core.store import Store
-from harness.experiment.checks import check_lengths, check_needs, check_writable
+from harness.core.user_code import user_code
+from harness.experiment.checks import check_lengths, check_needs
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import Resolved, resolve
 from harness.tasks import TaskData
@@ -47,23 +49,28 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     """Look up every name of an experiment, check what can be checked without its model, and read its data.
 
     Raises `UserError` or `RegistryError` for an unknown name or setting, data that cannot be read, a judge that could
-    not work (including a missing key if the experiment is `to_run`), lengths beyond the model's context, or a results
-    folder that cannot be written.
+    not work (including a missing key if the experiment is `to_run`), lengths beyond the model's context, or, if
+    it is `to_run`, a results folder or a store that cannot be written.
     """
     load_plugins(experiment.plugins)
     resolved = resolve(experiment)
     for judge in resolved.judges.values():
         try:
-            judge.kind.check(judge.options)
+            with user_code("judge", judge.kind.make.__module__):
+                judge.kind.check(judge.options)
+                if to_run:
+                    judge.kind.ready(judge.options)
         except UserError as error:
             raise UserError(f"judges.{judge.name}: {error}" if judge.name else str(error)) from None
-        if to_run:
-            judge.kind.ready(judge.options)
     check_needs(resolved.losses.values(), SUPPLIERS)
-    check_writable(experiment.folder)
+    if to_run:
+        check_results(experiment.folder, experiment.folder / "cells", experiment.store)
     store = Store(experiment.store)
     encoder = Encoder(experiment.encoder, store)
-    data = {name: task.load(experiment.tasks[name]) for name, task in resolved.tasks.items()}
+    data = {}
+    for name, task in resolved.tasks.items():
+        with user_code(f"tasks.{name}", task.load.__module__):
+            data[name] = task.load(experiment.tasks[name])
     draft = Draft(experiment, resolved, data, encoder, store)
     check_lengths(experiment, _context(draft))
     return draft

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.config import ExperimentConfig
 from harness.core.dials import out_of_bounds
 from harness.core.errors import UserError
+from harness.experiment.screen import screened
+
+LONGEST_SHOWN, LONGEST_MESSAGE = 100, 300  # characters of an override and of OmegaConf's messages in an error
+LONGEST_NAME = 100  # characters; a folder's name holds a stage, a task and a judge within the 255 of a file system
+LARGEST_FROM_SCRATCH = 10**10  # weights
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{,{LONGEST_NAME - 1}}}")
+NAME_RULE = f"must be letters, digits, '.', '_' and '-' (it names a folder), {LONGEST_NAME} at most"
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bool = True) -> ExperimentConfig:
@@ -26,7 +34,32 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
     Raises `UserError` for a missing file, broken YAML, an unknown key (with the nearest), or a wrong type.
     Names of losses, tasks and judges are checked by `harness.experiment.plan`, which knows the registries.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
+    config = merged(ExperimentConfig, read_yaml(path), str(path))
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        told = f"override {override[:LONGEST_SHOWN]!r}"
+        if not separator or not key:
+            raise UserError(f"{told} is not of the form key.path=value (for example train.lr=1e-5)")
+        try:
+            change = OmegaConf.from_dotlist([override])
+        except RecursionError:
+            raise UserError(f"{told}: nested too deeply") from None
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise UserError(f"{told}: {_first_line(error)}") from None
+        config = merged(config, change, told)
+    experiment = OmegaConf.to_object(config)
+    experiment.name = experiment.name or path.stem
+    _check(experiment, str(path), runs)
+    return experiment
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """Return the mapping in a YAML file, its interpolations not resolved.
+
+    Raises `UserError` for a missing file and for one that is no YAML, holds no mapping, is nested too deeply, or whose
+    aliases expand to more than 10,000 nodes.
+    """
     try:
         raw = OmegaConf.load(path)
     except FileNotFoundError:
@@ -37,24 +70,13 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except OmegaConfBaseException as error:
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except (OmegaConfBaseException, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise UserError(f"{path}: {_first_line(error)}") from None
     if not OmegaConf.is_dict(raw):
         raise UserError(f"{path}: an experiment file is a mapping of keys, such as 'tasks:' and 'losses:'")
-    config = merged(ExperimentConfig, raw, str(path))
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key:
-            raise UserError(f"override {override!r} is not of the form key.path=value (for example train.lr=1e-5)")
-        try:
-            change = OmegaConf.from_dotlist([override])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise UserError(f"override {override!r}: {_first_line(error)}") from None
-        config = merged(config, change, f"override {override!r}")
-    experiment = OmegaConf.to_object(config)
-    experiment.name = experiment.name or path.stem
-    _check(experiment, str(path), runs)
-    return experiment
+    return raw
 
 
 def merged(schema: Any, values: Any, where: str) -> Any:
@@ -64,13 +86,15 @@ def merged(schema: Any, values: Any, where: str) -> Any:
     """
     base = OmegaConf.structured(schema) if isinstance(schema, type) else schema
     try:
-        result = OmegaConf.merge(base, values)
-        OmegaConf.to_container(result, resolve=True, throw_on_missing=True)
+        result = OmegaConf.merge(base, screened(values, where))
+        screened(OmegaConf.to_container(result, resolve=True, throw_on_missing=True), where)
         return result
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_explain(error)}") from None
     except (TypeError, ValueError, OverflowError) as error:  # OverflowError: an integer beyond any float
         raise UserError(f"{where}: {_first_line(error)} (a section holds the wrong kind of value)") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply") from None
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -85,22 +109,36 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
+    return str(error).split("\n")[0][:LONGEST_MESSAGE]
 
 
 def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:
     """Raise `UserError` for the first value that no run could use."""
-    rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _kept, _heads, _samples]
+    rules = [_names, *([_something_to_run] if runs else []), out_of_bounds, _seeds, _kept, _heads, _size, _samples]
     for problem in itertools.chain.from_iterable(rule(experiment) for rule in rules):
         raise UserError(f"{where}: {problem}")
 
 
 def _names(experiment: ExperimentConfig) -> Iterator[str]:
-    for name in (experiment.name, *experiment.tasks):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            yield f"name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)"
-    if experiment.name in ("store", "judge-checks"):
+    for name in (experiment.name, *experiment.tasks, *experiment.judges):
+        if problem := name_problem(name):
+            yield problem
+    if experiment.name.lower() in ("store", "judge-checks"):
         yield f"the name {experiment.name!r} is taken by what experiments share; choose another"
+    for what in ("tasks", "judges"):
+        lowered = [name.lower() for name in getattr(experiment, what)]
+        for name in getattr(experiment, what):
+            if lowered.count(name.lower()) > 1:
+                yield f"{what}: {name!r} differs from another name in its case alone, and some file systems ignore it"
+    if not experiment.results or not experiment.results.isprintable():
+        yield f"results={experiment.results!r} names no folder"
+
+
+def name_problem(name: str) -> str:
+    """Return what is wrong with a name that folders are named by, or ""."""
+    if not NAME.fullmatch(name):
+        return f"name {name[:LONGEST_SHOWN]!r} {NAME_RULE}"
+    return f"name {name!r} may not end in .partial, as unfinished results do" if name.endswith(".partial") else ""
 
 
 def _something_to_run(experiment: ExperimentConfig) -> Iterator[str]:
@@ -129,6 +167,17 @@ def _heads(experiment: ExperimentConfig) -> Iterator[str]:
             f"model.from_scratch.hidden={scratch.hidden} must be an even number of dimensions for each of the "
             f"{scratch.heads} heads"
         )
+
+
+def _size(experiment: ExperimentConfig) -> Iterator[str]:
+    if scratch := experiment.model.from_scratch:
+        layer = 4 * scratch.hidden**2 + 3 * scratch.hidden * scratch.feed_forward
+        weights = scratch.vocabulary * scratch.hidden + scratch.layers * layer
+        if weights > LARGEST_FROM_SCRATCH:
+            yield (
+                f"model.from_scratch would have {weights:.2g} weights, more than {LARGEST_FROM_SCRATCH:.0e}; lower "
+                "hidden, layers, feed_forward or vocabulary"
+            )
 
 
 def _samples(experiment: ExperimentConfig) -> Iterator[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.errors import UserError, in_user_code, one_line
-from losses import RegistryError, get_loss, list_losses
+from harness.core.errors import UserError
+from harness.core.hashing import hash_value
+from harness.core.terminal import complain
+from harness.core.user_code import user_code
+from losses import get_loss, list_losses
 from losses.spec import LOSSES
 
 # Groups of entry points. Loading one registers everything it holds; the group tells readers what a package offers.
@@ -20,22 +23,28 @@ ENTRY_POINTS = ("harness.losses", "harness.judges", "harness.tasks")
 def load_plugins(files: Sequence[str]) -> None:
     """Import the plugin files and the modules that installed packages declare as entry points, so that they register.
 
-    Paths are relative to the working directory. An error in a file is raised as a `UserError` that names the file.
+    Paths are relative to the working directory. An error in a file is raised as a `UserError` that names the file. A
+    package whose entry point cannot be loaded is left out with a warning: it may have nothing to do with the command.
     """
     for file in files:
-        path = Path(file).resolve()
+        path = Path(os.path.expanduser(file)).resolve()
         if not path.is_file():
             raise UserError(f"plugin file {file} does not exist (looked in {Path.cwd()})")
-        name = f"harness_plugin_{path.stem}"
+        name = f"harness_plugin_{path.stem}_{hash_value(str(path))[:8]}"  # two files may have one name
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise UserError(f"plugin {file} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        _importing(f"plugin {file}", name, partial(spec.loader.exec_module, module))
+        with user_code(f"plugin {file}", name):
+            spec.loader.exec_module(module)
     for group in ENTRY_POINTS:
         for point in importlib.metadata.entry_points(group=group):
-            _importing(f"entry point {point.name} of {group} ({point.value})", point.module, point.load)
+            try:
+                with user_code(f"entry point {point.name} of {group} ({point.value})", point.module):
+                    point.load()
+            except UserError as error:
+                complain(f"warning: {error}; it is left out")
 
 
 def losses_of(target: str) -> list[str]:
@@ -45,17 +54,8 @@ def losses_of(target: str) -> list[str]:
     """
     if not target.endswith(".py"):
         return [get_loss(target).name]
-    path = str(Path(target).resolve())
+    path = str(Path(os.path.expanduser(target)).resolve())
     names = [name for name in list_losses() if LOSSES.origin(name).rpartition(":")[0] == path]
     if not names:
         raise UserError(f"{target} registers no loss; see @register_loss in docs/your-own-loss.md")
     return names
-
-
-def _importing(what: str, module: str, load: Callable[[], object]) -> None:
-    try:
-        load()
-    except RegistryError as error:
-        raise UserError(f"{what}: {one_line(error)}") from None
-    except Exception as error:  # a user's file can raise anything; its own message helps most
-        raise UserError(f"{what}: {in_user_code(error, module)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from harness.tasks import TASKS, Task
 from harness.tasks.rewards.base import find_reward
 from losses import Loss, get_loss
 from losses.registry import nearest
+
+MOST_POINTS = 10_000  # of one loss's grid
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _grid(loss: Loss, entry: object) -> list[dict]:
         if value == "grid" and parameter and parameter.type is not str:
             value = list(parameter.grid)
         axes.append([(key, v) for v in (value if isinstance(value, list) else [value])])
+    if math.prod(map(len, axes)) > MOST_POINTS:
+        raise UserError(f"{where}: the grid has {math.prod(map(len, axes)):,} points, more than {MOST_POINTS:,}")
     points = [loss.settings(dict(point)) for point in itertools.product(*axes)]
     if not points:
         raise UserError(f"{where}: an empty list of values leaves nothing to run")
@@ -187,8 +191,6 @@ def _judges(experiment: ExperimentConfig) -> dict[str, JudgeChoice]:
         raise UserError("an experiment has a judge or a panel: give either 'judge' or 'judges'")
     panel = {}
     for name, section in experiment.judges.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"judges: name {name!r} must be letters, digits, '.', '_' and '-' (it names a folder)")
         if not isinstance(section, Mapping):
             raise UserError(
                 f"judges.{name}: give what 'judge' takes, for example {{kind: preference_model}}; got {section!r}"

@@ -23,7 +23,8 @@ def check_file(results: Path, judge: str, data: str, limit: int | None = None) -
 
     `limit`: the number of comparisons, if not all were checked.
     """
-    return _folder(results, judge) / f"{_slug(data)}{'' if limit is None else f'-first-{limit}'}.json"
+    name = data if data == _slug(data)[:60] else _told_apart(data)
+    return _folder(results, judge) / f"{name}{'' if limit is None else f'-first-{limit}'}.json"
 
 
 def checks_of(results: Path, judge: str) -> str:
@@ -46,7 +47,12 @@ def _told(check: Mapping, path: Path) -> str:
 
 
 def _folder(results: Path, judge: str) -> Path:
-    return Path(results) / FOLDER / f"{_slug(judge)[:60]}-{hash_value(judge)[:8]}"
+    return Path(results) / FOLDER / _told_apart(judge)
+
+
+def _told_apart(name: str) -> str:
+    """Return a name for a file that no other name is given, however long it is and whatever it holds."""
+    return f"{_slug(name)[:60]}-{hash_value(name)[:8]}"
 
 
 def _slug(text: str) -> str:

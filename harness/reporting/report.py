@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from harness.core.errors import UserError
+from harness.core.places import probe
 from harness.core.store import write_text
+from harness.core.terminal import Terminal
 from harness.reporting.curves import training_figure
 from harness.reporting.figure import FORMATS, save
 from harness.reporting.frontier import frontier_figure, frontier_page, frontier_table
@@ -70,8 +72,10 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
     file or results of several judges, or if it cannot be written.
     """
     folder = Path(folder)
-    report = _load(folder)
     try:
+        if folder.is_dir():  # else there is no run, which is said next
+            probe(folder / "plots")
+        report = _load(folder)
         for name, make in TEXTS.items():
             _write_text(folder / name, make(report))
         for name, draw in FIGURES.items():
@@ -86,7 +90,7 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
 def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
     """Print the essential columns, one table per task; at least 100 columns wide if the output is not a terminal."""
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, PIPED_WIDTH))
+        console = Terminal(file=console.file, width=max(console.width, PIPED_WIDTH))
     for table in terminal_tables(leaderboard):
         console.print(table)
         console.print()

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from harness.core.errors import UserError
 from harness.core.record_files import write_record, write_records
 from harness.core.records import TEST, Failure
+from harness.core.secrets import masked
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.stages import completions, judge, measure, reference, sample, sft, train, trunk
@@ -73,13 +74,13 @@ def label(cell: Cell, stage: Stage, target: Target) -> str:
     return f"{of}: {' '.join(filter(None, (stage.name, target.words)))}"
 
 
-def failure_of(error: Exception, stage: Stage, target: Target) -> Failure:
+def failure_of(error: BaseException, stage: Stage, target: Target) -> Failure:
     """Return an error as a `Failure`, with its reason in one line."""
     own_words = isinstance(error, (UserError, RegistryError, AloneError))
     reason = str(error) if own_words else f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
-    details = "".join(traceback.format_exception(error))
+    details = masked("".join(traceback.format_exception(error)))
     split = target.split if target.task else TEST  # a stage of the training names no questions
-    return Failure(stage.name, reason, target.task, target.judge, details, split)
+    return Failure(stage.name, masked(reason), target.task, target.judge, details, split)
 
 
 def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, show: Show) -> Failure | None:
@@ -93,9 +94,9 @@ def _make(stage: Stage, worker: Worker, cell: Cell, target: Target, show: Show) 
     try:
         with show(label(cell, stage, target)) as progress:
             stage.make(worker, cell, target, progress)
-    except AloneError:
+    except (AloneError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a loss or a judge may call sys.exit
         failure = failure_of(error, stage, target)
         if stage.shared:
             worker.broken[tried] = failure

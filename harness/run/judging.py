@@ -14,11 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.config import ExperimentConfig, TaskConfig
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
+from harness.core.places import check_results
 from harness.core.record_files import read_records
 from harness.core.records import Sample
 from harness.core.store import Artifact, Store
 from harness.evaluation.base import Comparison, Judge, JudgeContext
-from harness.experiment.file import load_experiment
+from harness.experiment.file import load_experiment, read_yaml
 from harness.experiment.plan import Plan
 from harness.experiment.plugins import load_plugins
 from harness.experiment.resolve import JudgeChoice, resolve_judge
@@ -79,6 +80,7 @@ def standalone_judge(spec: str, task: str, account: str, results: str = "") -> S
     choice.kind.check(choice.options)
     choice.kind.ready(choice.options)
     folder = Path(results or experiment.results)
+    check_results(folder, folder / "store")
     store = Store(folder / "store")
     embed, encoder = _encoder(experiment.encoder, store)
     config = experiment.tasks.get(task, TaskConfig())
@@ -118,16 +120,15 @@ def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
         raise UserError(f"--judge {spec}: give a kind, KIND:option=value,option=value, or a YAML file")
     try:
         return {"kind": kind, **OmegaConf.to_container(OmegaConf.from_dotlist(parts))}, ExperimentConfig()
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--judge {spec}: {str(error).splitlines()[0]}") from None
 
 
 def _yaml(file: str) -> dict:
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--judge {file}: cannot be read: {str(error).splitlines()[0]}") from None
-    return content if isinstance(content, dict) else {}
+        return OmegaConf.to_container(read_yaml(Path(file)))
+    except UserError as error:
+        raise UserError(f"--judge {file}: cannot be read: {error}") from None
 
 
 def _encoder(name: str, store: Store) -> tuple[Callable, str]:

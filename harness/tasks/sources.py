@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def read_rows(data: str, subset: str | None = None, *, revision: str | None = No
     `subset` is a sub-folder or a hub data set's configuration; `revision` applies to the hub. A `split` column
     overrides the split in a file's name. Raises `UserError` for missing, empty or malformed data.
     """
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if path.is_dir():
         rows = _folder_rows(path, subset)
     elif path.is_file():

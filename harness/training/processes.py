@@ -43,7 +43,9 @@ def build_together(
     try:
         _build_by_all(accelerator, path, kind, inputs, build, accept)
         accelerator.wait_for_everyone()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a loss may call sys.exit
         try:
             dist.barrier(beside)
         except RuntimeError:

@@ -211,9 +211,9 @@ def _own_column(need: str, split: Split) -> Column:
     own = NEEDS.get(need)
     try:
         computed = own.compute(split)  # type: ignore[misc]  # mypy: the caller has seen that there is a function
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a user's function can raise anything
+    except BaseException as error:  # a user's function can raise anything, sys.exit's error included
         module = getattr(own.compute, "__module__", "")
         raise UserError(f"need {need!r}: {in_user_code(error, module)}") from error
     try:

@@ -9,7 +9,7 @@ import pytest
 
 import harness
 from harness.cli.main import main
-from harness.reporting.judge_checks import checks_of
+from harness.reporting.judge_checks import check_file, checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
 DATA = Path(harness.__file__).parent / "tasks" / "data"
@@ -221,3 +221,46 @@ def test_files_that_do_not_fit_are_refused(command, tmp_path, change, message):
         arguments += ["--baseline", tmp_path / "b.json"]
     status, _, error = command(*arguments)
     assert status == 2 and message in error
+
+
+def outputs_file(path: Path) -> Path:
+    path.write_text('{"prompt": "a", "output": "b", "baseline": "c"}\n')
+    return path
+
+
+def test_where_judgements_cannot_be_written_is_said_before_anything_is_judged(command, tmp_path):
+    outputs = outputs_file(tmp_path / "outputs.jsonl")
+    judge = ("judge", outputs, "--judge", "gold:reward=tests.cli.test_judge:never")
+    for out, said in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "nowhere/out", "there is no folder"),
+        (outputs, "replace"),
+    ):
+        status, printed, error = command(*judge, "--out", out)
+        assert (status, printed, error.count("\n")) == (2, "", 1) and said in error
+    (tmp_path / "results").write_text("a file")
+    for arguments in (judge, ("judge-check", *judge[2:], "--data", "llmbar")):
+        status, printed, error = command(*arguments)
+        assert (status, printed) == (2, "") and "results folder" in error
+
+
+def never(prompt: str, response: str) -> float:
+    raise AssertionError("nothing may be judged")
+
+
+def test_files_of_outputs_that_differ_after_a_dot_have_judgements_of_their_own(command, tmp_path):
+    for name in ("gpt-4.0.jsonl", "gpt-4.1.jsonl"):
+        assert command("judge", outputs_file(tmp_path / name), "--judge", LENGTH)[0] == 0
+    assert {path.name for path in tmp_path.glob("*.judged.jsonl")} == {"gpt-4.0.judged.jsonl", "gpt-4.1.judged.jsonl"}
+
+
+def test_checks_on_files_have_names_that_no_other_file_takes(tmp_path):
+    names = [check_file(tmp_path, "judge", data).name for data in ("a/b.jsonl", "a-b.jsonl", "llmbar", 300 * "x")]
+    assert len(set(names)) == 4 and names[2] == "llmbar.json" and max(map(len, names)) < 100
+
+
+def test_a_home_folder_is_meant_in_every_argument(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    outputs_file(tmp_path / "outputs.jsonl")
+    status, _, error = command("judge", "~/outputs.jsonl", "--judge", LENGTH, "--out", "~/judged.jsonl")
+    assert (status, error) == (0, "") and (tmp_path / "judged.jsonl").is_file()

@@ -219,6 +219,13 @@ def test_a_plugin_that_is_missing_or_broken(refuses, tmp_path):
         ),
         ("x = 1\nexec('y = = 2')\n", "SyntaxError: invalid syntax ({}:2)"),
         ("x = 1\nimport broken_by_syntax\n", "SyntaxError: invalid syntax ({}:3)"),
+        ("import sys\n\nsys.exit(0)\n", "SystemExit: 0 ({}:3)"),
+        ("import sys\nx = 1\nsys.exit('error: all\\nfine')\n", "SystemExit: error: all fine ({}:3)"),
+        ("class Stop(BaseException):\n    pass\n\nraise Stop\n", "Stop: ({}:4)"),
+        (
+            "x = 1\n\ndef f():\n\treturn 1\n        return 2\n",
+            "TabError: inconsistent use of tabs and spaces in indentation ({}:5)",
+        ),
     ],
 )
 def test_an_error_in_a_plugin_names_the_user_s_line(refuses, tmp_path, monkeypatch, text, message):
@@ -228,6 +235,38 @@ def test_an_error_in_a_plugin_names_the_user_s_line(refuses, tmp_path, monkeypat
     file.write_text(text)
     where = tmp_path / "broken_by_syntax.py" if "import broken" in text else file
     assert f"broken.py: {message.format(where)}\n" in refuses(plugins=[str(file)])
+
+
+def test_two_plugins_with_one_file_name_are_two_modules(tmp_path, capsys):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "loss.py").write_text(
+            f'from losses import register_loss\n\n@register_loss("{name}")\ndef loss(batch):\n    return 0\n'
+        )
+    plugins = [f"--plugin={tmp_path / name / 'loss.py'}" for name in ("first", "second")]
+    assert main(["losses", "--json", *plugins]) == 0
+    assert {"first", "second"} <= {loss["name"] for loss in json.loads(capsys.readouterr().out)}
+
+
+def test_what_a_plugin_prints_is_not_in_the_output(tmp_path, capsys):
+    (tmp_path / "prints.py").write_text("print('hello')\n")
+    assert main(["losses", "--json", f"--plugin={tmp_path / 'prints.py'}"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) and captured.err == "hello\n"
+
+
+def test_a_command_that_something_else_ends_has_not_succeeded(tmp_path, monkeypatch, capsys):
+    """A loss that calls sys.exit while it is listed, for example."""
+    (tmp_path / "exits.py").write_text(
+        "import sys\nfrom losses import register_loss\n\n\n"
+        '@register_loss("exits", start_value=lambda: sys.exit(0) if "--json" in sys.argv else 0.0)\n'
+        "def exits(batch):\n    return batch.logratio_margin\n"
+    )
+    arguments = ["losses", "--json", f"--plugin={tmp_path / 'exits.py'}"]
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.splitlines()[-1] == "SystemExit: 0"
 
 
 def test_a_plugin_that_takes_the_name_of_another_loss(refuses, tmp_path):
@@ -281,6 +320,44 @@ def test_a_results_folder_that_cannot_be_written(tmp_path, tiny_model, tiny_enco
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, results=str(tmp_path / "file"))
     assert main(["run", str(path)]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["store", "tiny", "tiny/cells"])
+@pytest.mark.parametrize("what", ["a file", "a link to nothing"])
+def test_what_is_in_the_place_of_results_is_said_before_the_announcement(
+    tmp_path, tiny_model, tiny_encoder, capsys, place, what
+):
+    taken = tmp_path / "results" / place
+    taken.parent.mkdir(parents=True)
+    taken.write_text("") if what == "a file" else taken.symlink_to(tmp_path / "gone")
+    assert main(["run", str(write_experiment(tmp_path, tiny_model, tiny_encoder))]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert f"results folder {taken} cannot be written" in captured.err
+
+
+def test_a_plan_needs_no_folder_that_can_be_written(tmp_path, tiny_model, tiny_encoder, capsys):
+    (tmp_path / "results").write_text("a file")
+    assert main(["plan", str(write_experiment(tmp_path, tiny_model, tiny_encoder))]) == 0
+
+
+def test_a_report_says_first_that_its_folder_is_taken(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder)
+    (tmp_path / "results" / "tiny").mkdir(parents=True)
+    (tmp_path / "results" / "tiny" / "plots").write_text("a file")
+    assert main(["report", str(path)]) == 2
+    assert "cannot write the report into" in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_pretrain_says_before_it_trains_that_a_place_is_taken(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"results: {tmp_path}/results\nmodel: {{from_scratch: {{texts: 10}}}}\n")
+    (tmp_path / "taken").write_text("a file")
+    assert main(["pretrain", str(recipe), "--into", str(tmp_path / "taken")]) == 2
+    assert "--into" in (said := capsys.readouterr().err) and "cannot be written" in said
+    (tmp_path / "results").write_text("a file")
+    assert main(["pretrain", str(recipe)]) == 2
+    assert "results folder" in capsys.readouterr().err
 
 
 def test_a_report_without_a_run(tmp_path, tiny_model, tiny_encoder, capsys):

@@ -1,7 +1,7 @@
 """Dials: the bounds of every dial of an experiment, and what dials contribute to keys."""
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 
 import pytest
 
@@ -96,6 +96,41 @@ def test_a_dial_is_a_finite_number(key, wanted, value):
         section = section[part] if isinstance(section, dict) else getattr(section, part)
     setattr(section, name, value)
     assert list(out_of_bounds(experiment)) == [f"{key} must be {wanted}, got {value}"]
+
+
+@pytest.mark.parametrize(
+    "value", [2**63, -(2**63), 10**30, 10**400, 2**20_000], ids=lambda value: f"{value.bit_length()} bits"
+)
+@pytest.mark.parametrize("bounds", [{}, {"at_least": 0}, {"above": 0, "at_most": 2**31 - 1}])
+def test_no_dial_takes_an_integer_beyond_64_bits(bounds, value):
+    problem = Dial.of(next(iter(fields(declared(0, **bounds))))).problem(value)
+    assert problem.startswith(" must be ") and "\n" not in problem
+
+
+def declared(default, **bounds):
+    """A dataclass of one dial."""
+    return make_dataclass("Declared", [("value", type(default), dial(default, **bounds))])
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 1e300])
+def test_no_dial_takes_a_number_beyond_float32(value):
+    assert Dial({}, True, None).problem(value) == f" must be a number, got {value}"
+
+
+def test_a_far_bound_is_told_only_to_who_crosses_it():
+    count = Dial({"at_least": 1, "at_most": 2**31 - 1}, True, None)
+    assert count.problem(0) == " must be at least 1, got 0"
+    assert count.problem(2**31) == " must be at least 1 and at most 2.14748e+09, got 2147483648"
+
+
+INTEGERS = [(s, f) for s in SECTIONS for f in fields(s) if re.search(r"\bint\b", f.type)]
+
+
+@pytest.mark.parametrize(("section", "declared"), INTEGERS, ids=lambda value: getattr(value, "name", None))
+def test_every_integer_states_both_of_its_bounds(section, declared):
+    """A count or a size beyond what libraries take would fail, or hang, long after a run began."""
+    bounds = Dial.of(declared).bounds
+    assert {"at_least", "above"} & bounds.keys() and {"at_most", "below"} & bounds.keys()
 
 
 def test_a_list_is_checked_element_by_element():

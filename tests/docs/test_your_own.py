@@ -239,8 +239,10 @@ def test_an_entry_point_that_cannot_be_loaded_is_named_in_one_line(tmp_path, com
     for group, kind in (("harness.judges", "judge"), ("harness.tasks", "task")):
         (site / "broken-1.dist-info" / "entry_points.txt").write_text(f"[{group}]\nmine = no_such_module_{kind}\n")
         result = command("losses", "--json", cwd=tmp_path)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1
-        assert f"entry point mine of {group} (no_such_module_{kind}): ModuleNotFoundError" in result.stderr
+        assert result.returncode == 0 and json.loads(result.stdout), "a broken package stops no command"
+        assert result.stderr.count("\n") == 1
+        assert result.stderr.startswith(f"warning: entry point mine of {group} (no_such_module_{kind}): ModuleNotFound")
+        assert result.stderr.endswith("; it is left out\n")
 
 
 def test_the_pages_describe_every_field_and_argument():

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.record_files import read_failures
+from harness.core.record_files import read_failures, read_records
+from harness.core.records import Judgement
 from harness.core.store import read_jsonl
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import load_experiment
 from harness.experiment.plan import Plan, make_plan
-from harness.run.cell import run_cell, stages_of
+from harness.run.cell import failure_of, run_cell, stages_of
+from harness.run.stages import train
+from harness.run.stages.base import Target
 from harness.run.worker import Worker
 from tests.tiny_experiment import write_experiment
 
@@ -126,6 +129,46 @@ def test_a_failure_is_a_value_with_its_stage_task_judge_and_reason(tmp_path, tin
     (of_dev,) = run_cell(plan, plan.cells[0].key, Worker(plan), splits=("dev",))
     assert (failure.split, failure.where) == ("test", "judge-hh@a")
     assert (of_dev.split, of_dev.where) == ("dev", "judge-dev-hh@a")
+
+
+EXITS = """
+import sys
+from losses import register_loss
+
+@register_loss("exits")
+def exits(batch, *, beta: float = 0.1):
+    sys.exit(0)
+
+def reward(prompt, response):
+    raise SystemExit("done")
+"""
+
+
+def test_code_that_calls_sys_exit_fails_its_own_cell_or_judgement_alone(
+    tmp_path, tiny_model, tiny_encoder, monkeypatch
+):
+    (tmp_path / "it_exits.py").write_text(EXITS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins = [str(tmp_path / "it_exits.py")]
+    judge = {"kind": "gold", "reward": "it_exits:reward"}
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"exits": {}}, judge=judge, plugins=plugins)
+    plan = plan_of(path)
+    sft, exits = plan.cells
+    worker = Worker(plan)
+    (failure,) = run_cell(plan, exits.key, worker)
+    assert (failure.stage, failure.reason) == ("train", "SystemExit: 0")
+    assert run_cell(plan, sft.key, worker) == []
+    judged = read_records(Judgement, plan.folder(sft) / "judge-hh")
+    assert {(one.status, one.detail) for one in judged} == {("failed", "SystemExit: done")}
+
+
+def test_a_failure_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "s3cr3t-0123456789")
+    try:
+        raise ValueError("cannot read s3cr3t-0123456789")
+    except ValueError as error:
+        failure = failure_of(error, train.STAGE, Target())
+    assert failure.reason == "ValueError: cannot read (A_TOKEN)" and "s3cr3t" not in failure.traceback
 
 
 def test_a_shared_stage_that_failed_is_tried_once_and_fails_each_cell_of_its_task(tmp_path, tiny_model, tiny_encoder):

@@ -63,7 +63,9 @@ class GoldJudge:
         prompt = readable_prompt(comparison.prompt)
         try:
             difference = self._reward(prompt, comparison.response) - self._reward(prompt, comparison.baseline)
-        except Exception as error:  # a user's function can raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a user's function can raise anything, sys.exit's error included
             return Judgement(comparison.id, "failed", None, detail=f"{type(error).__name__}: {error}"[:200])
         if math.isnan(difference):
             return Judgement(comparison.id, "failed", None, detail="the rewards do not compare")

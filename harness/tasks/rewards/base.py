@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.core.errors import UserError
 from harness.core.hashing import hash_source
+from harness.core.user_code import user_code
 from losses.registry import Registry, nearest, origin_of
 
 RewardFunction = Callable[[str, str], float]
@@ -76,10 +77,8 @@ def find_reward(name: str) -> Reward:
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with user_code(f"reward {name!r} cannot be imported", module_name):
         function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a user's module can raise anything; its own message helps most
-        raise UserError(f"reward {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UserError(f"reward {name!r} is not a function (it is a {type(function).__name__})")
     return Reward(name, function, lambda: _source_hash(function))
