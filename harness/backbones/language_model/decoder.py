@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal LM that maps ids to hidden states."""
-    return model.get_decoder()
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder  # Llama 4's text model returns itself
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
