@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.core.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
@@ -40,6 +40,21 @@ def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
 def hidden_size(model: PreTrainedModel) -> int:
     """Return d, the size of a hidden state."""
     return model.config.get_text_config().hidden_size
+
+
+def context_of(settings: PretrainedConfig) -> int | None:
+    """Return how many tokens a sequence may have, by a model's configuration; None if it states no limit.
+
+    With longrope this is the original context. One sequence beyond it would change the positions of all sequences in
+    its forward pass, so that log-probs would depend on the batch.
+    """
+    text = settings.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    rope = getattr(text, "rope_parameters", None) or {}
+    for part in (rope, *rope.values()):  # some models have one for each kind of layer
+        if isinstance(part, Mapping) and part.get("rope_type") == "longrope":
+            limits.append(part.get("original_max_position_embeddings"))
+    return min(filter(None, limits), default=None)
 
 
 def why_one_each(model: PreTrainedModel, longest: int) -> str | None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.backbones.language_model.decoder import (
+    context_of,
     decoder_of,
     head_of,
     last_layers,
@@ -27,15 +26,16 @@ from harness.backbones.language_model.decoder import (
 from harness.backbones.language_model.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
 from harness.backbones.language_model.rows import TokenBatch, collate
 from harness.backbones.language_model.tokens import Tokens
-from harness.core.assets import quiet
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
+from harness.core.pretrained import check_files, load_model, loading
 from harness.training.sharding import whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TENSORS = "tensors.safetensors"
+CAUSAL = "AutoModelForCausalLM"
 
 
 class LanguageModel(nn.Module):
@@ -49,6 +49,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
+        self.context = context_of(model.config)
         self.together = False  # see `harness.training.base.Policy`, the protocol that this class implements
         self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
@@ -184,7 +185,7 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase
     """Load the tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
-    with quiet(), _user_error(f"tokenizer in {folder}"):
+    with loading(f"tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
@@ -192,8 +193,22 @@ def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
     """Read a model's configuration (a transformers `PretrainedConfig`) without its weights."""
     from transformers import AutoConfig
 
-    with quiet(), _user_error(f"configuration in {folder}"):
+    with loading(f"configuration in {folder}"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def load_plain(folder: Path, config: ModelConfig, dtype: str) -> PreTrainedModel:
+    """Load the model of a folder as transformers does, and check its weights; `dtype` may be "auto", the files' own."""
+    what, remote = f"model in {folder}", config.trust_remote_code
+    return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote)
+
+
+def check_folder(folder: Path, config: ModelConfig) -> None:
+    """Raise `UserError` for a folder that `load_policy` would refuse by its files. Weights are not read."""
+    remote = config.trust_remote_code
+    model = check_files(CAUSAL, folder, f"model in {folder}", exact=True, trust_remote_code=remote)
+    if config.tune == "last_layers":
+        split_decoder(decoder_of(model), config.last_layers)
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> LanguageModel:
@@ -203,13 +218,11 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
     eval mode.
     """
-    from transformers import AutoModelForCausalLM
-
-    with quiet(), _user_error(f"model in {folder}"):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
-        )
-        tensors = [load_file(path / TENSORS) for path in trained]
+    model = load_plain(folder, config, config.dtype)
+    tensors = []
+    for path in trained:
+        with loading(f"trained tensors in {path}"):
+            tensors.append(load_file(path / TENSORS))
     torch.manual_seed(seed)
     if config.tune == "lora":
         _add_adapters(model, config, len(tensors) + 1)
@@ -239,7 +252,7 @@ def _add_adapters(model: PreTrainedModel, config: ModelConfig, count: int) -> No
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
     )
     names = [f"adapter{i}" for i in range(count)]
-    with quiet(), _user_error("model.lora"):
+    with loading("model.lora"):
         wrapped = get_peft_model(model, settings, adapter_name=names[0])  # modifies `model` in place
         for name in names[1:]:
             wrapped.add_adapter(name, settings)
@@ -265,24 +278,3 @@ def _apply(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
         raise UserError(f"trained tensors do not fit the model: it has no {missing[0]!r}")
     for name, tensor in tensors.items():
         parameters[name].data = tensor.to(parameters[name].device)
-
-
-class _user_error:
-    """Convert an exception that a library raises while loading `what` into a `UserError` that names it."""
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[False]:
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)) and not isinstance(
-            error, UserError
-        ):
-            raise UserError(
-                f"{self.what}: {str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__}"
-            ) from error
-        return False
