@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.backbones.language_model.decoder import dropout_rates
 from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
 from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
@@ -125,7 +126,8 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     for folder in filter(None, (model, second)):
         settings = model_settings(folder, experiment.model)
         check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
-    starts = {name: start_inputs(experiment, model_hash, tasks[name]) for name in resolved.evaluated_on}
+    dropout = dropout_rates(model_settings(model, experiment.model))
+    starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
     second_hash = weights_hash(second) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():

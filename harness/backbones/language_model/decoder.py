@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+DROPOUT = re.compile(r"(?!classifier|summary).*(dropout|pdrop)")  # without those of heads for other tasks
+
+
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal LM that maps ids to hidden states."""
     decoder = model.get_decoder()
@@ -22,13 +26,18 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the decoder's layers, in order."""
-    return list(decoder_of(model).layers)
+    """Return the decoder's layers, in order: its longest list of modules."""
+    lists = [part for part in decoder_of(model).children() if isinstance(part, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
 
 
 def last_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
-    """Return the decoder's last layers and its final norm: what `tune: last_layers` trains."""
-    return [*layers_of(model)[-count:], decoder_of(model).norm]
+    """Return the decoder's last layers and its final norm: what `tune: last_layers` trains.
+
+    Raises `UserError` as `split_decoder` does.
+    """
+    _, top = split_decoder(decoder_of(model), count)
+    return [*top.layers, top.norm]
 
 
 def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
@@ -55,6 +64,12 @@ def context_of(settings: PretrainedConfig) -> int | None:
         if isinstance(part, Mapping) and part.get("rope_type") == "longrope":
             limits.append(part.get("original_max_position_embeddings"))
     return min(filter(None, limits), default=None)
+
+
+def dropout_rates(settings: PretrainedConfig) -> dict[str, float]:
+    """Return the rates of a model's own dropout, by their names in its configuration."""
+    rates = {name: value for name, value in vars(settings).items() if DROPOUT.match(name)}
+    return {name: value for name, value in rates.items() if isinstance(value, (int, float))}
 
 
 def why_one_each(model: PreTrainedModel, longest: int) -> str | None:

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.backbones.language_model.policy import TENSORS, load_plain, load_policy, load_tokenizer, lora_targets
+from harness.backbones.language_model.adapters import lora_targets
+from harness.backbones.language_model.policy import TENSORS, load_plain, load_policy, load_tokenizer
 from harness.core.assets import quiet
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.errors import UserError

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.backbones.language_model.adapters import add_adapters, check_effect, nudged
 from harness.backbones.language_model.decoder import (
     context_of,
     decoder_of,
+    dropout_rates,
     head_of,
     last_layers,
     layers_of,
@@ -50,12 +52,27 @@ class LanguageModel(nn.Module):
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
         self.context = context_of(model.config)
+        self.adapted = config.tune == "lora"
+        self.own_dropout = config.dropout > 0
         self.together = False  # see `harness.training.base.Policy`, the protocol that this class implements
         self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
             trunk, top = split_decoder(decoder_of(model), config.last_layers)
             object.__setattr__(self, "trunk", trunk)  # views of `model`, which must not be registered twice
             object.__setattr__(self, "top", top)
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Turn on dropout: that of the adapters, and the model's own if `model.dropout` is set.
+
+        Otherwise the model itself stays in eval mode, so that nothing in it is random.
+        """
+        super().train(mode)
+        if not self.own_dropout:
+            self.model.eval()
+            for name, module in self.model.named_modules():
+                if "lora_dropout" in name:
+                    module.train(mode)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -153,24 +170,27 @@ class LanguageModel(nn.Module):
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part.
+        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part, and
+        adapters that would not be trained.
         """
         ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
         prompt = 3
         batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
         batch, ids = batch.to(self.device), ids.to(self.device)
-        with self.autocast():
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
-        expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
-        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
-            batch.hidden = hidden
-            if not torch.allclose(self(batch), expected, atol=tolerance):
-                how = "from its last layers alone" if hidden is not None else "from its last hidden state"
-                hint = "; use tune: full or lora" if hidden is not None else ""
-                raise UserError(
-                    f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
-                )
+        with nudged(self.trained() if self.adapted else {}):
+            if self.adapted:
+                check_effect(self.model, lambda: self(batch))
+            with self.autocast():
+                logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
+            expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
+            for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
+                batch.hidden = hidden
+                if not torch.allclose(self(batch), expected, atol=tolerance):
+                    how = "from its last layers alone" if hidden is not None else "from its last hidden state"
+                    hint = "; use tune: full or lora" if hidden is not None else ""
+                    kind = self.model.config.model_type
+                    raise UserError(f"model {kind}: log-probs computed {how} differ from its own logits{hint}")
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context in which the model runs, both for log-probs and for sampling."""
@@ -197,10 +217,13 @@ def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
-def load_plain(folder: Path, config: ModelConfig, dtype: str) -> PreTrainedModel:
-    """Load the model of a folder as transformers does, and check its weights; `dtype` may be "auto", the files' own."""
+def load_plain(folder: Path, config: ModelConfig, dtype: str, **settings: object) -> PreTrainedModel:
+    """Load the model of a folder as transformers does, and check its weights; `dtype` may be "auto", the files' own.
+
+    `settings` replace those of its config.json.
+    """
     what, remote = f"model in {folder}", config.trust_remote_code
-    return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote)
+    return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote, **settings)
 
 
 def check_folder(folder: Path, config: ModelConfig) -> None:
@@ -209,6 +232,8 @@ def check_folder(folder: Path, config: ModelConfig) -> None:
     model = check_files(CAUSAL, folder, f"model in {folder}", exact=True, trust_remote_code=remote)
     if config.tune == "last_layers":
         split_decoder(decoder_of(model), config.last_layers)
+    if config.dropout and not dropout_rates(model.config):
+        raise UserError(f"model.dropout={config.dropout:g}: the model in {folder} has no dropout of its own")
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> LanguageModel:
@@ -218,14 +243,15 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
     eval mode.
     """
-    model = load_plain(folder, config, config.dtype)
+    rates = dict.fromkeys(dropout_rates(model_settings(folder, config)), config.dropout) if config.dropout else {}
+    model = load_plain(folder, config, config.dtype, **rates)
     tensors = []
     for path in trained:
         with loading(f"trained tensors in {path}"):
             tensors.append(load_file(path / TENSORS))
     torch.manual_seed(seed)
     if config.tune == "lora":
-        _add_adapters(model, config, len(tensors) + 1)
+        add_adapters(model, config, len(tensors) + 1)
     else:
         model.requires_grad_(config.tune == "full")
     if config.tune == "last_layers":
@@ -237,37 +263,6 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     for part in tensors:
         _apply(model, part)
     return LanguageModel(model, config).eval()
-
-
-def _add_adapters(model: PreTrainedModel, config: ModelConfig, count: int) -> None:
-    """Add `count` LoRA adapters to the model, all active, of which the last one is trainable.
-
-    They are not merged: in bf16 weights, most of a small change would be lost to rounding.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    lora = config.lora
-    targets = lora_targets(config)
-    settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    names = [f"adapter{i}" for i in range(count)]
-    with loading("model.lora"):
-        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # modifies `model` in place
-        for name in names[1:]:
-            wrapped.add_adapter(name, settings)
-    wrapped.base_model.set_adapter(names)
-    for name, parameter in model.named_parameters():
-        is_adapter = ".lora_" in name
-        parameter.requires_grad_(is_adapter and f".{names[-1]}." in name)
-        if is_adapter:
-            parameter.data = parameter.data.float()
-
-
-def lora_targets(config: ModelConfig) -> str | list[str]:
-    """Return the modules that get adapters, in peft's form."""
-    targets = config.lora.targets
-    return targets if targets == "all-linear" else [target.strip() for target in targets.split(",")]
 
 
 def _apply(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
