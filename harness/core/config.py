@@ -23,7 +23,7 @@ class LoraConfig:
 
     rank: int = dial(16, at_least=1, at_most=WIDEST)
     alpha: float = dial(32.0, above=0, at_most=1e6)
-    dropout: float = dial(0.0, below=1, at_least=0)
+    dropout: float = dial(0.0, below=1, at_least=0)  # see `ModelConfig.dropout`
     targets: str = "all-linear"
 
 
@@ -88,6 +88,10 @@ class ModelConfig:
     # For tune: last_layers: disk limit for the activations of the frozen layers.
     trunk_cap_gb: float = dial(20.0, above=0, numeric=False)
     lora: LoraConfig = field(default_factory=LoraConfig)  # for tune: lora
+    # In SFT and with every loss, the rate of the dropout layers that the model itself has, whatever its config.json
+    # says. Which values are dropped is drawn for each forward pass. With this or lora.dropout, what changes the passes
+    # (micro_batch_tokens, shared_prompt, processes) therefore changes a policy as another seed would.
+    dropout: float = dial(0.0, at_least=0, below=1)
     trust_remote_code: bool = False
 
 

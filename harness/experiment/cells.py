@@ -103,8 +103,13 @@ class CellMaker:
         return Cell(key_of(inputs), self.planned.name, name, dict(settings), seed, self.evaluated_on, inputs)
 
 
-def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
-    """Return what determines a task's SFT policy: the inputs of that artifact's key."""
+def start_inputs(
+    experiment: ExperimentConfig, model_hash: str, dropout: Mapping[str, float], planned: PlannedTask
+) -> dict:
+    """Return what determines a task's SFT policy: the inputs of that artifact's key.
+
+    `dropout` are the rates in the model's configuration; the experiment's is named where it differs from them.
+    """
     model = experiment.model
     tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
@@ -114,6 +119,7 @@ def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: Planned
         "tune": [model.tune, tuning],
         "tokens": planned.prepared.splits["train"].hash,
         "sft": numeric(experiment.sft),
+        **({} if set(dropout.values()) <= {model.dropout} else {"dropout": model.dropout}),
     }
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.backbones.language_model.decoder import context_of
 from harness.backbones.language_model.from_scratch import find_pretrained
 from harness.backbones.language_model.needs import SUPPLIERS
-from harness.backbones.language_model.policy import model_settings
+from harness.backbones.language_model.policy import check_folder, model_settings
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
@@ -42,7 +43,7 @@ class Draft:
         model = self.experiment.model
         if model.from_scratch:
             return find_pretrained(model.from_scratch, self.store)
-        return model_folder(model.name, model.revision)
+        return model_folder(model.name, model.revision, code=model.trust_remote_code)
 
 
 def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
@@ -72,6 +73,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
         with user_code(f"tasks.{name}", task.load.__module__):
             data[name] = task.load(experiment.tasks[name])
     draft = Draft(experiment, resolved, data, encoder, store)
+    _check_model(draft)
     check_lengths(experiment, _context(draft))
     return draft
 
@@ -81,4 +83,10 @@ def _context(draft: Draft) -> int | None:
     model = draft.experiment.model
     if model.from_scratch:
         return model.from_scratch.context
-    return getattr(model_settings(draft.model(), model), "max_position_embeddings", None)
+    return context_of(model_settings(draft.model(), model))
+
+
+def _check_model(draft: Draft) -> None:
+    """Reject a model that cannot be read or trained as asked, as far as that shows without its weights."""
+    if folder := draft.model():
+        check_folder(folder, draft.experiment.model)

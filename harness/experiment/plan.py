@@ -5,11 +5,13 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.backbones.language_model.policy import load_tokenizer, model_settings
+from harness.backbones.language_model.decoder import dropout_rates
+from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
 from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
@@ -18,6 +20,7 @@ from harness.core.dials import numeric
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.pretrained import check_ids
 from harness.core.prompt import prompt_text
 from harness.core.records import SFT, CellRecord, PlanRecord, cell_folder
 from harness.core.render import Renderer
@@ -119,8 +122,12 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     }
     for name in resolved.evaluated_on:
         check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, tasks[name])
-    starts = {name: start_inputs(experiment, model_hash, tasks[name]) for name in resolved.evaluated_on}
     second = _second_reference(experiment, resolved.losses, renderer)
+    for folder in filter(None, (model, second)):
+        settings = model_settings(folder, experiment.model)
+        check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
+    dropout = dropout_rates(model_settings(model, experiment.model))
+    starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
     second_hash = weights_hash(second) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():
@@ -139,6 +146,18 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     return plan
 
 
+def _all_ids(tasks: Mapping[str, PlannedTask], renderer: Renderer) -> Iterator[Sequence[int]]:
+    """Yield all token ids that a model will be given, text by text."""
+    yield (renderer.pad_token,)
+    for planned in tasks.values():
+        for split in planned.prepared.splits.values():
+            for sequence in split.sequences:
+                yield sequence.prompt
+                yield sequence.completion
+        for questions in planned.prepared.questions.values():
+            yield from questions.ids
+
+
 def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], renderer: Renderer) -> Path | None:
     """Return the folder of the second reference; None if no loss needs one.
 
@@ -150,7 +169,8 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
     name = experiment.second_reference
     if not name:
         raise UserError(f"loss {wanting[0]!r} needs a second reference; name a model in 'second_reference'")
-    folder = model_folder(name, None)
+    folder = model_folder(name, None, code=experiment.model.trust_remote_code)
+    check_folder(folder, dataclasses.replace(experiment.model, tune="full"))
     if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
     return folder

@@ -154,7 +154,8 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
             f"the model from scratch that cell {cell.key} starts from is no longer in {cell.experiment.store}; "
             "give it with --model FOLDER"
         )
-    folder = model_folder(elsewhere or config.name, None if elsewhere else config.revision)
+    revision = None if elsewhere else config.revision
+    folder = model_folder(elsewhere or config.name, revision, code=config.trust_remote_code)
     if (present := weights_hash(folder)) != content:
         raise UserError(
             f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from "

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from harness.cli.main import main
 from tests.evaluation.fake_openai import FakeOpenAI, Reply
@@ -55,22 +57,25 @@ def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
 
 
 @pytest.fixture
-def impostor(tmp_path, tiny_model) -> Path:
-    """A causal LM whose configuration claims that it is a reward model."""
-    folder = shutil.copytree(tiny_model, tmp_path / "impostor")
+def broken_judge(tmp_path, tiny_model) -> Path:
+    """A reward model with a weight that is not a number, which shows when it is first asked."""
+    folder = shutil.copytree(tiny_model, tmp_path / "broken_judge")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}))
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"] = torch.full((1, config["hidden_size"]), torch.nan)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 @pytest.mark.slow
 def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alone(
-    plan, tmp_path, impostor, monkeypatch
+    plan, tmp_path, broken_judge, monkeypatch
 ):
     monkeypatch.setenv("JUDGE_KEY", "any-word")
     with FakeOpenAI(lambda request: Reply("Preferred: 1")) as server:
         panel = {
-            "broken": {"kind": "reward_model", "model": str(impostor), "tasks": ["hh"]},
+            "broken": {"kind": "reward_model", "model": str(broken_judge), "tasks": ["hh"]},
             "remote": {"kind": "openai", "model": "judge-1", "base_url": server.url, "key_env": "JUDGE_KEY"},
             "local": {"kind": "gold", "reward": "tests.tiny_experiment:length", "tasks": ["hh"]},
         }
@@ -85,7 +90,7 @@ def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alo
     assert "## hh, judged by remote" in page and "## hh, judged by local" in page and "Do the judges agree?" in page
     assert "judged by local" not in page.split("## alpaca")[1].split("## Do")[0]
     broken, *others = (page.split(f"## hh, judged by {name}\n")[1].split("\n## ")[0] for name in panel)
-    assert broken.count("| failed") == 3 and "lacks the weights" in broken
+    assert broken.count("| failed") == 3 and "has NaN or infinite values" in broken
     assert all("failed" not in table for table in others)
     cells = list((tmp_path / "results" / "tiny" / "cells").iterdir())
     assert all((cell / "judge-hh@local" / "judgements.jsonl").is_file() for cell in cells)
