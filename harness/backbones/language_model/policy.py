@@ -30,6 +30,7 @@ from harness.backbones.language_model.tokens import Tokens
 from harness.core.assets import quiet
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
+from harness.training.randomness import seeded
 from harness.training.sharding import whole
 
 if TYPE_CHECKING:
@@ -201,18 +202,18 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
 
     `trained` are folders that `LanguageModel.save` wrote. With LoRA each is a separate adapter, and a new one to be
     trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
-    eval mode.
+    eval mode. Torch's random state is left as it was.
     """
     from transformers import AutoModelForCausalLM
 
-    with quiet(), _user_error(f"model in {folder}"):
+    with quiet(), seeded(seed), _user_error(f"model in {folder}"):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
         )
         tensors = [load_file(path / TENSORS) for path in trained]
-    torch.manual_seed(seed)
     if config.tune == "lora":
-        _add_adapters(model, config, len(tensors) + 1)
+        with seeded(seed):
+            _add_adapters(model, config, len(tensors) + 1)
     else:
         model.requires_grad_(config.tune == "full")
     if config.tune == "last_layers":

@@ -44,6 +44,16 @@ def test_what_was_trained_comes_back(tiny_model, tmp_path, tune):
 
 
 @pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
+def test_loading_leaves_the_random_state_as_it_was(tiny_model, tune):
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    one, other = (load_policy(tiny_model, ModelConfig(tune=tune, last_layers=1), seed=seed) for seed in (3, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+    same = [torch.equal(p, q) for p, q in zip(one.trained().values(), other.trained().values(), strict=True)]
+    assert not all(same) if tune == "lora" else all(same), "the seed is that of new adapters"
+
+
+@pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
 def test_a_value_head_says_zero_at_first_and_is_trained_but_not_saved(tiny_model, tmp_path, tune):
     config = ModelConfig(tune=tune, last_layers=1)
     policy, batch = load_policy(tiny_model, config), collate(SEQUENCES, 2)
