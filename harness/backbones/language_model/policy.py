@@ -153,7 +153,8 @@ class LanguageModel(nn.Module):
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part.
+        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part, and
+        those that change their own weights. Sampling has a check of its own (`steps_of`).
         """
         ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
         prompt = 3
@@ -171,6 +172,15 @@ class LanguageModel(nn.Module):
                 raise UserError(
                     f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
                 )
+        batch.hidden = None
+        versions = [parameter._version for parameter in self.parameters()]  # counts changes in place
+        for training in (True, False):
+            self.train(training)(batch)
+        if versions != [parameter._version for parameter in self.parameters()]:
+            raise UserError(
+                f"model {self.model.config.model_type}: it changes its weights between training and evaluation, which "
+                "would damage those that are saved (for RWKV, set rescale_every to 0 in its config.json)"
+            )
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context in which the model runs, both for log-probs and for sampling."""
@@ -211,6 +221,7 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
             folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
         )
         tensors = [load_file(path / TENSORS) for path in trained]
+    model.config.return_dict = True  # whatever the file says: outputs are read by name
     if config.tune == "lora":
         with seeded(seed):
             _add_adapters(model, config, len(tensors) + 1)

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, RwkvConfig
 
-from harness.backbones.language_model.policy import TENSORS, load_policy, model_settings
+from harness.backbones.language_model.policy import TENSORS, LanguageModel, load_policy, model_settings
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.tokens import Tokens
@@ -185,3 +186,15 @@ def test_a_broken_configuration_is_named(tiny_model, tmp_path):
 
 def test_settings_are_read_without_the_weights(tiny_model):
     assert model_settings(tiny_model, ModelConfig()).max_position_embeddings == 512
+
+
+def test_a_model_that_changes_its_weights_between_training_and_evaluation_is_refused():
+    """RWKV halves weights of later layers for evaluation: saved then, they would be halved again when loaded."""
+    settings = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 3}
+    halved, plain = (
+        LanguageModel(AutoModelForCausalLM.from_config(RwkvConfig(**settings, rescale_every=every)), ModelConfig())
+        for every in (2, 0)
+    )
+    plain.eval().verify()
+    with pytest.raises(UserError, match=r"changes its weights between training and evaluation.*set rescale_every to 0"):
+        halved.eval().verify()
