@@ -188,7 +188,7 @@ def test_settings_are_read_without_the_weights(tiny_model):
     assert model_settings(tiny_model, ModelConfig()).max_position_embeddings == 512
 
 
-def test_a_model_that_changes_its_weights_between_training_and_evaluation_is_refused():
+def test_a_model_that_changes_its_own_weights_for_evaluation_is_refused():
     """RWKV halves weights of later layers for evaluation: saved then, they would be halved again when loaded."""
     settings = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 3}
     halved, plain = (
@@ -196,5 +196,5 @@ def test_a_model_that_changes_its_weights_between_training_and_evaluation_is_ref
         for every in (2, 0)
     )
     plain.eval().verify()
-    with pytest.raises(UserError, match=r"changes its weights between training and evaluation.*set rescale_every to 0"):
+    with pytest.raises(UserError, match=r"changes its own weights for evaluation, .*set rescale_every to 0"):
         halved.eval().verify()
