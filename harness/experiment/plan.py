@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.backbones.language_model.decoder import dropout_rates
 from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
+from harness.backbones.language_model.sampler import ends_named_by
 from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.tokens import prepare_task
 from harness.core.assets import model_folder, weights_hash
@@ -48,6 +49,7 @@ class Plan:
     cells: list[Cell]
     store: Store
     second_reference: Path | None = None
+    ends: tuple[int, ...] = ()  # tokens that end a sample besides those that the renderer knows
 
     def cell(self, key: str) -> Cell:
         """Return the cell with this key; raises `KeyError` if the plan has none."""
@@ -109,6 +111,7 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     """
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
+    ends = tuple(end for end in ends_named_by(model) if end not in renderer.stop_tokens)
     model_hash = weights_hash(model)
     tasks = {
         name: PlannedTask(
@@ -140,7 +143,18 @@ def make_plan(draft: Draft, model: Path) -> Plan:
             for loss, settings in [(SFT, {}), *resolved.points_of[name]]
         ]
     plan = Plan(
-        experiment, resolved, model, model_hash, renderer, draft.encoder, tasks, starts, cells, draft.store, second
+        experiment,
+        resolved,
+        model,
+        model_hash,
+        renderer,
+        draft.encoder,
+        tasks,
+        starts,
+        cells,
+        draft.store,
+        second,
+        ends,
     )
     check_trunk(plan.trunk_bytes, experiment.model)
     return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,10 +11,14 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from harness.backbones.language_model.policy import LanguageModel, load_policy
+from harness.backbones.language_model.sampler import Sampler
+from harness.backbones.language_model.sampling import Drawing
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
+from harness.backbones.language_model.stepping import Steps, steps_of
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
+from harness.core.config import SampleConfig
 from harness.core.records import SFT, TRAIN, Failure
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
@@ -104,6 +108,7 @@ class Worker:
     def _check_model(self) -> str | None:
         policy = self.base_policy()
         policy.verify()
+        self.steps(policy)
         if not self.experiment.train.shared_prompt:
             return "train.shared_prompt=false"
         splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]
@@ -111,6 +116,22 @@ class Worker:
         # A generating task has not sampled its completions yet: reversed completions stand in for them.
         sequences += [dataclasses.replace(s, completion=s.completion[::-1]) for s in sequences[:PROBES]]
         return why_apart(policy, sequences, self.plan.renderer.pad_token)
+
+    # ------------------------------------------------------------------ sampling
+
+    def steps(self, base: LanguageModel | None = None) -> type[Steps]:
+        """Return how the model is continued token by token, tried once on `base`; raises `UserError` if it cannot be.
+
+        It is decided by the base model for all policies, so that they are sampled in the same way.
+        """
+        pad = self.plan.renderer.pad_token
+        return self.memory.get("steps", "", lambda: steps_of(base or self.base_policy(), pad))
+
+    def sampler(self, decoding: SampleConfig, seed: int, ends: Iterable[int] = ()) -> Sampler:
+        """Return a sampler that stops at `ends` besides the end of turn and the end of sequence."""
+        renderer = self.plan.renderer
+        stops = sorted({*renderer.stop_tokens, *ends})
+        return Sampler(Drawing(decoding, seed, stops, renderer.pad_token, self.steps()), renderer)
 
     # ------------------------------------------------------------------ data
 

@@ -114,7 +114,7 @@ def train(loss: str, micro_batch: int, accelerator: Accelerator, *, steps: int =
         return metrics
 
     config = OptimConfig(lr=1e-3, optimizer="rmsprop", warmup_steps=2, schedule="cosine", clip=1.0)
-    optimise(bench.policy, plan[:steps], backward, config, Job(accelerator, Path()))
+    optimise(bench.policy, plan[:steps], backward, config, Job(accelerator, Path()), seed=0)
     passes = len(objective._passes(plan[0]))
     return Trained(*seen[0], flat(bench.policy.trained().values()), passes)
 

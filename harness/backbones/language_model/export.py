@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.backbones.language_model.adapters import lora_targets
 from harness.backbones.language_model.policy import TENSORS, load_plain, load_policy, load_tokenizer
+from harness.backbones.language_model.sampler import ends_named_by
 from harness.core.assets import quiet
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.errors import UserError
@@ -141,7 +142,7 @@ def _generation(trained: TrainedPolicy, model: PreTrainedModel, decoding: Sample
     )
     return GenerationConfig(
         bos_token_id=model.generation_config.bos_token_id,
-        eos_token_id=renderer.stop_tokens,
+        eos_token_id=sorted({*renderer.stop_tokens, *ends_named_by(trained.model)}),
         pad_token_id=renderer.pad_token,
         max_new_tokens=decoding.max_new_tokens,
         **sampling,

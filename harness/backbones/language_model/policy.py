@@ -31,6 +31,7 @@ from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
 from harness.core.pretrained import check_files, load_model, loading
+from harness.training.randomness import seeded
 from harness.training.sharding import whole
 
 if TYPE_CHECKING:
@@ -170,13 +171,21 @@ class LanguageModel(nn.Module):
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part, and
-        adapters that would not be trained.
+        This detects models that scale or cap their logits, whose layers cannot be run separately or in part,
+        those that change their weights when they are first run, and adapters that would not be trained. Sampling has a
+        check of its own (`steps_of`).
         """
         ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
         prompt = 3
         batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
         batch, ids = batch.to(self.device), ids.to(self.device)
+        versions = [parameter._version for parameter in self.parameters()]  # they count changes in place
+        self(batch)
+        if versions != [parameter._version for parameter in self.parameters()]:
+            raise UserError(
+                f"model {self.model.config.model_type}: it changes its own weights for evaluation, so that saved ones "
+                "would be changed again when they are loaded (for RWKV, set rescale_every to 0 in its config.json)"
+            )
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
         with nudged(self.trained() if self.adapted else {}):
             if self.adapted:
@@ -241,17 +250,19 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
 
     `trained` are folders that `LanguageModel.save` wrote. With LoRA each is a separate adapter, and a new one to be
     trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
-    eval mode.
+    eval mode. Torch's random state is left as it was.
     """
     rates = dict.fromkeys(dropout_rates(model_settings(folder, config)), config.dropout) if config.dropout else {}
-    model = load_plain(folder, config, config.dtype, **rates)
+    with seeded(seed):  # a model may draw numbers when it is made
+        model = load_plain(folder, config, config.dtype, **rates)
+    model.config.return_dict = True  # whatever the file says: outputs are read by name
     tensors = []
     for path in trained:
         with loading(f"trained tensors in {path}"):
             tensors.append(load_file(path / TENSORS))
-    torch.manual_seed(seed)
     if config.tune == "lora":
-        add_adapters(model, config, len(tensors) + 1)
+        with seeded(seed):
+            add_adapters(model, config, len(tensors) + 1)
     else:
         model.requires_grad_(config.tune == "full")
     if config.tune == "last_layers":

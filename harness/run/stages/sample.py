@@ -7,7 +7,6 @@ from pathlib import Path
 
 from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
-from harness.backbones.language_model.sampler import Sampler
 from harness.core.record_files import read_records, write_records
 from harness.core.records import SAMPLE, SFT, START, TRAIN, Sample, stage_folder
 from harness.core.store import Artifact, find_artifact, read_json, write_json
@@ -33,6 +32,7 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
         "decoding": plan.decoding,
         "seed": cell.seed,
         "prompts": asked.hash,
+        **({"ends": plan.ends} if plan.ends else {}),
     }
     path = plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split)
     if sampled := find_artifact(path, inputs):
@@ -69,7 +69,7 @@ def draw_samples(
         policies,
         plan.tasks[target.task].prepared.questions[target.split],
         baselines,
-        Sampler(worker.experiment.sample, cell.seed, plan.renderer),
+        worker.sampler(worker.experiment.sample, cell.seed, plan.ends),
         worker.bare_source,
         worker.accelerator,
         progress,
