@@ -53,8 +53,8 @@ def margins(loss: Loss) -> str:
         return logratios
 
     def moved(part: Part) -> Part:
-        by = part.lengths if isinstance(part, Side) and loss.reduction == "mean" else 1.0
-        return replace(part, reference=part.reference + by)
+        by = part.lengths if isinstance(part, Side) and loss.reduction == "mean" else torch.ones_like(part.policy)
+        return part if part.reference is None else replace(part, reference=part.reference + by)
 
     rows = _rows(loss, batch.changed(lambda parts: [replace(part, link=noted) for part in parts]))
     if not asked:

@@ -102,8 +102,8 @@ def get_loss(name: str) -> Loss:
 def modified(loss: Loss, modifier: Modifier) -> Loss:
     """Return `loss` with a modifier applied.
 
-    Raises `RegistryError` if the two do not fit: the modifier says so, or the result fails on random log-probs, or its
-    value at policy = reference is not the one that would be declared.
+    Raises `RegistryError` if they do not fit: the modifier says so, or the result fails on random log-probs, or its
+    value at policy = reference is not what it would declare.
     """
     name = f"{loss.name}+{modifier.name}"
     shared = set(loss.hyperparameters) & set(modifier.hyperparameters)
@@ -131,22 +131,23 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
         modified_by=(*loss.functions, modifier.function),
     )
     try:
-        if reason := modifier.fits(loss):
-            raise RegistryError(f"loss {name!r}: {modifier.name} {reason}")
-        batch = probe(result)
-        result(batch)
-        rows, start = result(at_start(batch)), result.start(result.settings())
-    except RegistryError:
-        raise
+        reason = modifier.fits(loss) or _other_start(result)
     except Exception as error:  # a user's loss or modifier can raise anything
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RegistryError(f"loss {name!r} fails on random log-probs: {told}") from error
-    if start is not None and not torch.allclose(rows, torch.full_like(rows, start), rtol=1e-6, atol=1e-9):
-        raise RegistryError(
-            f"loss {name!r}: at policy = reference it is {rows.mean().item():.6g}, and {loss.name} declares {start:.6g}, "
-            f"which {modifier.name} is declared to keep"
-        )
+    if reason:
+        raise RegistryError(f"loss {name!r}: {modifier.name} {reason}")
     return result
+
+
+def _other_start(loss: Loss) -> str:
+    """Run a modified loss on random log-probs; return what is wrong with its start value, "" if nothing is."""
+    batch = probe(loss)
+    loss(batch)
+    rows, start = loss(at_start(batch)), loss.start(loss.settings())
+    if start is None or torch.allclose(rows, torch.full_like(rows, start), rtol=1e-6, atol=1e-9):
+        return ""
+    return f"changes the start value, declared to stay {start:.6g}, to {rows.mean().item():.6g}"
 
 
 def fitting(loss: Loss) -> list[Loss]:

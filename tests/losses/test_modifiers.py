@@ -10,8 +10,8 @@ from harness.conformance.outcomes import FAILED
 from harness.conformance.suite import check_loss
 from losses import RegistryError, get_loss, register_loss, register_modifier
 from losses.modifiers import MODIFIERS, fitting
-from losses.spec import LOSSES
 from losses.numerics import exp
+from losses.spec import LOSSES
 from tests.losses.by_hand import nll, the_pair
 
 
@@ -196,7 +196,7 @@ def test_a_modifier_that_fails_or_starts_elsewhere_is_refused_before_anything_is
 
     for name, message in {
         "odpo+swapped": r"loss 'odpo\+swapped' fails on random log-probs: ValueError: odpo takes the log of",
-        "dpo+doubled": r"at policy = reference it is 1\.38629, and dpo declares 0\.693147, which doubled is declared to keep",
+        "dpo+doubled": r"doubled changes the start value, declared to stay 0\.693147, to 1\.38629",
         "dpo+summed": r"loss 'dpo\+summed' fails on random log-probs: ValueError: .* must return one value per row",
     }.items():
         with pytest.raises(RegistryError, match=message) as refused:
