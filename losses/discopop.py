@@ -30,7 +30,7 @@ def discopop(batch: PreferenceBatch, *, beta: float = 0.05, tau: float = 0.05) -
     """
     if not 0 < tau < 1:
         raise ValueError(f"discopop: tau must be above 0 and below 1, got {tau}")
-    rho = beta * batch.logratio_margin
+    rho = batch.labelled(beta * batch.logratio_margin)
     behind = (-rho / tau).sigmoid() * -logsigmoid(rho)
     ahead = (logsigmoid(rho / tau) - rho).exp()
     return behind + ahead

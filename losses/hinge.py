@@ -23,7 +23,7 @@ def hinge(batch: PreferenceBatch, *, gamma: float = 0.05) -> Tensor:
 
     Returns `(n,)`.
     """
-    return relu(1 - gamma * batch.logratio_margin)
+    return relu(1 - batch.labelled(gamma * batch.logratio_margin))
 
 
 @register_loss(
@@ -44,4 +44,4 @@ def slic(batch: PreferenceBatch, *, delta: float = 1.0, lam: float = 0.1) -> Ten
     Trap: log-probs are summed over tokens, so long responses dominate. HALOs' HEAD (`SLiCTrainer`) adds the hinge of a
     sequence to the NLL of each token. Returns `(n,)`.
     """
-    return relu(delta - batch.chosen.policy + batch.rejected.policy) - lam * batch.chosen.policy
+    return relu(delta - batch.labelled(batch.chosen.policy - batch.rejected.policy)) - lam * batch.chosen.policy

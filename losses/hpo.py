@@ -47,7 +47,7 @@ def hpo(
     Trap: V starts at 0 and is in the units of the scores: centre the scores near 0 and scale their spread to about one
     temperature, or all weights start at their cap. Returns `(n,)`.
     """
-    now, rows = batch.require("stopped"), -logsigmoid(beta * batch.logratio_margin)
+    now, rows = batch.require("stopped"), -logsigmoid(batch.labelled(beta * batch.logratio_margin))
     for side, constant in ((batch.chosen, now.chosen), (batch.rejected, now.rejected)):
         score, value = side.require("scores"), side.require("token_values")[:, 0]  # V(x): before the first token
         w = ((score - constant.token_values[:, 0]) / temperature).exp().clamp(max=max_weight)

@@ -32,7 +32,7 @@ def ipo(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
 
     Trap: the target is in nats per token, so `tau` has a different scale than in `ipo_sum`. Returns `(n,)`.
     """
-    return (batch.chosen.mean_logratio - batch.rejected.mean_logratio - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.chosen.mean_logratio - batch.rejected.mean_logratio) - 1 / (2 * tau)) ** 2
 
 
 @register_loss(
@@ -53,4 +53,4 @@ def ipo_sum(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
 
     Returns `(n,)`.
     """
-    return (batch.logratio_margin - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.logratio_margin) - 1 / (2 * tau)) ** 2

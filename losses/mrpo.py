@@ -50,4 +50,4 @@ def mrpo(batch: PreferenceBatch, *, beta: float = 0.1, eta: float = 0.1) -> Tens
     share = total_w / (total_w + total_l).clamp(min=1e-6)
     mixed_w = mixture(first_w, clipped(second_w, first_w, eta * share), weight)
     mixed_l = mixture(first_l, clipped(second_l, first_l, eta * (1 - share)), weight)
-    return -logsigmoid(beta * ((batch.chosen.policy - mixed_w) - (batch.rejected.policy - mixed_l)))
+    return -logsigmoid(batch.labelled(beta * ((batch.chosen.policy - mixed_w) - (batch.rejected.policy - mixed_l))))

@@ -29,4 +29,4 @@ def orpo(batch: PreferenceBatch, *, lam: float = 0.1) -> Tensor:
     default; here the NLL covers the response only. Returns `(n,)`.
     """
     chosen, rejected = batch.chosen.mean_policy, batch.rejected.mean_policy
-    return -chosen - lam * logsigmoid(log_odds(chosen) - log_odds(rejected))
+    return -chosen - lam * logsigmoid(batch.labelled(log_odds(chosen) - log_odds(rejected)))

@@ -72,8 +72,8 @@ def ppo_offline(
     the data's tokens down where this one pushes them up. A row is the sum over its tokens times (rows / tokens), so
     that the mean over rows equals the mean over tokens. Returns `(M + N,)`.
     """
-    if not 0 < clip <= 1:
-        raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")
+    if not 0 < clip < 1:  # at 1 rounding would decide at the start, where r = 1, which tokens are clipped
+        raise ValueError(f"clip must be above 0 and below 1 (the range is clip to 1 / clip), got {clip}")
     now = batch.require("stopped")
     sides = [(batch.chosen, now.chosen, 1.0), (batch.rejected, now.rejected, -1.0)]
     raw = [advantages(constant, reward, gamma, lam) for _, constant, reward in sides]

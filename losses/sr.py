@@ -28,7 +28,7 @@ def sr_dpo(batch: PreferenceBatch, *, beta: float = 0.1, lam: float = 0.01) -> T
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """
-    return -logsigmoid(beta * batch.logratio_margin - lam * _refinement(batch))
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin - lam * _refinement(batch)))
 
 
 @register_loss(
@@ -49,4 +49,4 @@ def sr_ipo(batch: PreferenceBatch, *, tau: float = 0.1, lam: float = 0.01) -> Te
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """
-    return (batch.logratio_margin - lam * _refinement(batch) - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.logratio_margin - lam * _refinement(batch)) - 1 / (2 * tau)) ** 2

@@ -98,8 +98,8 @@ class StepMetrics(Record):
     """Metrics at one training step; `split` is "dev" or "train", `step` counts optimiser steps.
 
     `loss` is in the loss's own unit. Log-ratios of policy to reference are means over responses, in nats; `margin` is
-    chosen minus rejected, in nats, and `accuracy` the share of pairs with a margin above 0. None means there are no
-    such responses, or no pairs.
+    chosen minus rejected, in nats, and `accuracy` the share of pairs with a margin above 0, where a margin that is 0
+    within rounding counts 1/2. None means there are no such responses, or no pairs.
     """
 
     FILE: ClassVar[str] = "metrics.jsonl"

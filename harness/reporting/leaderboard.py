@@ -91,7 +91,8 @@ COLUMNS = {
     "baseline_characters": "mean length of the baseline's responses in characters",
     "finished": "share of responses that ended by themselves, not at the limit of new tokens",
     "dev_accuracy": (
-        "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training"
+        "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training; "
+        "a tie within rounding counts 1/2"
     ),
     "dev_margin": "mean chosen minus rejected log-ratio on the dev pairs, after training, in nats",
     "kl": (

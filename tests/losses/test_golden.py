@@ -145,6 +145,26 @@ def test_aot_unpaired_on_classes_of_other_sizes():
     assert get_loss("aot_unpaired")(batch, beta=0.1).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_aot_unpaired_integrates_over_the_quantiles_of_both_classes():
+    """s_w = 0, 3 over halves and s_l = -1, 1, 2 over thirds: in sixths (0, 0, 0, 3, 3, 3) against (-1, -1, 1, 1, 2, 2)."""
+    batch = PreferenceBatch.from_logps(
+        torch.tensor([3.0, 0.0]), torch.tensor([2.0, -1.0, 1.0]), torch.zeros(2), torch.zeros(3)
+    )
+    expected = [nll(0.1 * x) for x in (1, 1, -1, 2, 1, 1)]
+    assert get_loss("aot_unpaired")(batch, beta=0.1).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rejected", [2, 3, 4])
+def test_at_the_start_aot_unpaired_pulls_all_responses_of_a_class_alike(rejected):
+    """Which of them is on which rank is then up to rounding."""
+    noise = [1e-6 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (3, rejected)]
+    policies = [part.requires_grad_() for part in noise]
+    view = PreferenceBatch.from_logps(*policies, torch.zeros(3), torch.zeros(rejected))
+    get_loss("aot_unpaired")(view, beta=0.1).mean().backward()
+    for policy, sign in zip(policies, (-1, 1), strict=True):
+        assert policy.grad.tolist() == pytest.approx([sign * 0.05 / len(policy)] * len(policy), rel=1e-5)
+
+
 def test_sppo():
     """beta 0.1: targets +-5: (2 - 5)^2 + (-1 + 5)^2 = 9 + 16 = 25."""
     assert value("sppo", beta=0.1) == pytest.approx(25.0, abs=1e-4)
