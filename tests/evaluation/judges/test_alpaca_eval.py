@@ -138,7 +138,7 @@ def test_an_answer_without_a_label_is_no_preference(server, judge_of):
     (judgement,) = judged(judge_of(), comparison(0))
     assert (judgement.status, judgement.detail) == ("unparsable", "the answer has no logprobs")
     server.respond = lambda request: Reply("I", tokens=[("I", {"I": -0.1, "It": -2.0})])
-    (judgement,) = judged(judge_of(), comparison(0))
+    (judgement,) = judged(judge_of(), comparison(1))
     assert (judgement.status, judgement.detail) == ("unparsable", "none of M, m is among the likeliest tokens")
 
 
