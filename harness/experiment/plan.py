@@ -6,7 +6,7 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
@@ -112,7 +112,7 @@ def make_plan(draft: Draft, model: Path) -> Plan:
             name,
             task,
             prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
-            hash_value(asdict(draft.data[name])),
+            draft.data[name].hash,
             resolved.generations.get(name),
         )
         for name, task in resolved.tasks.items()
