@@ -76,7 +76,7 @@ class TaskData:
     labels: str
     counts: dict[str, int] = field(default_factory=dict)
     dev_questions: list[Question] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def hash(self) -> str:
