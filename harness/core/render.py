@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from harness.core.chat_template import ChatTemplate, Unrenderable, written_tokens
@@ -139,7 +140,7 @@ class Renderer:
                     f"its template alone takes {len(rendered.ids) - len(content)} tokens"
                 )
             content = content[:kept] if keep == "start" else content[-kept:]
-            text = str(self.tokenizer.decode(content, skip_special_tokens=True)).strip().strip(CUT_CHARACTER)
+            text = self.text(content, special=False).strip().strip(CUT_CHARACTER)
             rendered = self._rendered((*prompt[:-1], replace(prompt[-1], content=text)), suffix)
         return replace(rendered, truncated=True)
 
@@ -162,7 +163,23 @@ class Renderer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return a sampled completion as text, without special tokens, end of turn and surrounding white space."""
         ids = [i for i in ids if i != self.end_of_turn]  # not all templates end a turn with a special token
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return self.text(ids, special=False).strip()
+
+    def text(self, ids: Sequence[int], *, special: bool) -> str:
+        """Return ids as text, with or without special tokens."""
+        parts = []
+        for is_misread, run in groupby(ids, key=self._misread.__contains__):
+            if is_misread:
+                parts += [self._misread[i] for i in run]
+            else:
+                parts.append(str(self.tokenizer.decode(list(run), skip_special_tokens=not special)))
+        return "".join(parts)
+
+    @cached_property
+    def _misread(self) -> dict[int, str]:
+        """Added tokens that the tokenizer decodes as other text: decoders of bytes take an added umlaut for a byte."""
+        added = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if not token.special}
+        return {i: word for i, word in added.items() if str(self.tokenizer.decode([i])).strip() != word.strip()}
 
     def _harmless(self, text: str) -> str:
         return harmless(self.without_end(text), self._control)

@@ -219,6 +219,11 @@ def test_added_tokens_that_are_not_special_stay_as_they_are(text):
     assert not renderer.is_respelt(text)
     whole = own_rendering(tokenizer, (Message("user", text),), text)
     assert rendered(renderer, (Message("user", text),), text) == whole[:-1], "all but the line break behind the turn"
+    assert renderer.decode(renderer.completion(text, limit=99)[0]) == text
+    limit = len(renderer.prompt((Message("user", text),), limit=99, keep="end").ids)
+    assert (
+        renderer.prompt((Message("user", f"one two three {text}"),), limit=limit, keep="end").turns[0].content == text
+    )
 
 
 @pytest.mark.parametrize(
