@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from harness.cli.arguments import add_command
+from harness.core.terminal import Terminal
 
 ALIGNMENTS = ("instruction", "position")
 HELP = "AlpacaEval 2.0's win rate, standard error and length-controlled win rate of a file of annotations."
@@ -47,7 +48,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the requested metrics; raises `UserError` for an invalid file."""
     values = metrics(options.file, options.difficulty, options.alignment)
-    print(json.dumps({k: _json(v) for k, v in values.items()}, indent=2) if options.json else _readable(values))
+    text = json.dumps({k: _json(v) for k, v in values.items()}, indent=2) if options.json else _readable(values)
+    Terminal().lines(text)
     return 0
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from harness.cli.arguments import add_command
 from harness.core.errors import UserError
+from harness.core.terminal import Terminal
 
 DESCRIPTION = """Hold losses to what they declare and to what training relies on: values at the start, gradients,
 extremes, signs, order, micro-batches, needs, reduction, hyper-parameters."""
@@ -40,12 +39,12 @@ def run(options: argparse.Namespace) -> int:
     load_plugins([target for target in options.targets if target.endswith(".py")])
     named = [name for target in options.targets for name in losses_of(target)]
     outcomes_of = {name: check_loss(get_loss(name)) for name in named or list_losses()}
-    console = Console()
+    console = Terminal()
     for table in (
         [summary_table(outcomes_of)] if options.all else [outcome_table(*item) for item in outcomes_of.items()]
     ):
         console.print(table)
     failed = [name for name, outcomes in outcomes_of.items() if any(o.status == FAILED for o in outcomes)]
     verdict = f"failed: {', '.join(failed)}" if failed else "all checks passed"
-    console.print(f"{len(outcomes_of)} checked, {verdict}", highlight=False, markup=False)
+    console.line(f"{len(outcomes_of)} checked, {verdict}")
     return 1 if failed else 0

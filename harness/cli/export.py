@@ -6,10 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.cli.arguments import add_cell_command
 from harness.core.errors import UserError
+from harness.core.terminal import Terminal
 
 HELP = "Write a trained policy as a Hugging Face model folder (or a peft adapter), with a model card."
 EPILOG = """examples:
@@ -48,13 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
     wanted = ExportOptions(options.at, options.adapter, options.dtype, options.model)
     exported = export_cell(cell, Path(options.into), wanted, _command(cell.key, options))
-    console = Console()
-    console.print(
-        f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    Terminal().line(f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}")
     return 0
 
 

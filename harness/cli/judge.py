@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.cli.arguments import add_command
+from harness.core.terminal import Terminal
 
 HELP = "Judge a file of outputs against a baseline."
 DESCRIPTION = "Judge a file of outputs against a baseline; write the judgements, print the win rate."
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     table = made.judge.difficulty(comparisons) if hasattr(made.judge, "difficulty") else None
     of_alpaca_eval = metrics_of(comparisons, judgements, table) if table else {}
     summary = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
-    print(json.dumps(summary, indent=2) if options.json else judged_text(summary))
+    Terminal().lines(json.dumps(summary, indent=2) if options.json else judged_text(summary))
     return 0 if summary["coverage"] == 1 else 1
 
 

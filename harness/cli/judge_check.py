@@ -6,6 +6,7 @@ import argparse
 import json
 
 from harness.cli.arguments import add_command
+from harness.core.terminal import Terminal
 
 HELP = "Hold a judge against human labels."
 DESCRIPTION = "Print a judge's accuracy against labels with its interval, Cohen's kappa, flips and length bias."
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     file = check_file(made.results, made.judge.id, options.data, options.limit)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, result)
-    print(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
+    Terminal().lines(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
     return 0 if result["coverage"] == 1 else 1
 
 

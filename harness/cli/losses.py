@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from rich.console import Console
-
 from harness.cli.arguments import add_command
+from harness.core.terminal import Terminal
 
 DESCRIPTION = "List the registered losses: paper, data, needs, reduction, hyper-parameters with default and grid."
 EPILOG = """examples:
@@ -36,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
 
     load_plugins(options.plugin)
     if options.json:
-        print(json.dumps(losses_as_dicts(), indent=2))
+        Terminal().lines(json.dumps(losses_as_dicts(), indent=2))
     elif options.markdown:
-        print(losses_markdown(), end="")
+        Terminal().lines(losses_markdown().removesuffix("\n"))
     else:
-        Console().print(losses_table())
+        Terminal().print(losses_table())
     return 0

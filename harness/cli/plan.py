@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.cli.arguments import add_experiment_command
+from harness.core.terminal import Terminal
 from harness.experiment.file import load_experiment
 
 HELP = "Say what an experiment will take: cells, steps, judge calls, tokens, cost."
@@ -30,5 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     draft = draft_plan(load_experiment(options.experiment, options.overrides), to_run=False)
     model = draft.model()
-    print("\n".join(draft_lines(draft) if model is None else cost_lines(make_plan(draft, model))))
+    console = Terminal()
+    for line in draft_lines(draft) if model is None else cost_lines(make_plan(draft, model)):
+        console.line(line)
     return 0

@@ -6,10 +6,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.cli.arguments import add_experiment_command
 from harness.core.errors import UserError
+from harness.core.terminal import Terminal
 from harness.experiment.file import load_experiment
 
 HELP = "Train the model that an experiment's model.from_scratch describes. (A run does it by itself.)"
@@ -37,12 +36,12 @@ def run(options: argparse.Namespace) -> int:
     from harness.core.store import Store
     from harness.run.progress import Display
 
-    console = Console()
+    console = Terminal()
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)
-    console.print(f"model in {artifact.path}", highlight=False, markup=False, soft_wrap=True)
+    console.line(f"model in {artifact.path}")
     if options.into:
         words = [options.experiment, *options.overrides, "--into", options.into]
         export(artifact, Path(options.into), shlex.join(["python", "-m", "harness", "pretrain", *words]))
-        console.print(f"copied to {options.into}", highlight=False, markup=False, soft_wrap=True)
+        console.line(f"copied to {options.into}")
     return 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from harness.cli.arguments import add_experiment_command, experiment_of_results
+from harness.core.terminal import Terminal
 
 HELP = "Rebuild leaderboard, tables and plots from what the runs left. Needs no torch, GPU or key."
 EPILOG = """example:
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     experiment = experiment_of_results(options)
     from harness.reporting.report import print_leaderboard, write_report
 
-    console = Console()
+    console = Terminal()
     print_leaderboard(write_report(experiment.folder), console)
-    console.print(f"report in {experiment.folder}", highlight=False, markup=False)
+    console.line(f"report in {experiment.folder}")
     return 0

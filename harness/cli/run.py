@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from harness.cli.arguments import add_experiment_command
+from harness.core.terminal import Terminal
 from harness.experiment.file import load_experiment
 
 HELP = "Train, sample, judge and score what an experiment asks for and is not done yet; then write its report."
@@ -28,4 +27,4 @@ def run(options: argparse.Namespace) -> int:
     experiment = load_experiment(options.experiment, options.overrides)
     from harness.run.runner import run_experiment  # imports torch and transformers
 
-    return run_experiment(experiment, Console())
+    return run_experiment(experiment, Terminal())

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from rich.text import Text
 from harness.cli.arguments import add_cell_command
 from harness.core.duration import duration_text
 from harness.core.errors import UserError
+from harness.core.terminal import Terminal, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,9 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.samples < 0:
         raise UserError(f"--samples must be at least 0, got {options.samples}")
     cell = find_cell(options.cell, options.results, options.experiment)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, PIPED_WIDTH))
+    console = Terminal(piped_width=PIPED_WIDTH)
     if options.batch:
         from harness.run.first_batch import first_batch  # imports torch and transformers
 
@@ -80,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         facts = cell_facts(cell, options.samples)
         if options.json:
-            print(json.dumps(facts, indent=2))
+            console.lines(json.dumps(facts, indent=2))
             return 0
         parts = cell_parts(facts)
     for part in parts:
@@ -117,11 +115,6 @@ def batch_parts(label: str, batch: Sequence[SeenSequence], *, marked: bool) -> I
         else:
             styled = [(visible(part), "bold underline" if of_loss else "dim") for part, of_loss in sequence.parts]
             yield Padding(Text.assemble(*styled), (0, 0, 0, 2), expand=False)
-
-
-def visible(text: object) -> str:
-    """Return untrusted text with its control characters spelled out; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _unmarked(text: str) -> str:

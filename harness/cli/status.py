@@ -9,12 +9,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.cli.arguments import add_experiment_command, experiment_of_results
 from harness.core.duration import duration_text
+from harness.core.terminal import Terminal
 
 if TYPE_CHECKING:
     from harness.core.builds import Build
@@ -46,12 +46,10 @@ def run(options: argparse.Namespace) -> int:
     from harness.reporting.status import experiment_status
 
     status = experiment_status(experiment.folder)
+    console = Terminal(piped_width=PIPED_WIDTH)
     if options.json:
-        print(json.dumps(status_as_json(status), indent=2))
+        console.lines(json.dumps(status_as_json(status), indent=2))
         return 0
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, PIPED_WIDTH))
     for part in status_parts(status):
         console.print(part, soft_wrap=isinstance(part, Text))
     return 0

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from harness.conformance.trl import COUNTERPARTS, VERSION
 from losses import get_loss, list_losses
@@ -68,13 +68,13 @@ def losses_table() -> Table:
             hyperparameters,
         )
         rows.append(cells)
-    headings = ("name", "paper", "data, reduction", "needs", r"hyper-parameters: default \[grid]")
+    headings = ("name", "paper", "data, reduction", "needs", "hyper-parameters: default [grid]")
     for column in zip(headings, *rows, strict=True):
         longest = max(len(word) for cell in column for word in cell.split() if "/" not in word)  # addresses are broken
         last = column[0] == headings[-1]  # takes the width that is left
-        table.add_column(column[0], overflow="fold", min_width=longest, width=None if last else longest)
+        table.add_column(Text(column[0]), overflow="fold", min_width=longest, width=None if last else longest)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(Text, row))
     return table
 
 

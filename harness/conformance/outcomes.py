@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 OK, FAILED, DECLARED, NOT_TESTED = "ok", "FAILED", "declared exception", "not tested"
 COLOURS = {OK: "green", FAILED: "bold red", DECLARED: "yellow", NOT_TESTED: "dim"}
@@ -25,7 +25,7 @@ def outcome_table(name: str, outcomes: Sequence[Outcome]) -> Table:
     """Return a table of the outcome of every check of one loss."""
     table = _table(name, "check", "result", "detail")
     for outcome in outcomes:
-        table.add_row(outcome.check, _coloured(outcome), escape(outcome.detail))
+        table.add_row(outcome.check, _coloured(outcome), Text(outcome.detail))
     return table
 
 
@@ -36,20 +36,20 @@ def summary_table(by_loss: Mapping[str, Sequence[Outcome]]) -> Table:
         others = [outcome for outcome in outcomes if outcome.status not in (OK, NOT_TESTED)]
         passed = sum(outcome.status == OK for outcome in outcomes)
         table.add_row(
-            escape(name),
+            Text(name),
             f"{passed} of {len(outcomes)}",
-            "\n".join(map(_coloured, others)),
-            "\n".join(escape(f"{outcome.check}: {outcome.detail}") for outcome in others),
+            Text("\n").join(map(_coloured, others)),
+            Text("\n".join(f"{outcome.check}: {outcome.detail}" for outcome in others)),
         )
     return table
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table
 
 
-def _coloured(outcome: Outcome) -> str:
-    return f"[{COLOURS[outcome.status]}]{outcome.status}[/]"
+def _coloured(outcome: Outcome) -> Text:
+    return Text(outcome.status, style=COLOURS[outcome.status])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.core.errors import UserError
 from harness.core.store import write_text
+from harness.core.terminal import Terminal
 from harness.reporting.curves import training_figure
 from harness.reporting.figure import FORMATS, save
 from harness.reporting.frontier import frontier_figure, frontier_page, frontier_table
@@ -86,7 +87,7 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
 def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
     """Print the essential columns, one table per task; at least 100 columns wide if the output is not a terminal."""
     if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, PIPED_WIDTH))
+        console = Terminal(file=console.file, width=max(console.width, PIPED_WIDTH))
     for table in terminal_tables(leaderboard):
         console.print(table)
         console.print()

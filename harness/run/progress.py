@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.core.duration import duration_text
+from harness.core.errors import one_line
+from harness.core.terminal import Terminal
 
 NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it reported progress
 
@@ -18,11 +18,11 @@ NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it 
 class Display:
     """Progress of cells and stages: live bars in a terminal, elsewhere one line when a stage ends."""
 
-    def __init__(self, console: Console, cells: int):
+    def __init__(self, console: Terminal, cells: int):
         self.console = console
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -44,7 +44,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(escape(text), highlight=False, soft_wrap=True)
+        self.console.line(text)
 
     def cell_done(self) -> None:
         """Count a cell as finished."""
@@ -54,7 +54,7 @@ class Display:
     @contextmanager
     def stage(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """Show a stage while it runs; yields `update(done, total)`. A stage with nothing to do leaves no line."""
-        bar = self._bars.add_task(escape(label), total=None)
+        bar = self._bars.add_task(one_line(label), total=None)
         started = time.monotonic()
         worked = False
 

@@ -6,13 +6,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from harness.backbones.language_model.from_scratch import MODEL, pretrained
 from harness.core.config import ExperimentConfig
 from harness.core.duration import duration_text
 from harness.core.records import Failure
+from harness.core.terminal import Terminal, complain
 from harness.experiment.draft import Draft, draft_plan
 from harness.experiment.plan import Plan, make_plan
 from harness.reporting.report import print_leaderboard, write_report
@@ -26,7 +24,7 @@ from harness.run.worker import Worker
 from harness.training.processes import AloneError
 
 
-def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
+def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     """Run what is not done yet, write the report and print the leaderboard; return the exit status.
 
     0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`). `UserError` and
@@ -42,27 +40,26 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     if todo:
         worker.check_model()
     for line in announcement(plan, worker, len(todo)):
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    with Display(console, len(plan.cells)) as display:
-        judges = _make_judges(plan, worker, display)
-        if main:
-            _write_plan_and_manifest(plan, judges, bool(todo), display)
-        failures = _run_cells(plan, worker, display)
+        console.line(line)
+    try:
+        with Display(console, len(plan.cells)) as display:
+            judges = _make_judges(plan, worker, display)
+            if main:
+                _write_plan_and_manifest(plan, judges, bool(todo), display)
+            failures = _run_cells(plan, worker, display)
+    except AloneError as error:
+        complain(f"error: {error}; the run ends: start it again to go on from here")
+        return 1
     worker.accelerator.wait_for_everyone()
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
-    console.print(
-        f"results in {escape(str(experiment.folder))} after {duration_text(time.monotonic() - started)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.line(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
     for label, failure in failures:
-        line = f"failed: {label}: {failure.where}: {failure.reason}"
-        console.print(escape(line), highlight=False, style="red", soft_wrap=True)
+        console.line(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
     return 1 if failures else 0
 
 
-def _model_from_scratch(draft: Draft, console: Console) -> Path:
+def _model_from_scratch(draft: Draft, console: Terminal) -> Path:
     """Train the model that an experiment starts from. It is the first stage, because cells depend on its tokenizer."""
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         return pretrained(draft.experiment.model.from_scratch, draft.store, progress).path / MODEL
@@ -98,7 +95,7 @@ def _run_cells(plan: Plan, worker: Worker, display: Display) -> list[tuple[str, 
             failed = run_cell(plan, cell.key, worker, display.stage)
         except AloneError as error:
             display.line(f"{cell.label}: failed: {error}")
-            raise SystemExit(f"error: {error}; the run ends: start it again to go on from here") from None
+            raise
         for failure in failed:
             failures.append((cell.label, failure))
             display.line(f"{cell.label}: {failure.where} failed: {failure.reason}")
