@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backbones.language_model.decoder import dropout_rates
@@ -118,7 +118,7 @@ def make_plan(draft: Draft, model: Path) -> Plan:
             name,
             task,
             prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
-            hash_value(asdict(draft.data[name])),
+            draft.data[name].hash,
             resolved.generations.get(name),
         )
         for name, task in resolved.tasks.items()

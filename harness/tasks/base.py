@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from harness.core.config import TaskConfig
+from harness.core.hashing import hash_value
 from harness.core.prompt import Prompt
 from harness.core.records import Sample
 from losses.registry import Registry, origin_of
@@ -64,6 +65,7 @@ class TaskData:
     - `judge_test`: pairs that neither policies nor that model have seen, for measuring how far a judge agrees with the
       labels.
     - `labels`: whose preferences these are; `counts`: the sizes of the splits and the dropped rows by reason.
+    - `places`: where prompts (by `prompt_key`) stand in the source, for errors.
     """
 
     train: list[Preference]
@@ -74,6 +76,13 @@ class TaskData:
     labels: str
     counts: dict[str, int] = field(default_factory=dict)
     dev_questions: list[Question] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def hash(self) -> str:
+        """A content hash; it does not depend on where the rows stand."""
+        content = asdict(replace(self, places={}))
+        return hash_value({name: value for name, value in content.items() if name != "places"})
 
 
 @dataclass(frozen=True)
