@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rich.console import Console
+
 from harness.cli.arguments import add_experiment_command
 from harness.experiment.file import load_experiment
 
@@ -25,10 +27,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan of an experiment."""
     from harness.experiment.draft import draft_plan
-    from harness.experiment.plan import make_plan
     from harness.run.cost import cost_lines, draft_lines
+    from harness.run.progress import plan_with_progress
 
     draft = draft_plan(load_experiment(options.experiment, options.overrides), to_run=False)
     model = draft.model()
-    print("\n".join(draft_lines(draft) if model is None else cost_lines(make_plan(draft, model))))
+    if model is None:
+        print("\n".join(draft_lines(draft)))
+    else:
+        print("\n".join(cost_lines(plan_with_progress(draft, model, Console(stderr=True)))))
     return 0

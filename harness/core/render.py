@@ -83,18 +83,27 @@ class Renderer:
         return self.tokenizer.eos_token_id if pad is None else pad
 
     def prompt(self, prompt: Prompt, *, limit: int, keep: str, suffix: str = "") -> RenderedPrompt:
-        """Render a prompt into at most `limit` tokens, up to where the assistant's turn begins.
+        """Render one prompt (see `prompts`)."""
+        return self.prompts([prompt], limit=limit, keep=keep, suffix=suffix)[0]
+
+    def prompts(self, prompts: Sequence[Prompt], *, limit: int, keep: str, suffix: str = "") -> list[RenderedPrompt]:
+        """Render prompts into at most `limit` tokens each, up to where the assistant's turn begins.
 
         A longer prompt loses content, never structure: first whole turns, oldest first, then tokens of the one turn
         that is left, from its start (`keep="end"`) or its end (`keep="start"`). `suffix` is appended to the last
         turn's content and is never cut. Raises `UserError` if nothing fits.
         """
-        ids = self._prompt_ids(prompt, suffix)
-        if len(ids) <= limit:
-            return RenderedPrompt(ids, truncated=False)
+        return [
+            RenderedPrompt(ids, truncated=False)
+            if len(ids) <= limit
+            else RenderedPrompt(self._shortened(prompt, ids, limit, keep, suffix), truncated=True)
+            for prompt, ids in zip(prompts, self._prompt_ids(prompts, suffix), strict=True)
+        ]
+
+    def _shortened(self, prompt: Prompt, ids: tuple[int, ...], limit: int, keep: str, suffix: str) -> tuple[int, ...]:
         while len(prompt) > 1 and len(ids) > limit:
             prompt = _without_oldest_turn(prompt)
-            ids = self._prompt_ids(prompt, suffix)
+            (ids,) = self._prompt_ids([prompt], suffix)
         content = self.tokenizer(prompt[-1].content, add_special_tokens=False)["input_ids"]
         while len(ids) > limit:
             kept = len(content) - max(1, len(ids) - limit)
@@ -105,38 +114,51 @@ class Renderer:
                 )
             content = content[:kept] if keep == "start" else content[-kept:]
             text = str(self.tokenizer.decode(content, skip_special_tokens=True)).strip()
-            ids = self._prompt_ids((*prompt[:-1], replace(prompt[-1], content=text)), suffix)
-        return RenderedPrompt(ids, truncated=True)
+            (ids,) = self._prompt_ids([(*prompt[:-1], replace(prompt[-1], content=text))], suffix)
+        return ids
 
     def completion(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
-        """Return a completion's ids and whether it was truncated.
+        """Return one completion's ids and whether it was truncated (see `completions`)."""
+        return self.completions([text], limit=limit)[0]
+
+    def completions(self, texts: Sequence[str], *, limit: int) -> list[tuple[tuple[int, ...], bool]]:
+        """Return the ids of completions, each with whether it was truncated.
 
         A complete one ends with the end-of-turn token, which is trained on; a truncated one does not, so that the
         policy does not learn to stop in the middle of a sentence.
         """
-        ids = self.tokenizer(self._harmless(text.strip()), add_special_tokens=False)["input_ids"]
-        ids = (*ids, self.end_of_turn)
-        return (ids, False) if len(ids) <= limit else (ids[:limit], True)
+        ended = [(*ids, self.end_of_turn) for ids in self._ids([self._harmless(text.strip()) for text in texts])]
+        return [(ids, False) if len(ids) <= limit else (ids[:limit], True) for ids in ended]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return a sampled completion as text, without special tokens and surrounding white space."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def _prompt_ids(self, prompt: Prompt, suffix: str) -> tuple[int, ...]:
+    def _prompt_ids(self, prompts: Sequence[Prompt], suffix: str) -> list[tuple[int, ...]]:
+        ids = self._ids([self._prompt_text(prompt, suffix) for prompt in prompts])
+        bos = self.tokenizer.bos_token_id
+        if self.tokenizer.chat_template or bos is None:
+            return ids
+        return [each if each[:1] == (bos,) else (bos, *each) for each in ids]  # one, whoever adds it
+
+    def _prompt_text(self, prompt: Prompt, suffix: str) -> str:
         messages = [replace(m, content=self._harmless(m.content)) for m in prompt]
         messages[-1] = replace(messages[-1], content=messages[-1].content + suffix)
-        if self.tokenizer.chat_template:
+        if not self.tokenizer.chat_template:
+            text = "\n".join(f"{ROLE_TAGS[m.role]}\n{m.content}" for m in messages)
+            return f"{text}\n{ROLE_TAGS['assistant']}\n"
+        try:
             turns = [{"role": m.role, "content": m.content} for m in messages]
-            try:
-                text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            except Exception as error:  # templates raise arbitrary errors for roles they do not know
-                roles = ", ".join(m.role for m in messages)
-                raise UserError(f"the chat template refuses a prompt with the turns {roles}: {error}") from None
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        text = "\n".join(f"{ROLE_TAGS[m.role]}\n{m.content}" for m in messages) + f"\n{ROLE_TAGS['assistant']}\n"
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id  # exactly one, whether or not the tokenizer adds it
-        return tuple(ids) if bos is None or ids[:1] == [bos] else (bos, *ids)
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # templates raise arbitrary errors for roles they do not know
+            roles = ", ".join(m.role for m in messages)
+            raise UserError(f"the chat template refuses a prompt with the turns {roles}: {error}") from None
+
+    def _ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokenise texts. Several at once are divided among the machine's cores by the tokenizer itself."""
+        if not texts:
+            return []
+        return [tuple(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def _without_oldest_turn(prompt: Prompt) -> Prompt:

@@ -5,13 +5,13 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backbones.language_model.policy import load_tokenizer, model_settings
 from harness.backbones.language_model.scoring import stored_at
-from harness.backbones.language_model.tokens import prepare_task
+from harness.backbones.language_model.token_store import TokenStore
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
 from harness.core.dials import numeric
@@ -98,8 +98,10 @@ class Plan:
         )
 
 
-def make_plan(draft: Draft, model: Path) -> Plan:
+def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Plan:
     """Tokenise the data of a draft for a model (a folder) and expand the experiment into cells.
+
+    `progress(done, total)` is called with numbers of rows while they are tokenised; tokens in the store are read.
 
     Raises `UserError` for data that do not fit the losses or the lengths, a second reference with another tokenizer,
     or activations of frozen layers that would exceed `model.trunk_cap_gb` on disk.
@@ -107,12 +109,13 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
     model_hash = weights_hash(model)
+    tokens = TokenStore(draft.store, renderer, model_hash)
     tasks = {
         name: PlannedTask(
             name,
             task,
-            prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
-            hash_value(asdict(draft.data[name])),
+            tokens.prepare(name, task, draft.data[name], experiment.tasks[name], progress),
+            draft.data[name].hash,
             resolved.generations.get(name),
         )
         for name, task in resolved.tasks.items()

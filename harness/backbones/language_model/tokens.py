@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
+from typing import TypeVar
 
 from harness.core.config import TaskConfig
 from harness.core.errors import UserError
-from harness.core.hashing import hash_value
-from harness.core.prompt import Prompt
-from harness.core.render import Renderer
+from harness.core.hashing import hash_list, hash_value
+from harness.core.render import RenderedPrompt, Renderer
 from harness.tasks.base import Preference, Question, Task, TaskData
 from harness.training.batch import Example
+
+T = TypeVar("T")
+CHUNK = 1000  # rows that are tokenised at once
+SIDES = ("chosen", "rejected")
+Completed = tuple[tuple[int, ...], bool]  # a completion's ids, and whether it was truncated
 
 
 @dataclass(frozen=True)
@@ -79,17 +85,24 @@ class PreparedTask:
 
 def hash_sequences(sequences: Sequence[Tokens]) -> str:
     """Return a content hash of token sequences, in their order."""
-    return hash_value([[s.prompt, s.completion] for s in sequences])
+    return hash_list([s.prompt, s.completion] for s in sequences)
 
 
-def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, renderer: Renderer) -> PreparedTask:
+def prepare_task(
+    name: str,
+    task: Task,
+    data: TaskData,
+    config: TaskConfig,
+    renderer: Renderer,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PreparedTask:
     """Tokenise a task's data within its length limits and take as many rows as the experiment asks for.
 
     Rows that are too long are truncated (prompts on the side that the task does not keep) or dropped, according to
     `config.overlong`; rows with an empty completion are dropped. All of these are counted. Raises `UserError` if no row
-    is left.
+    is left. `progress(done, total)` is called with numbers of rows, for data of more than a thousand.
     """
-    build = _Builder(task, config, renderer)
+    build = _Builder(task, config, renderer, progress)
     limits = {"train": config.train_pairs, "dev": config.dev_pairs} if task.trains else {}
     splits = {split: build.examples(getattr(data, split), limit, split) for split, limit in limits.items()}
     questions = {
@@ -106,7 +119,7 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
             )
     for split, prepared in splits.items():
         if not prepared.paired and not task.generates:
-            for side in ("chosen", "rejected"):
+            for side in SIDES:
                 if all(getattr(example, side) is None for example in prepared.examples):
                     raise UserError(
                         f"task {name!r}: of its {len(prepared.examples)} unpaired {split} examples none is {side}; "
@@ -122,53 +135,62 @@ def prepare_task(name: str, task: Task, data: TaskData, config: TaskConfig, rend
     )
 
 
+class SharedInts:
+    """Makes tuples of ids in which equal numbers are one object, so that a token takes 8 bytes and not 36."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def tuple(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the ids as a tuple."""
+        return tuple(map(self._numbers.setdefault, ids, ids))
+
+
 class _Builder:
     """Tokenises a task's rows and counts what was truncated or dropped."""
 
-    def __init__(self, task: Task, config: TaskConfig, renderer: Renderer):
-        self.task, self.config, self.renderer = task, config, renderer
+    def __init__(
+        self, task: Task, config: TaskConfig, renderer: Renderer, progress: Callable[[int, int], None]
+    ) -> None:
+        self.task, self.config, self.renderer, self.progress = task, config, renderer, progress
         self.counts: Counter[str] = Counter()
+        self.shared = SharedInts()
 
-    def examples(self, rows: Iterable[Preference], limit: int | None, split: str) -> TokenSplit:
+    def examples(self, rows: Sequence[Preference], limit: int | None, split: str) -> TokenSplit:
         examples: list[Example] = []
         index: dict[Tokens, int] = {}  # a completion in two pairs is computed once
-        for row in rows:
-            if limit is not None and len(examples) == limit:
-                break
-            prompt, prompt_cut = self._prompt(row.prompt)
-            sides = {
-                side: text for side, text in (("chosen", row.chosen), ("rejected", row.rejected)) if text is not None
-            }
-            rendered = {
-                side: self.renderer.completion(text, limit=self.config.max_completion_tokens)
-                for side, text in sides.items()
-            }
-            if any(not text.strip() for text in sides.values()):
-                self.counts[f"{split}: dropped, empty completion"] += 1
-                continue
-            if not self._fits(split, prompt_cut, any(cut for _, cut in rendered.values())):
-                continue
-            others = self._others(row, prompt, split)
-            indices = {side: index.setdefault(Tokens(prompt, ids), len(index)) for side, (ids, _) in rendered.items()}
-            examples.append(
-                Example(
-                    row.prompt,
-                    indices.get("chosen"),
-                    indices.get("rejected"),
-                    row.scores[:2] + tuple(score for _, score in others),
-                    tuple(index.setdefault(tokens, len(index)) for tokens, _ in others),
+        for chunk in self._chunks(rows, limit, examples):
+            for row, prompt, completions in zip(chunk, *self._rendered(chunk), strict=True):
+                sides = {side: completions.pop(0) for side in SIDES if getattr(row, side) is not None}
+                if any(not getattr(row, side).strip() for side in sides):
+                    self.counts[f"{split}: dropped, empty completion"] += 1
+                    continue
+                if not self._fits(split, prompt.truncated, any(cut for _, cut in sides.values())):
+                    continue
+                others = self._others(row, prompt.ids, completions, split)
+                indices = {
+                    side: index.setdefault(Tokens(prompt.ids, ids), len(index)) for side, (ids, _) in sides.items()
+                }
+                examples.append(
+                    Example(
+                        row.prompt,
+                        indices.get("chosen"),
+                        indices.get("rejected"),
+                        row.scores[:2] + tuple(score for _, score in others),
+                        tuple(index.setdefault(tokens, len(index)) for tokens, _ in others),
+                    )
                 )
-            )
         self.counts[f"{split}: used"] = len(examples)
         if any(example.others for example in examples):
             self.counts[f"{split}: further responses used"] = sum(len(example.others) for example in examples)
         return TokenSplit(examples, list(index))
 
-    def _others(self, row: Preference, prompt: tuple[int, ...], split: str) -> list[tuple[Tokens, float]]:
+    def _others(
+        self, row: Preference, prompt: tuple[int, ...], rendered: Sequence[Completed], split: str
+    ) -> list[tuple[Tokens, float]]:
         """Return the further responses to a pair's prompt with their scores; count those truncated or dropped."""
         drop, kept = self.config.overlong == "drop", []
-        for other in row.others:
-            ids, cut = self.renderer.completion(other.text, limit=self.config.max_completion_tokens)
+        for other, (ids, cut) in zip(row.others, rendered, strict=True):
             if cut:
                 self.counts[f"{split}: further response {'dropped, too long' if drop else 'truncated'}"] += 1
             if not (cut and drop):
@@ -176,29 +198,50 @@ class _Builder:
         return kept
 
     def questions(self, rows: Sequence[Question], limit: int | None, split: str) -> TokenQuestions:
-        questions, ids = [], []
+        questions: list[Question] = []
+        ids = []
         name = "dev prompts" if split == "dev" else split  # "dev" counts the dev pairs
-        for row in rows:
-            if limit is not None and len(questions) == limit:
-                break
-            prompt, prompt_cut = self._prompt(row.prompt)
+        for chunk in self._chunks(rows, limit, questions):
             # The policy could not write a baseline that exceeds its own limit, so the comparison would be unfair.
-            baseline_cut = (
-                self.task.trains and self.renderer.completion(row.baseline, limit=self.config.max_completion_tokens)[1]
-            )
-            if not self._fits(name, prompt_cut, baseline_cut and self.config.overlong == "drop"):
-                continue
-            questions.append(row)
-            ids.append(prompt)
+            baselines = self._completions([row.baseline for row in chunk if self.task.trains])
+            for row, prompt in zip(chunk, self._prompts(chunk), strict=True):
+                baseline_cut = bool(baselines) and baselines.pop(0)[1]
+                if self._fits(name, prompt.truncated, baseline_cut and self.config.overlong == "drop"):
+                    questions.append(row)
+                    ids.append(prompt.ids)
         if rows:
             self.counts[f"{name}: used"] = len(questions)
         return TokenQuestions(questions, ids)
 
-    def _prompt(self, prompt: Prompt) -> tuple[tuple[int, ...], bool]:
-        rendered = self.renderer.prompt(
-            prompt, limit=self.config.max_prompt_tokens, keep=self.task.keep, suffix=self.task.prompt_suffix
+    def _chunks(self, rows: Sequence[T], limit: int | None, used: Sized) -> Iterator[Sequence[T]]:
+        """Yield rows in chunks, each tokenised at once, until `limit` of them are used."""
+        start = 0
+        while start < len(rows) and (limit is None or len(used) < limit):
+            size = CHUNK if limit is None else min(CHUNK, limit - len(used))
+            yield rows[start : start + size]
+            start += size
+            if start >= CHUNK:  # small data take no time
+                done, total = (start, len(rows)) if limit is None else (len(used), min(limit, len(rows)))
+                self.progress(min(done, total), total)
+
+    def _prompts(self, rows: Sequence[Preference] | Sequence[Question]) -> list[RenderedPrompt]:
+        config, task = self.config, self.task
+        prompts = [row.prompt for row in rows]
+        rendered = self.renderer.prompts(
+            prompts, limit=config.max_prompt_tokens, keep=task.keep, suffix=task.prompt_suffix
         )
-        return rendered.ids, rendered.truncated
+        return [replace(prompt, ids=self.shared.tuple(prompt.ids)) for prompt in rendered]
+
+    def _rendered(self, rows: Sequence[Preference]) -> tuple[list[RenderedPrompt], list[list[Completed]]]:
+        """Return the rows' prompts, and each row's completions: chosen, rejected and the others, where they exist."""
+        sides = [[text for text in (row.chosen, row.rejected) if text is not None] for row in rows]
+        texts = [[*both, *(other.text for other in row.others)] for both, row in zip(sides, rows, strict=True)]
+        completions = iter(self._completions(list(chain.from_iterable(texts))))
+        return self._prompts(rows), [list(islice(completions, len(of_row))) for of_row in texts]
+
+    def _completions(self, texts: Sequence[str]) -> list[Completed]:
+        rendered = self.renderer.completions(texts, limit=self.config.max_completion_tokens)
+        return [(self.shared.tuple(ids), cut) for ids, cut in rendered]
 
     def _fits(self, split: str, prompt_cut: bool, completion_cut: bool) -> bool:
         """Count a row that is too long; return whether it is used."""

@@ -1,0 +1,149 @@
+"""Keeps a task's tokens in the store: arrays, shared by experiments with the same data, model and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from harness.backbones.language_model import tokens
+from harness.backbones.language_model.tokens import (
+    PreparedTask,
+    SharedInts,
+    TokenQuestions,
+    Tokens,
+    TokenSplit,
+    prepare_task,
+)
+from harness.core import render
+from harness.core.config import TaskConfig
+from harness.core.environment import version
+from harness.core.hashing import hash_source
+from harness.core.render import Renderer
+from harness.core.store import Store, read_json, write_json
+from harness.tasks.base import Preference, Question, Task, TaskData
+from harness.training.batch import Example
+
+ARRAYS, COUNTS = "tokens.safetensors", "counts.json"
+# The settings of a task that say which data are read, which the data's hash covers, or what is done with the policies.
+WHERE_FROM = {"kind", "data", "subset", "evaluates", "losses", "generate", "judge_pairs"}
+NONE = -1  # for the side that an unpaired example does not have
+Arrays = Mapping[str, np.ndarray]
+
+
+class TokenStore:
+    """Tokenises tasks for one model, or reads what was tokenised before."""
+
+    def __init__(self, store: Store, renderer: Renderer, model_hash: str):
+        self.store, self.renderer = store, renderer
+        # Tokens that were made by other code are not read.
+        self.inputs = {
+            "model": model_hash,
+            "sources": [hash_source(Path(module.__file__)) for module in (render, tokens)],
+            "versions": [version(package) for package in ("tokenizers", "transformers")],
+        }
+
+    def prepare(
+        self, name: str, task: Task, data: TaskData, config: TaskConfig, progress: Callable[[int, int], None]
+    ) -> PreparedTask:
+        """Return the task as `prepare_task` prepares it, which has the errors too.
+
+        `progress(done, total)` is called with numbers of rows while they are tokenised.
+        """
+        inputs = {**self.inputs, "data": data.hash, "task": _settings(task, config)}
+        made: list[PreparedTask] = []
+
+        def build(folder: Path) -> None:
+            prepared = prepare_task(name, task, data, config, self.renderer, progress)
+            save_file(_packed(prepared, data), folder / ARRAYS)
+            write_json(folder / COUNTS, prepared.counts)
+            made.append(prepared)
+
+        folder = self.store.artifact("tokens", inputs, build).path
+        return made[0] if made else _unpacked(load_file(folder / ARRAYS), read_json(folder / COUNTS), data, config)
+
+
+def _settings(task: Task, config: TaskConfig) -> dict:
+    """Return what of a task and its configuration decides its tokens, beside its data."""
+    limits = {name: value for name, value in asdict(config).items() if name not in WHERE_FROM}
+    facts = {name: getattr(task, name) for name in ("trains", "generates", "keep", "prompt_suffix")}
+    return {**limits, **facts}
+
+
+def _packed(prepared: PreparedTask, data: TaskData) -> Arrays:
+    """Return a prepared task as arrays: its rows by their places in the data, its tokens one after the other."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, split in prepared.splits.items():
+        place = {id(row.prompt): number for number, row in enumerate(getattr(data, name))}
+        prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(s.prompt for s in split.sequences))}
+        examples = [[place[id(e.prompt)], _or_none(e.chosen), _or_none(e.rejected)] for e in split.examples]
+        arrays[f"{name}.examples"] = np.array(examples, dtype=np.int64).reshape(-1, 3)
+        arrays[f"{name}.prompt_of"] = np.array([prompts[s.prompt] for s in split.sequences], dtype=np.int64)
+        arrays |= _joined(f"{name}.prompts", prompts, np.int32)
+        arrays |= _joined(f"{name}.completions", [s.completion for s in split.sequences], np.int32)
+        arrays |= _joined(f"{name}.others", [e.others for e in split.examples], np.int64)
+        arrays |= _joined(f"{name}.scores", [e.scores for e in split.examples], np.float64)
+    for name, asked in prepared.questions.items():
+        place = {question.id: number for number, question in enumerate(_questions(data, name))}
+        arrays[f"{name}.questions"] = np.array([place[q.id] for q in asked.questions], dtype=np.int64)
+        arrays |= _joined(f"{name}.question_prompts", asked.ids, np.int32)
+    return arrays
+
+
+def _unpacked(arrays: Arrays, counts: dict[str, int], data: TaskData, config: TaskConfig) -> PreparedTask:
+    """Return the prepared task of `_packed`."""
+    shared = SharedInts()
+    splits = {}
+    for name in ("train", "dev"):
+        if f"{name}.examples" not in arrays:
+            continue
+        rows: Sequence[Preference] = getattr(data, name)
+        prompts = [shared.tuple(ids) for ids in _parts(arrays, f"{name}.prompts")]
+        of, completions = arrays[f"{name}.prompt_of"].tolist(), _parts(arrays, f"{name}.completions")
+        sequences = [Tokens(prompts[i], shared.tuple(ids)) for i, ids in zip(of, completions, strict=True)]
+        more = zip(_parts(arrays, f"{name}.scores"), _parts(arrays, f"{name}.others"), strict=True)
+        examples = [
+            Example(
+                rows[row].prompt,
+                None if chosen == NONE else chosen,
+                None if rejected == NONE else rejected,
+                tuple(scores),
+                tuple(others),
+            )
+            for (row, chosen, rejected), (scores, others) in zip(arrays[f"{name}.examples"].tolist(), more, strict=True)
+        ]
+        splits[name] = TokenSplit(examples, sequences)
+    questions = {
+        name: TokenQuestions(
+            [_questions(data, name)[row] for row in arrays[f"{name}.questions"].tolist()],
+            [shared.tuple(ids) for ids in _parts(arrays, f"{name}.question_prompts")],
+        )
+        for name in ("dev", "test")
+    }
+    return PreparedTask(splits, questions, data.judge_fit[: config.judge_pairs], data.judge_test, data.labels, counts)
+
+
+def _questions(data: TaskData, split: str) -> Sequence[Question]:
+    return data.dev_questions if split == "dev" else data.test
+
+
+def _or_none(index: int | None) -> int:
+    return NONE if index is None else index
+
+
+def _joined(name: str, parts: Iterable[Sequence], dtype: type) -> Arrays:
+    """Return parts of different lengths as one array of values and one of where each part ends."""
+    parts = list(parts)
+    count = sum(map(len, parts))
+    values = np.fromiter(chain.from_iterable(parts), dtype=dtype, count=count)
+    return {name: values, f"{name}.ends": np.cumsum([len(part) for part in parts], dtype=np.int64)}
+
+
+def _parts(arrays: Arrays, name: str) -> Iterable[list]:
+    values = arrays[name]
+    for start, end in pairwise([0, *arrays[f"{name}.ends"].tolist()]):
+        yield values[start:end].tolist()
