@@ -77,5 +77,5 @@ class Display:
 
 def plan_with_progress(draft: Draft, model: Path, console: Console) -> Plan:
     """Return `make_plan`'s plan, with a bar while large data are tokenised."""
-    with Display(console, 1) as display, display.stage("tokens") as progress:
+    with Display(console, 1) as display, display.stage("planning") as progress:
         return make_plan(draft, model, progress)
