@@ -26,12 +26,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan of an experiment."""
     from harness.experiment.draft import draft_plan
-    from harness.experiment.plan import make_plan
     from harness.run.cost import cost_lines, draft_lines
+    from harness.run.progress import plan_with_progress
 
     draft = draft_plan(load_experiment(options.experiment, options.overrides), to_run=False)
     model = draft.model()
+    plan = plan_with_progress(draft, model, Terminal(stderr=True)) if model else None
     console = Terminal()
-    for line in draft_lines(draft) if model is None else cost_lines(make_plan(draft, model)):
+    for line in cost_lines(plan) if plan else draft_lines(draft):
         console.line(line)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,8 +13,21 @@ from harness.core.source import code_of, sources_of
 
 def hash_value(value: object) -> str:
     """Return the sha256 hex digest of a JSON-serialisable value in canonical form (sorted keys, exact floats)."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: object) -> bytes:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text.encode("utf-8", "surrogatepass")
+
+
+def hash_list(values: Iterable[object]) -> str:
+    """Return `hash_value` of a list of these values, which is never held as one text."""
+    digest = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        digest.update(b"," * (number > 0) + _canonical(value))
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from harness.backbones.language_model.needs import SUPPLIERS
@@ -87,8 +88,7 @@ class CellMaker:
         inputs: dict[str, object] = {"start": self.start, "seed": seed}
         splits = self.planned.prepared.splits
         if self.planned.generation:
-            drawing = drawing_inputs(self.planned, self.start)
-            inputs["preferences"] = {**drawing, **self.planned.generation.labelling}
+            inputs["preferences"] = {**self._drawing, **self.planned.generation.labelling}
         if loss is not None:
             inputs |= {
                 "loss": loss.name,
@@ -101,6 +101,10 @@ class CellMaker:
             inputs["needs"] = {need: part for need, part in parts.items() if part is not None}
         name = loss.name if loss else SFT
         return Cell(key_of(inputs), self.planned.name, name, dict(settings), seed, self.evaluated_on, inputs)
+
+    @cached_property
+    def _drawing(self) -> dict:
+        return drawing_inputs(self.planned, self.start)
 
 
 def start_inputs(

@@ -6,7 +6,7 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from harness.backbones.language_model.decoder import dropout_rates
 from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
 from harness.backbones.language_model.sampler import ends_named_by
 from harness.backbones.language_model.scoring import stored_at
-from harness.backbones.language_model.tokens import prepare_task
+from harness.backbones.language_model.token_store import TokenStore
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
 from harness.core.dials import numeric
@@ -103,8 +103,10 @@ class Plan:
         )
 
 
-def make_plan(draft: Draft, model: Path) -> Plan:
+def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Plan:
     """Tokenise the data of a draft for a model (a folder) and expand the experiment into cells.
+
+    `progress(done, total)` is called with numbers of rows while they are tokenised; tokens in the store are read.
 
     Raises `UserError` for data that do not fit the losses or the lengths, a second reference with another tokenizer,
     or activations of frozen layers that would exceed `model.trunk_cap_gb` on disk.
@@ -113,11 +115,12 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     renderer = Renderer(load_tokenizer(model, experiment.model))
     ends = tuple(end for end in ends_named_by(model) if end not in renderer.stop_tokens)
     model_hash = weights_hash(model)
+    tokens = TokenStore(draft.store, renderer, model_hash)
     tasks = {
         name: PlannedTask(
             name,
             task,
-            prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
+            tokens.prepare(name, task, draft.data[name], experiment.tasks[name], progress),
             draft.data[name].hash,
             resolved.generations.get(name),
         )

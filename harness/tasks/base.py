@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.core.config import TaskConfig
-from harness.core.hashing import hash_value
+from harness.core.hashing import hash_list, hash_value
 from harness.core.prompt import Prompt
 from harness.core.records import Sample
 from losses.registry import Registry, origin_of
@@ -78,11 +79,22 @@ class TaskData:
     dev_questions: list[Question] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict, compare=False)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """A content hash; it does not depend on where the rows stand."""
-        content = asdict(replace(self, places={}))
-        return hash_value({name: value for name, value in content.items() if name != "places"})
+        """A content hash of all of it, row by row. It does not depend on where the rows stand."""
+        rows = {name: hash_list(map(_as_json, getattr(self, name))) for name in ROWS}
+        return hash_value([rows, self.labels, self.counts])
+
+
+ROWS = ("train", "dev", "test", "judge_fit", "judge_test", "dev_questions")
+
+
+def _as_json(row: Preference | Question) -> dict:
+    """Return a row as `dataclasses.asdict` does, in a tenth of its time."""
+    values = dict(vars(row), prompt=[[turn.role, turn.content] for turn in row.prompt])
+    if isinstance(row, Preference):
+        values["others"] = [[other.text, other.score] for other in row.others]
+    return values
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from harness.core.config import TaskConfig
 from harness.core.errors import UserError
 from harness.core.prompt import Prompt, prompt_key, readable_prompt
 from harness.core.render import RenderedPrompt, Renderer
-from harness.tasks.base import Preference, Question, Task
+from harness.tasks.base import Preference, Question, Task, TaskData
 
 TOO_LONG = "dropped, too long"
 SAME = "dropped, chosen and rejected are the same tokens"
@@ -42,15 +42,23 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Tokenises rows of a task. `places` says where prompts (by `prompt_key`) stand in their source, for errors.
+    """Tokenises rows of a task, of which `keep`, `suffix` and `trains` are `Task`'s. It can be sent to another process.
 
-    Its methods raise `Dropped` for a row that is not used, and `UserError` for a prompt that the chat template refuses.
+    `places` says where prompts (by `prompt_key`) stand in their source, for errors. Its methods raise `Dropped` for a
+    row that is not used, and `UserError` for a prompt that the chat template refuses.
     """
 
-    task: Task
+    keep: str
+    suffix: str
+    trains: bool
     config: TaskConfig
     renderer: Renderer
     places: Mapping[str, str]
+
+    @classmethod
+    def of(cls, task: Task, data: TaskData, config: TaskConfig, renderer: Renderer) -> Tokeniser:
+        """Return the tokeniser of a task's data."""
+        return cls(task.keep, task.prompt_suffix, task.trains, config, renderer, data.places)
 
     def example(self, row: Preference) -> TokenRow:
         """Return a row to train on, or to compute dev metrics on."""
@@ -77,7 +85,7 @@ class Tokeniser:
         prompt, counts = self._prompt(row.prompt)
         # The policy could not write a baseline that exceeds its own limit, so the comparison would be unfair.
         drops = self.config.overlong == "drop"
-        self._check_length(prompt.truncated or (drops and self.task.trains and self._is_long(row.baseline, prompt)))
+        self._check_length(prompt.truncated or (drops and self.trains and self._is_long(row.baseline, prompt)))
         return TokenRow(prompt.ids, counts)
 
     def as_asked(self, row: Question) -> Question:
@@ -91,9 +99,9 @@ class Tokeniser:
         return replace(pair, **ended) if ended else pair
 
     def _prompt(self, prompt: Prompt) -> tuple[RenderedPrompt, dict[str, int]]:
-        limit, task = self.config.max_prompt_tokens, self.task
+        limit = self.config.max_prompt_tokens
         try:
-            rendered = self.renderer.prompt(prompt, limit=limit, keep=task.keep, suffix=task.prompt_suffix)
+            rendered = self.renderer.prompt(prompt, limit=limit, keep=self.keep, suffix=self.suffix)
             changed = self.renderer.is_changed(rendered)
         except UserError as error:
             where = self.places.get(prompt_key(prompt)) or f"the prompt {readable_prompt(prompt)[:SHOWN]!r}"
