@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness.backbones.language_model.needs import SUPPLIERS
@@ -92,7 +92,7 @@ class CellMaker:
         if loss is not None:
             inputs |= {
                 "loss": loss.name,
-                "sources": loss_sources(loss, settings),
+                "sources": [self._hash_of(file) for file in loss_files(loss, settings)],
                 "settings": dict(settings),
                 "train": numeric(self.experiment.train),
                 "dev": splits["dev"].hash,
@@ -105,6 +105,10 @@ class CellMaker:
     @cached_property
     def _drawing(self) -> dict:
         return drawing_inputs(self.planned, self.start)
+
+    @cached_property
+    def _hash_of(self) -> Callable[[Path], str]:
+        return cache(hash_source)  # a thousand cells share a few files
 
 
 def start_inputs(
@@ -134,11 +138,11 @@ def drawing_inputs(planned: PlannedTask, start: Mapping[str, object]) -> dict:
     return {**planned.generation.drawing, "start": start, "prompts": hash_value(prompts)}
 
 
-def loss_sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
-    """Return the hashes of a loss's source files: its own, those of its needs and chosen options, and the batch's."""
+def loss_files(loss: Loss, settings: Mapping[str, object]) -> list[Path]:
+    """Return a loss's source files: its own, those of its needs and chosen options, and the batch's."""
     own = [need.compute for need in map(NEEDS.get, sorted(loss.needs)) if need.compute is not None]
     origins = [origin_of(function) for function in (*loss.functions, *own, PreferenceBatch.from_logps)]
     for name, parameter in loss.hyperparameters.items():
         if isinstance(parameter.choices, Registry):
             origins.append(parameter.choices.origin(settings[name]))
-    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]
+    return [Path(origin.rpartition(":")[0]) for origin in origins]
