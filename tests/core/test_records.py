@@ -50,7 +50,7 @@ ONE_IN_A_FILE = [
 ROWS = [
     SAMPLE,
     Measure(1.0, "hh-0", "Because.", 2, True, -2.0, 0.5, 0.5, 0.25, 3.0),
-    Judgement("hh-0", "ok", 1.0, False, "", 0.5, Usage(10, 2, None)),
+    Judgement("hh-0", "ok", 1.0, False, "", 0.5, usage=Usage(10, 2, None)),
     Judgement("hh-1", "failed", None, detail="no answer"),
 ]
 
