@@ -100,10 +100,15 @@ def model_folder(name: str, revision: str | None = None, *, code: bool = False) 
     return folder
 
 
-def weights_hash(folder: Path) -> str:
-    """Return a content hash of a model folder: its weights, its configuration and its tokenizer."""
+def weights_hash(folder: Path, *, code: bool = False) -> str:
+    """Return a content hash of a model folder: its weights, its configuration, its tokenizer and its Python files.
+
+    `code` says that the Python files are run (`trust_remote_code`), which can be another model than transformers' own.
+    """
     files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in IDENTITY)
-    return hash_value({str(f.relative_to(folder)): hash_file(f) for f in files if f.name != "artifact.json"})
+    content = {str(f.relative_to(folder)): hash_file(f) for f in files if f.name != "artifact.json"}
+    runs = {"runs": "its own code"} if code and any(f.suffix == ".py" for f in files) else {}
+    return hash_value(content | runs)
 
 
 def _packaged(name: str, asset: Asset) -> Path:

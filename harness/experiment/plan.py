@@ -109,7 +109,8 @@ def make_plan(draft: Draft, model: Path) -> Plan:
     """
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
-    model_hash = weights_hash(model)
+    runs_code = experiment.model.trust_remote_code
+    model_hash = weights_hash(model, code=runs_code)
     tasks = {
         name: PlannedTask(
             name,
@@ -128,7 +129,7 @@ def make_plan(draft: Draft, model: Path) -> Plan:
         check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
     dropout = dropout_rates(model_settings(model, experiment.model))
     starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
-    second_hash = weights_hash(second) if second else None
+    second_hash = weights_hash(second, code=runs_code) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():
         prompts = [e.prompt for split in tasks[name].prepared.splits.values() for e in split.examples]
