@@ -117,10 +117,15 @@ def model_folder(name: str, revision: str | None = None, *, code: bool = False) 
     return folder
 
 
-def weights_hash(folder: Path) -> str:
-    """Return a content hash of a model folder: of the files that `IDENTITY` names."""
+def weights_hash(folder: Path, *, code: bool = False) -> str:
+    """Return a content hash of a model folder: of the files that `IDENTITY` names.
+
+    `code` says that the Python files are run (`trust_remote_code`), which can be another model than transformers' own.
+    """
     files = {file for pattern in IDENTITY for file in Path(folder).glob(pattern) if file.is_file()}
-    return hash_value({str(file.relative_to(folder)): hash_file(file) for file in sorted(files)})
+    content = {str(file.relative_to(folder)): hash_file(file) for file in sorted(files)}
+    runs = {"runs": "its own code"} if code and any(file.suffix == ".py" for file in files) else {}
+    return hash_value(content | runs)
 
 
 def _packaged(name: str, asset: Asset) -> Path:

@@ -114,7 +114,8 @@ def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = 
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
     ends = tuple(end for end in ends_named_by(model) if end not in renderer.stop_tokens)
-    model_hash = weights_hash(model)
+    runs_code = experiment.model.trust_remote_code
+    model_hash = weights_hash(model, code=runs_code)
     tokens = TokenStore(draft.store, renderer, model_hash)
     tasks = {
         name: PlannedTask(
@@ -134,7 +135,7 @@ def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = 
         check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
     dropout = dropout_rates(model_settings(model, experiment.model))
     starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
-    second_hash = weights_hash(second) if second else None
+    second_hash = weights_hash(second, code=runs_code) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():
         prompts = [e.prompt for split in tasks[name].prepared.splits.values() for e in split.examples]

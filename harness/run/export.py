@@ -156,7 +156,7 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
         )
     revision = None if elsewhere else config.revision
     folder = model_folder(elsewhere or config.name, revision, code=config.trust_remote_code)
-    if (present := weights_hash(folder)) != content:
+    if (present := weights_hash(folder, code=config.trust_remote_code)) != content:
         raise UserError(
             f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from "
             f"(content {present[:12]}, not {content[:12]}); give that one with --model FOLDER"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from harness.cli.main import COMMANDS, main
 from harness.conformance.catalogue import losses_table
@@ -290,6 +292,70 @@ def test_unpaired_data_of_one_class_alone(refuses, tmp_path):
 def test_lora_targets_that_the_model_lacks(refuses, tiny_model):
     model = {"name": str(tiny_model), "tune": "lora", "lora": {"targets": "no_such_layer"}}
     assert "model.lora:" in refuses(model=model)
+
+
+def another(folder: Path, to: Path, tensors=dict, **settings) -> dict:
+    """Copy a model with other tensors and settings; return the section `model` that names it."""
+    shutil.copytree(folder, to)
+    weights, config = to / "model.safetensors", json.loads((to / "config.json").read_text())
+    save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
+    (to / "config.json").write_text(json.dumps({**config, **settings}))
+    return {"name": str(to)}
+
+
+def test_a_model_that_lacks_weights(refuses, tiny_model, tmp_path):
+    """As torch.compile leaves them: transformers would fill in random ones."""
+    model = another(
+        tiny_model, tmp_path / "compiled", lambda tensors: {f"_orig_mod.{name}": t for name, t in tensors.items()}
+    )
+    message = refuses(model=model)
+    assert "compiled lacks the weights lm_head.weight, model.embed_tokens.weight," in message
+    assert "(it has _orig_mod.model.embed_tokens.weight instead)" in message
+    mrpo = {"losses": {"mrpo": {}}, "second_reference": model["name"]}
+    assert "compiled lacks the weights" in refuses(model={"name": str(tiny_model)}, **mrpo)
+
+
+def test_a_model_with_a_weight_that_is_no_number(refuses, tiny_model, tmp_path):
+    def damage(tensors):
+        tensors["model.norm.weight"][3] = float("nan")
+        return tensors
+
+    model = another(tiny_model, tmp_path / "nan", damage)
+    assert "the weight model.norm.weight has NaN or infinite values" in refuses(model=model)
+
+
+def test_another_vocabulary_in_the_configuration(refuses, tiny_model, tmp_path):
+    model = another(tiny_model, tmp_path / "size", vocab_size=608)
+    assert "has model.embed_tokens.weight in the shape (600, 32); by its config.json it is (608, 32)" in refuses(
+        model=model
+    )
+
+
+@pytest.mark.parametrize("token", ["pad_token", "of the template"])
+def test_a_token_that_the_model_has_no_embedding_for(refuses, tiny_model, tmp_path, token):
+    model = another(tiny_model, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    if token == "pad_token":
+        tokenizer.add_special_tokens({"pad_token": "<new>"})
+    else:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+        tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", "<new>")
+    tokenizer.save_pretrained(tmp_path / "more")
+    assert "its tokenizer has the id 600 for '<new>', and its embedding only 600 rows" in refuses(model=model)
+
+
+def test_last_layers_of_a_model_whose_layers_have_other_names(refuses, tiny_model, tmp_path, capsys):
+    folder = tmp_path / "gpt2"
+    GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=32, n_layer=3, n_head=4)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    capsys.readouterr()
+    message = refuses(model={"name": str(folder), "tune": "last_layers", "last_layers": 1})
+    assert "tune: last_layers does not know the layers of GPT2Model; use lora or full" in message
+
+
+def test_adapters_that_would_not_be_trained(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "lora", "lora": {"targets": "q_proj, lm_head"}}
+    assert "model.lora.targets: an adapter of lm_head would not be trained" in refuses(model=model)
 
 
 def test_damaged_weights(refuses, tiny_model, tmp_path):
