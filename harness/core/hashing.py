@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from pathlib import Path
 from typing import BinaryIO
+
+from harness.core.source import code_of, sources_of
 
 
 def hash_value(value: object) -> str:
@@ -22,15 +23,12 @@ def hash_file(path: Path) -> str:
 
 
 def hash_source(path: Path) -> str:
-    """Return a digest of a Python file's code that ignores comments, formatting and docstrings."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    """Return a digest of a Python file's code and of that of the user's own modules that it imports.
+
+    Comments and docstrings change nothing, and neither does the version of Python (see `harness.core.source`).
+    """
+    first, *imported = (hash_value(code_of(file)) for file in sources_of(path))
+    return hash_value([first, *sorted(imported)])
 
 
 def _digest(file: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest

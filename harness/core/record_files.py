@@ -13,13 +13,10 @@ from typing import TypeVar
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
-from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
+from harness.core.store import DAMAGED, read_json, read_jsonl, write_json, write_jsonl
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
-
-# ValueError: broken JSON or UTF-8. RecursionError: nested too deeply. OverflowError: an integer beyond any float.
-DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
 
 
 def write_record(folder: Path, record: Record) -> None:

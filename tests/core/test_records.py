@@ -84,6 +84,8 @@ def test_the_metrics_of_both_splits_lie_in_one_file(tmp_path):
         ({"prompt": "Why?"}, "field 'prompt': expected list, got 'Why?'"),
         ({"prompt": [{"role": "user"}]}, "field 'prompt': no field 'content'"),
         ({"ids": {}}, "field 'ids': expected list, got {}"),
+        ({"ids": [3, "4"]}, "field 'ids': expected int, got '4'"),
+        ({"ids": [3, None]}, "field 'ids': expected int, got None"),
     ],
 )
 def test_a_field_of_another_type_is_named(tmp_path, change, message):
@@ -101,6 +103,24 @@ def test_a_field_that_is_missing_is_named(tmp_path, name):
     write_jsonl(tmp_path / "samples.jsonl", [row])
     with pytest.raises(UserError, match=rf"samples\.jsonl: row 1: no field '{name}'; another version wrote it"):
         read_records(Sample, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baselines": {"hh": 1}}, "field 'baselines': expected str, got 1"),
+        ({"judges": {"hh": "gpt"}}, "field 'judges': expected list, got 'gpt'"),
+        ({"judges": {"hh": [None]}}, "field 'judges': expected str, got None"),
+        ({"starts": {"hh": []}}, "field 'starts': expected str, got []"),
+        ({"cells": [asdict(CELL) | {"evaluated_on": [1]}]}, "field 'cells': field 'evaluated_on': expected str, got 1"),
+        ({"cells": [None]}, "field 'cells': expected the fields of a CellRecord, got None"),
+    ],
+)
+def test_what_lists_and_mappings_hold_is_checked_too(tmp_path, change, message):
+    write_json(tmp_path / "plan.json", asdict(ONE_IN_A_FILE[1]) | change)
+    with pytest.raises(UserError) as raised:
+        read_record(PlanRecord, tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'plan.json'}: {message}; another version wrote it, run it again"
 
 
 def test_what_is_no_object_is_named(tmp_path):
