@@ -32,7 +32,7 @@ def announcement(plan: Plan, worker: Worker, todo: int) -> list[str]:
         lines.append(f"  frozen  {size}, in {plan.store.root}")
     if todo and (reason := worker.check_model()):
         lines.append(f"  rows    every completion with a prompt of its own, not shared: {reason}")
-    if todo and (costs := worker.steps().costs):
+    if todo and experiment.sample.engine == "hf" and (costs := worker.steps().costs):
         lines.append(f"  sample  {costs}: this model's cache cannot be used")
     judges = (
         f"{judge.name} ({judge.kind.name})" if judge.name else judge.kind.name

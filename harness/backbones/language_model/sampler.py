@@ -45,7 +45,7 @@ def ends_named_by(folder: Path) -> tuple[int, ...]:
         return ()
     try:
         ends = read_json(file).get("eos_token_id")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read: {one_line(error)}") from None
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if not all(isinstance(end, int) and not isinstance(end, bool) and end >= 0 for end in ends):
