@@ -107,3 +107,23 @@ def test_before_a_model_from_scratch_is_there_it_says_what_it_cannot_know_and_tr
     assert lines[0] == "experiment controlled: 2 cells"
     assert "not trained yet" in lines[1] and lines[-1].startswith("  known only once the model is there")
     assert not (tmp_path / "results").exists(), "nothing was trained, and nothing written"
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("nca+label_smoothing", "label_smoothing reverses a logit for a flipped label, and nca marks none"),
+        ("aot+wpo", "wpo is for pairs one by one, and the rows of aot belong to several"),
+        ("kto+js", "js knows log-ratios up to a constant, and kto reads them one by one"),
+    ],
+)
+def test_a_modifier_that_does_not_fit_its_loss_is_refused_in_one_line(
+    tmp_path, tiny_model, tiny_encoder, capsys, loss, message
+):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}, loss: {}})
+    capsys.readouterr()
+    for command in ("plan", "run"):
+        assert main([command, str(path)]) == 2
+        told = capsys.readouterr()
+        assert f"loss '{loss}': {message}" in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert not (tmp_path / "results").exists()
