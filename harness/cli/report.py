@@ -23,9 +23,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write and print the report of an experiment."""
     experiment = experiment_of_results(options)
+    from harness.reporting.mixed import mixed_lines
     from harness.reporting.report import print_leaderboard, write_report
 
     console = Console()
     print_leaderboard(write_report(experiment.folder), console)
+    for line in mixed_lines(experiment.folder):
+        console.print(f"warning: {line}", highlight=False, markup=False, style="yellow", soft_wrap=True)
     console.print(f"report in {experiment.folder}", highlight=False, markup=False)
     return 0

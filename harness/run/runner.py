@@ -15,6 +15,7 @@ from harness.core.duration import duration_text
 from harness.core.records import Failure
 from harness.experiment.draft import Draft, draft_plan
 from harness.experiment.plan import Plan, make_plan
+from harness.reporting.mixed import mixed_lines
 from harness.reporting.report import print_leaderboard, write_report
 from harness.run.announce import announcement
 from harness.run.cell import run_cell
@@ -51,6 +52,8 @@ def run_experiment(experiment: ExperimentConfig, console: Console) -> int:
     worker.accelerator.wait_for_everyone()
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
+        for line in mixed_lines(experiment.folder):
+            console.print(escape(f"warning: {line}"), highlight=False, style="yellow", soft_wrap=True)
     console.print(
         f"results in {escape(str(experiment.folder))} after {duration_text(time.monotonic() - started)}",
         highlight=False,
