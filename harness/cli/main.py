@@ -7,11 +7,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.cli import alpaca_lc, check, export, judge, judge_check, losses, plan, pretrain, report, run, show, status
+from harness.cli import (
+    alpaca_lc,
+    check,
+    export,
+    judge,
+    judge_check,
+    losses,
+    plan,
+    pretrain,
+    report,
+    run,
+    show,
+    status,
+    verify,
+)
 from harness.core.errors import UserError
 from losses import RegistryError
 
-COMMANDS = (run, status, report, show, export, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
+COMMANDS = (run, status, report, show, export, verify, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
 DESCRIPTION = """Compare preference-optimisation losses for language models: same start, data and budget.
 A cell is one policy of an experiment: one loss with one choice of settings, one seed, trained on one task."""
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C
