@@ -13,12 +13,14 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], value: object) -> T:
-    """Return a JSON object as the dataclass `kind`.
+    """Return a JSON value as `kind`: a dataclass, or one of the types that its fields may have.
 
-    Its fields may be plain values, dataclasses, None, lists, tuples of one type and mappings from text; what these hold
+    Fields may be plain values, dataclasses, None, lists, tuples of one type and mappings from text; what these hold
     is checked too. A missing field takes its default; unknown fields are ignored. Raises `ValueError` that names the
     field which is missing or has the wrong type.
     """
+    if not is_dataclass(kind):
+        return _converter(kind)(value)
     if not isinstance(value, dict):
         raise ValueError(f"expected the fields of a {kind.__name__}, got {value!r:.60}")
     values = {}
@@ -57,7 +59,7 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
         values = _every(arguments[1])
         return lambda value: dict(zip(_of_type(dict, value), values(list(value.values())), strict=True))
     if is_dataclass(hint):
-        return lambda value: from_json(hint, value)
+        return lambda value: from_json(hint, value)  # type: ignore[arg-type]  # a class, not an instance
     return lambda value: _of_type(hint, value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,25 @@ def damage_of(folder: Path, files: Mapping[str, str]) -> str:
     if any(known.get(name) != stamp for name, stamp in now.items()):
         _remember(folder, {**known, **now})
     return ""
+
+
+def damages(folder: Path, files: Mapping[str, str], sizes: Mapping[str, int]) -> Iterator[str]:
+    """Yield everything that is wrong with an artifact's files, in words. Each is hashed, whatever is remembered of it.
+
+    `files` maps names to sha256, `sizes` to bytes; an artifact of an earlier version has no sizes.
+    """
+    for name, digest in files.items():
+        if name in sizes and (wrong := wrong_size(folder, {name: sizes[name]})):
+            yield wrong
+        else:
+            try:
+                _stamp(folder / name)
+                if hash_file(folder / name) != digest:
+                    yield f"{name} is not what was written"
+            except FileNotFoundError:
+                yield f"{name} is missing"
+            except OSError as error:
+                yield f"{name} cannot be read ({error.strerror or error})"
 
 
 def remember_written(folder: Path, files: Mapping[str, str]) -> None:

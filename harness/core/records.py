@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from harness.core.config import ExperimentConfig
 from harness.core.errors import one_line
 from harness.core.prompt import Prompt
 
@@ -91,6 +92,48 @@ class PlanRecord(Record):
     judges: Mapping[str, list[str]] = field(default_factory=dict)
     starts: Mapping[str, str] = field(default_factory=dict)
     cells: tuple[CellRecord, ...]
+
+
+@dataclass(frozen=True)
+class ContentHashes:
+    """Hashes of what a run read: the model, the encoder, and the data of each task."""
+
+    model: str = ""
+    encoder: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment(Record):
+    """Code, machine and versions of packages; of a cell's training also how its numbers were computed.
+
+    `git` is None outside a checkout; `shared_prompt` says why completions of one prompt do not share a row, or "on".
+    `numerics` are the device and the other choices that change a result by rounding and are in no key.
+    """
+
+    FILE: ClassVar[str] = "environment.json"
+
+    git: Mapping[str, object] | None = None
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    shared_prompt: str = ""
+    numerics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunManifest(Record):
+    """The last run of an experiment that computed something.
+
+    `counts`: for each task, the numbers of rows that were read, cut and dropped.
+    """
+
+    FILE: ClassVar[str] = "manifest.json"
+
+    config: ExperimentConfig
+    experiment: str = ""
+    environment: Environment = field(default_factory=Environment)
+    hashes: ContentHashes = field(default_factory=ContentHashes)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ already exists and is undamaged is not built again.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,8 +32,6 @@ KEY_LENGTH = 16  # hex digits: 64 bits, so collisions among thousands of artifac
 # What reading a damaged JSON file raises. ValueError: broken JSON or UTF-8, a missing field or a wrong type;
 # RecursionError: nested too deeply; OverflowError: an integer beyond any float.
 DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def build_artifact(
         if existing and accept(existing):
             return existing
         if path.is_dir() and (damage := Artifact(path).damage):
-            logger.warning("%s is damaged: %s; it is made again", one_line(path), damage)
+            warnings.warn(f"{one_line(path)} is damaged: {damage}; it is made again", stacklevel=2)
         for stale in path.parent.glob(f".{path.name}.tmp-*"):  # left by a killed process, as this one holds the lock
             _remove(stale)
         folder, old = (path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}" for _ in range(2))

@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.errors import UserError, one_line
+from harness.core.from_json import from_json
 from harness.core.hashing import hash_value
-from harness.core.store import read_json
+from harness.core.store import DAMAGED, read_json
 
 FOLDER = "judge-checks"
 NO_CHECK = "none was run"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is shown of a check: accuracy with its interval, in [0, 1], or None if nothing was judged.
+
+    `limit` is None if all comparisons were checked.
+    """
+
+    data: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    n: int
+    limit: int | None = None
 
 
 def check_file(results: Path, judge: str, data: str, limit: int | None = None) -> Path:
@@ -32,18 +49,27 @@ def checks_of(results: Path, judge: str) -> str:
 
     Of several checks on the same data it is the one without a limit, or else the one with the highest.
     """
-    files = {path: read_json(path) for path in sorted(_folder(results, judge).glob("*.json"))}
-    by_limit = sorted(files.items(), key=lambda item: item[1].get("limit") or math.inf)
-    largest = {check["data"]: (path, check) for path, check in by_limit}
+    files = {path: read_check(path) for path in sorted(_folder(results, judge).glob("*.json"))}
+    by_limit = sorted(files.items(), key=lambda item: item[1].limit or math.inf)
+    largest = {check.data: (path, check) for path, check in by_limit}
     return (
         "; ".join(_told(check, path.relative_to(results)) for _, (path, check) in sorted(largest.items())) or NO_CHECK
     )
 
 
-def _told(check: Mapping, path: Path) -> str:
-    accuracy, low, high = (f"{100 * check[name]:.1f}" for name in ("accuracy", "low", "high"))
-    data = f"{check['data']}, the first {check['limit']}" if check.get("limit") else check["data"]
-    return f"{data}: {accuracy} % [{low}, {high}] of {check['n']} ({path})"
+def read_check(path: Path) -> Check:
+    """Read a stored check; raises `UserError` if it is damaged."""
+    try:
+        return from_json(Check, read_json(path))
+    except DAMAGED as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); delete it, or run judge-check again") from None
+
+
+def _told(check: Check, path: Path) -> str:
+    data = f"{check.data}, the first {check.limit}" if check.limit else check.data
+    if check.accuracy is None or check.low is None or check.high is None:
+        return f"{data}: not measured ({path})"
+    return f"{data}: {100 * check.accuracy:.1f} % [{100 * check.low:.1f}, {100 * check.high:.1f}] of {check.n} ({path})"
 
 
 def _folder(results: Path, judge: str) -> Path:

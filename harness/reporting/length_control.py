@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from harness.core.errors import UserError
-from harness.core.store import read_json
-from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable
+from harness.core.record_files import read_record
+from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable, StoredTable
 from harness.evaluation.statistics.length_control import joint_difficulty, length_controlled
 
 FITTED = "fitted"
@@ -40,7 +39,8 @@ def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, id
         _by_cell(prompts, column, cells, ids) for column in ("preference", "characters", "baseline_characters")
     )
     differences, judged = baselines - lengths, ~np.isnan(preferences)
-    tables = [_read(Path(path)) for path in sorted(set(evaluations["difficulty"]) - {""})]
+    paths = sorted(set(evaluations["difficulty"]) - {""})
+    tables = [asdict(read_record(StoredTable, Path(path).parent)) for path in paths]
     if not tables:
         difficulty = joint_difficulty(preferences, differences)
         rates = {
@@ -65,10 +65,3 @@ def _by_cell(prompts: pd.DataFrame, column: str, cells: list[str], ids: list) ->
     """Return a column as a (cells, prompts) array, NaN where there is no value."""
     table = prompts.pivot(index="cell", columns="id", values=column).reindex(index=cells, columns=ids)
     return table.to_numpy(dtype=float, na_value=np.nan)
-
-
-def _read(path: Path) -> Mapping:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        raise UserError(f"{path}: cannot be read; delete the folder {path.parent} and run again") from None

@@ -29,7 +29,7 @@ from harness.core.records import (
     settings_text,
     stage_folder,
 )
-from harness.core.store import MANIFEST, read_json
+from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.reporting.judge_checks import checks_of
 
@@ -155,8 +155,8 @@ def _evaluation(
     """Return the state of a cell on one task. Results of an earlier run that are outdated are not used."""
     folder = path / stage_folder(JUDGE, task, name)
     samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
-    sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
-    judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"][Sample.FILE]
+    sampled = bool(samples) and samples["inputs"].get("decoding") == decoding
+    judged = sampled and bool(judgements) and is_of_samples(judgements, samples)
     failure = _failure_of(failures, task, name, judged)
     state = FAILED if failure else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
     judge = read_record(JudgeRecord, folder) if state == DONE else None
@@ -170,7 +170,7 @@ def _evaluation(
         "stage": one_line(failure.where) if failure else "",
         "reason": one_line(failure.reason) if failure else "",
         "judge": one_line(judge.id) if judge else "",
-        "judge_check": readable(path.parents[2], lambda root: one_line(checks_of(root, judge.id))) if judge else "",
+        "judge_check": one_line(checks_of(path.parents[2], judge.id)) if judge else "",
         "judge_date": judgements.get("created", "")[:10] if judge else "",
         "difficulty": str(difficulty) if judge and difficulty.is_file() else "",
         "judge_agreement": _number(agreement, "accuracy"),
@@ -231,7 +231,13 @@ def _identity(cell: CellRecord) -> dict[str, object]:
 
 def _manifest(path: Path) -> dict:
     """Return an artifact's manifest, empty if there is no artifact."""
-    return readable(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
+    return readable(path / MANIFEST, read_manifest) if (path / MANIFEST).is_file() else {}
+
+
+def is_of_samples(made: Mapping, samples: Mapping) -> bool:
+    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
+    digest = samples["files"].get(Sample.FILE)
+    return digest is not None and made["inputs"].get("samples") == digest
 
 
 def _failure_of(failures: Sequence[Failure], task: str, name: str, judged: bool) -> Failure | None:

@@ -81,7 +81,7 @@ def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
         if cell.key == stored.key:
             return plan, cell
     before = (stored.artifact("train") or {}).get("inputs", {})
-    now = next(c.inputs for c in plan.cells if (c.task, c.loss) == (stored.task, stored.loss))
+    now = next((c.inputs for c in plan.cells if (c.task, c.loss) == (stored.task, stored.loss)), {})
     changed = ", ".join(name for name in {**before, **now} if before and before.get(name) != now.get(name))
     raise UserError(
         f"cell {stored.key} cannot be planned again: settings, data, model or code have changed since"

@@ -15,6 +15,7 @@ from harness.core.terminal import Terminal, complain
 from harness.core.user_code import user_code
 from harness.experiment.draft import Draft, draft_plan
 from harness.experiment.plan import Plan
+from harness.reporting.mixed import mixed_lines
 from harness.reporting.report import print_leaderboard, write_report
 from harness.run.announce import announcement
 from harness.run.cell import run_cell
@@ -56,6 +57,8 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     worker.accelerator.wait_for_everyone()
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
+        for line in mixed_lines(experiment.folder):
+            console.line(f"warning: {line}", style="yellow")
     console.line(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
     for label, failure in failures:
         console.line(f"failed: {label}: {failure.where}: {failure.reason}", style="red")

@@ -19,7 +19,9 @@ from harness.backbones.language_model.stepping import Steps, steps_of
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
 from harness.core.config import SampleConfig
-from harness.core.records import SFT, TRAIN, Failure
+from harness.core.environment import environment
+from harness.core.from_json import from_json
+from harness.core.records import SFT, TRAIN, Environment, Failure
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -53,6 +55,7 @@ class Worker:
         self.memory = Memory(LIMITS)
         self.broken: dict[Hashable, Failure] = {}
         self.unjudged: list[str] = []
+        self.attention = "unknown"  # the implementation that the model uses, once it has been loaded
 
     # ------------------------------------------------------------------ models
 
@@ -105,8 +108,20 @@ class Worker:
         """
         return self.memory.get("model check", "", self._check_model)
 
+    def environment(self) -> Environment:
+        """Return what this process computes with: code, machine, versions, and the choices that are in no key."""
+        shared = self.check_model() or "on"
+        device = self.accelerator.device
+        numerics = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "fp32 products": torch.get_float32_matmul_precision(),
+            "attention": self.attention,
+        }
+        return from_json(Environment, environment() | {"shared_prompt": shared, "numerics": numerics})
+
     def _check_model(self) -> str | None:
         policy = self.base_policy()
+        self.attention = getattr(policy.model.config, "_attn_implementation", None) or "unknown"
         policy.verify()
         self.steps(policy)
         if not self.experiment.train.shared_prompt:

@@ -134,7 +134,7 @@ def test_what_is_no_object_is_named(tmp_path):
 
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
     (tmp_path / "judge.json").write_text('{"id": ')
-    with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; delete the folder .* and run again"):
+    with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; run the experiment again"):
         read_record(JudgeRecord, tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_nested_lists_of_any_depth_are_refused_in_one_line(tmp_path):
 
 def test_a_number_that_is_too_large_for_what_reads_it_is_a_damaged_file(tmp_path):
     write_json(tmp_path / "seconds.json", 10**400)
-    with pytest.raises(UserError, match=r"seconds\.json: cannot be read \(int too large to convert to float\); delete"):
+    with pytest.raises(UserError, match=r"seconds\.json: cannot be read \(int too large to convert to float\); run"):
         readable(tmp_path / "seconds.json", lambda path: float(read_json(path)))
 
 

@@ -146,13 +146,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_not_found_but_made_again_and_said(tmp_path, damage, caplog):
+def test_what_is_damaged_is_not_found_but_made_again_and_said(tmp_path, damage):
     artifact, build, builds = stored(tmp_path)
     DAMAGES[damage](artifact.path)
     assert find_artifact(artifact.path, {"v": 1}) is None
-    again = build_artifact(artifact.path, "thing", {"v": 1}, build)
+    with pytest.warns(UserWarning) as warned:
+        again = build_artifact(artifact.path, "thing", {"v": 1}, build)
     assert builds == [1, 1] and (again.path / "hello.txt").read_text() == "hello" and again.damage == ""
-    (said,) = caplog.messages
+    (said,) = [str(warning.message) for warning in warned]
     assert f"{artifact.path} is damaged: " in said and said.endswith("; it is made again") and "\n" not in said
     assert find_artifact(artifact.path, {"v": 1}) and not list(tmp_path.glob("*tmp*"))
 

@@ -13,7 +13,15 @@ from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.results import load_results
 from harness.reporting.tables import markdown
 from tests.conftest import REPOSITORY
-from tests.reporting.results_folder import DECODING, plan_cell, write_cell, write_json, write_jsonl, write_plan
+from tests.reporting.results_folder import (
+    DECODING,
+    plan_cell,
+    replace_samples,
+    write_cell,
+    write_json,
+    write_jsonl,
+    write_plan,
+)
 
 PUBLISHED = REPOSITORY / "tests/evaluation/data/alpaca_eval/vicuna-7b.csv.gz"
 
@@ -26,7 +34,7 @@ def write_policy(folder, loss, preferences, lengths, *, seed=0, task="hh", basel
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row, length, baseline in zip(rows, lengths, np.broadcast_to(baselines, len(rows)), strict=True):
         row |= {"response": "r" * int(length), "baseline": "b" * int(baseline)}
-    write_jsonl(path, rows)
+    replace_samples(folder, cell, task, rows)
     return cell
 
 

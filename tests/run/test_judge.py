@@ -169,22 +169,24 @@ def test_rows_that_are_cut_off_or_stand_twice_are_judged_again_and_the_others_st
     assert judged(GOOD) == [] and judged.asked == judged.ids
 
 
-def test_judgements_that_were_edited_are_judged_again_and_it_is_said(judged, caplog):
+def test_judgements_that_were_edited_are_judged_again_and_it_is_said(judged, recwarn):
     """Nothing in an edited file can be trusted; of a judge that costs money, answers come from its cache."""
     file = judged.stage / "judge-hh" / "judgements.jsonl"
     file.write_text(file.read_text().replace("1.0", "0.0"))
     assert judged(GOOD) == [] and judged.asked == judged.ids
     assert {row.preference for row in judged.rows} == {1.0}
-    assert caplog.messages == [f"{file.parent} is damaged: judgements.jsonl is not what was written; it is made again"]
+    said = [str(warning.message) for warning in recwarn if "damaged" in str(warning.message)]
+    assert said == [f"{file.parent} is damaged: judgements.jsonl is not what was written; it is made again"]
 
 
 @pytest.mark.slow
-def test_samples_that_were_cut_are_made_again_and_those_that_are_the_same_keep_their_verdicts(judged, caplog):
+def test_samples_that_were_cut_are_made_again_and_those_that_are_the_same_keep_their_verdicts(judged, recwarn):
     file = judged.stage / "sample-hh" / "samples.jsonl"
     before = file.read_bytes()
     cut(file, 2)
     assert judged(GOOD) == [] and file.read_bytes() == before and judged.asked == []
-    assert len(caplog.messages) == 1 and "sample-hh is damaged: samples.jsonl is not" in caplog.messages[0]
+    (said,) = [str(warning.message) for warning in recwarn if "damaged" in str(warning.message)]
+    assert "sample-hh is damaged: samples.jsonl is not" in said
 
 
 @pytest.mark.slow

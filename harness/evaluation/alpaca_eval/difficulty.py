@@ -14,11 +14,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from harness.core.assets import cache_folder
 from harness.core.errors import UserError
+from harness.core.records import Record
 from harness.core.store import write_text
 from harness.evaluation.statistics.length_control import Anchors
 
@@ -61,6 +63,28 @@ class DifficultyTable:
         """Return the table from the result of `to_json`."""
         anchors = Anchors(**{name: np.array(values) for name, values in table["anchors"].items()})
         return cls(np.array(table["difficulty"]), anchors, table["origin"], table["note"])
+
+
+@dataclass(frozen=True)
+class StoredAnchors:
+    """`Anchors` as lists."""
+
+    terms: list[float]
+    difficulty: list[float]
+    preferences: list[float]
+
+
+@dataclass(frozen=True)
+class StoredTable(Record):
+    """The file that `DifficultyTable.to_json` makes."""
+
+    FILE: ClassVar[str] = DIFFICULTY
+
+    origin: str
+    index: Mapping[str, int]
+    difficulty: list[float]
+    anchors: StoredAnchors
+    note: str = ""
 
 
 def difficulty_table(wanted: str = "auto") -> DifficultyTable:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
-from harness.core.record_files import read_records, write_records
+from harness.core.record_files import read_mapping, read_records, write_records
 from harness.core.records import SAMPLE, SFT, START, TRAIN, Sample, stage_folder
-from harness.core.store import Artifact, find_artifact, read_json, write_json
+from harness.core.store import Artifact, find_artifact, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_each_evaluation
 from harness.run.stages.sft import sft
@@ -27,7 +27,7 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     inputs = {
         "format": 1,
         "model": plan.model_hash,
-        "start": read_json(trained.path / START)[TENSORS],
+        "start": read_mapping(trained.path / START).get(TENSORS),
         "trained": trained.manifest["files"].get(TENSORS),
         "decoding": plan.decoding,
         "seed": cell.seed,
