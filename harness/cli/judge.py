@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, graded_line
+from harness.core.errors import UserError
 
 HELP = "Judge a file of outputs against a baseline."
 DESCRIPTION = "Judge a file of outputs against a baseline; write the judgements, print the win rate."
@@ -43,9 +47,10 @@ def run(options: argparse.Namespace) -> int:
     from harness.run.judging import standalone_judge
 
     comparisons = read_comparisons(options.outputs, options.baseline)
+    out = options.out or options.outputs.with_name(f"{_stem(options.outputs)}.judged.jsonl")
+    _check_out(out, options)
     made = standalone_judge(options.judge, options.task, f"judge {options.outputs}", options.results)
     judgements = made.judge.judge(comparisons, lambda done: None)
-    out = options.out or options.outputs.with_name(f"{options.outputs.name.partition('.')[0]}.judged.jsonl")
     write_jsonl(
         out,
         (
@@ -65,6 +70,24 @@ def run(options: argparse.Namespace) -> int:
     return 0 if summary["coverage"] == 1 else 1
 
 
+def _stem(file: Path) -> str:
+    """Return a file's name without its endings: outputs.v2.json.gz -> outputs.v2."""
+    return Path(file.name.removesuffix(".gz")).stem
+
+
+def _check_out(out: Path, options: argparse.Namespace) -> None:
+    """Raise `UserError` for a file that cannot be written, before anything is paid; leave nothing behind."""
+    if out.resolve() in {file.resolve() for file in (options.outputs, options.baseline) if file}:
+        raise UserError(f"--out {out} is a file to judge; choose another")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"the judgements cannot be written to {out} ({error.strerror}); choose --out FILE") from None
+
+
 def judged_text(summary: dict) -> str:
     """Return a summary as readable lines."""
 
@@ -81,6 +104,7 @@ def judged_text(summary: dict) -> str:
         "coverage": f"{percent(summary['coverage'])} ({', '.join(f'{n} {s}' for s, n in summary['statuses'].items())})",
         "flip rate": percent(summary["flip_rate"]),
         "first shown": percent(summary["first_rate"]),
+        **graded_line(summary["graded_rate"]),
     }
     lines = {name: line for name, line in lines.items() if line}
     if usage:
