@@ -111,6 +111,16 @@ def test_a_judge_that_cannot_work_is_said_in_one_line(command, judge, message):
     assert status == 2 and message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["key_env={}", "key_env={},modle=x", "{}", "key_env={},timeout=soon", "base_url=http://{}@host", "extra={}"],
+)
+def test_a_key_among_a_judge_s_options_is_never_shown(command, options):
+    key = "gsk_AbCdEf0123456789"
+    status, out, error = command("judge-check", "--judge", f"openai:model=x,{options.format(key)}", "--data", "llmbar")
+    assert status == 2 and key not in out + error and error.count("\n") == 1
+
+
 def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys):
     """The result is written where the experiment's leaderboard reads it."""
     experiment = tmp_path / "own.yaml"
