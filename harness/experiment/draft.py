@@ -14,7 +14,6 @@ from harness.backbones.language_model.policy import model_settings
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
-from harness.core.errors import UserError
 from harness.core.store import Store
 from harness.experiment.checks import check_lengths, check_needs, check_writable
 from harness.experiment.plugins import load_plugins
@@ -53,12 +52,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     load_plugins(experiment.plugins)
     resolved = resolve(experiment)
     for judge in resolved.judges.values():
-        try:
-            judge.kind.check(judge.options)
-        except UserError as error:
-            raise UserError(f"judges.{judge.name}: {error}" if judge.name else str(error)) from None
-        if to_run:
-            judge.kind.ready(judge.options)
+        judge.kind.check(judge.options, f"judges.{judge.name}" if judge.name else "judge", to_run=to_run)
     check_needs(resolved.losses.values(), SUPPLIERS)
     check_writable(experiment.folder)
     store = Store(experiment.store)
