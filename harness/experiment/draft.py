@@ -15,7 +15,6 @@ from harness.backbones.language_model.policy import check_folder, model_settings
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
-from harness.core.errors import UserError
 from harness.core.places import check_results
 from harness.core.store import Store
 from harness.core.user_code import user_code
@@ -56,13 +55,9 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     load_plugins(experiment.plugins)
     resolved = resolve(experiment)
     for judge in resolved.judges.values():
-        try:
-            with user_code("judge", judge.kind.make.__module__):
-                judge.kind.check(judge.options)
-                if to_run:
-                    judge.kind.ready(judge.options)
-        except UserError as error:
-            raise UserError(f"judges.{judge.name}: {error}" if judge.name else str(error)) from None
+        where = f"judges.{judge.name}" if judge.name else "judge"
+        with user_code(where, judge.kind.make.__module__):
+            judge.kind.check(judge.options, where, to_run=to_run)
     check_needs(resolved.losses.values(), SUPPLIERS)
     if to_run:
         check_results(experiment.folder, experiment.folder / "cells", experiment.store)

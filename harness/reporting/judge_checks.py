@@ -14,7 +14,8 @@ from pathlib import Path
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.hashing import hash_value
-from harness.core.store import DAMAGED, read_json
+from harness.core.record_files import readable
+from harness.core.store import read_json
 
 FOLDER = "judge-checks"
 NO_CHECK = "none was run"
@@ -24,14 +25,14 @@ NO_CHECK = "none was run"
 class Check:
     """What is shown of a check: accuracy with its interval, in [0, 1], or None if nothing was judged.
 
-    `limit` is None if all comparisons were checked.
+    `n` is how many comparisons were judged; `limit` is None if all were asked.
     """
 
     data: str
+    n: int
     accuracy: float | None
     low: float | None
     high: float | None
-    n: int
     limit: int | None = None
 
 
@@ -47,29 +48,37 @@ def check_file(results: Path, judge: str, data: str, limit: int | None = None) -
 def checks_of(results: Path, judge: str) -> str:
     """Return a summary of a judge's checks, each with its file below `results`; `NO_CHECK` if there is none.
 
-    Of several checks on the same data it is the one without a limit, or else the one with the highest.
+    Of several checks on the same data it is the one without a limit, or else the one with the highest. A file that
+    cannot be read is named: it makes no other number of a report worse.
     """
-    files = {path: read_check(path) for path in sorted(_folder(results, judge).glob("*.json"))}
-    by_limit = sorted(files.items(), key=lambda item: item[1].limit or math.inf)
-    largest = {check.data: (path, check) for path, check in by_limit}
-    return (
-        "; ".join(_told(check, path.relative_to(results)) for _, (path, check) in sorted(largest.items())) or NO_CHECK
-    )
+    checks, told = {}, {}
+    for path in sorted(_folder(results, judge).glob("*.json")):
+        try:
+            check = read_check(path)
+        except UserError:
+            told[path.name] = f"{path.relative_to(results)} cannot be read: run judge-check again"
+            continue
+        if check.data not in checks or _size(check) > _size(checks[check.data][0]):
+            checks[check.data] = check, path
+    told |= {data: _told(check, path.relative_to(results)) for data, (check, path) in checks.items()}
+    return "; ".join(text for _, text in sorted(told.items())) or NO_CHECK
 
 
 def read_check(path: Path) -> Check:
     """Read a stored check; raises `UserError` if it is damaged."""
-    try:
-        return from_json(Check, read_json(path))
-    except DAMAGED as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)}); delete it, or run judge-check again") from None
+    return readable(path, lambda file: from_json(Check, read_json(file)))
+
+
+def _size(check: Check) -> float:
+    return check.limit or math.inf
 
 
 def _told(check: Check, path: Path) -> str:
     data = f"{check.data}, the first {check.limit}" if check.limit else check.data
     if check.accuracy is None or check.low is None or check.high is None:
-        return f"{data}: not measured ({path})"
-    return f"{data}: {100 * check.accuracy:.1f} % [{100 * check.low:.1f}, {100 * check.high:.1f}] of {check.n} ({path})"
+        return f"{data}: not measured ({check.n} judged) ({path})"
+    accuracy, low, high = (f"{100 * value:.1f}" for value in (check.accuracy, check.low, check.high))
+    return one_line(f"{data}: {accuracy} % [{low}, {high}] of {check.n} ({path})")
 
 
 def _folder(results: Path, judge: str) -> Path:

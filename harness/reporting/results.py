@@ -45,6 +45,7 @@ PROMPT_COLUMNS = {
     "preference": "float64",
     "flipped": "boolean",  # with a third value: missing
     "first": "float64",
+    "graded": "float64",
     "tokens": "int64",
     "characters": "int64",
     "baseline_characters": "int64",
@@ -71,8 +72,9 @@ class Results:
       _labels); judge_check: a summary of its `judge-check` results; difficulty: the file of the table of difficulties
       that the judge supplied ("" for most). Samples with another decoding count as not run yet.
     - `prompts`: one row per response and judge: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie";
-      `first` is the share of verdicts for the response shown first, NaN if there is no order; `kl` is the response's
-      log-prob under the policy minus that under the reference, in nats.
+      `first` is the share of verdicts for the response shown first, NaN if there is no order; `graded` the share that
+      comes from the judge's log-probs, NaN if it has none; `kl` is the response's log-prob under the policy minus that
+      under the reference, in nats.
     - `metrics`: one row per logged step: `METRIC_COLUMNS`; `split` is "train" (a batch) or "dev", log-ratios and
       their margin are in nats. The loss is left out, because its value is not comparable across losses.
     """
@@ -197,6 +199,7 @@ def _prompts(evaluation: Mapping, path: Path) -> pd.DataFrame:
                 "preference": _number(judgement, "preference") if judgement.status in COUNTED else np.nan,
                 "flipped": judgement.flipped,
                 "first": _number(judgement, "first"),
+                "graded": _number(judgement, "graded"),
                 "tokens": sample.tokens,
                 "characters": len(sample.response),
                 "baseline_characters": len(sample.baseline),

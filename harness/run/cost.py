@@ -101,9 +101,9 @@ def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
         if forecast.completion_tokens is None
         else f"at most {forecast.completion_tokens:,} of answers"
     )
-    price = "no known price (set judge.price)" if forecast.usd is None else f"at most about {forecast.usd:,.2f} USD"
+    price = "no known price (set its price)" if forecast.usd is None else f"at most about {forecast.usd:,.2f} USD"
     if forecast.completion_tokens is None:
-        price = "no limit on the price (set judge.max_tokens)"
+        price = "no limit on the price (set its max_tokens)"
     budget = getattr(judge.options, "budget_usd", None)
     return (
         f"{forecast.calls:,} calls, {forecast.kept:,} of them answered before; "

@@ -517,7 +517,28 @@ def test_a_judge_s_option_that_is_no_finite_number(refuses, value, number):
     gold = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
     assert f"judge.margin must be a number, got {number}\n" in refuses(f"judge.margin={value}", judge=gold)
     message = refuses(f"judges.x.margin={value}", judges={"x": gold}, judge={})
-    assert message == f"error: judges.x: judge.margin must be a number at least 0, got {number}\n"
+    assert message == f"error: judges.x.margin must be a number at least 0, got {number}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"base_url": "localhost"}, "judges.x.base_url 'localhost' is not of the form http://host:port/v1"),
+        (
+            {"budget_usd": 1, "price": {"input": 1, "output": 1}, "max_tokens": None},
+            "judges.x.budget_usd: an answer without a limit can cost anything; set judges.x.max_tokens",
+        ),
+        ({"template": "no-such"}, "judges.x: judge template 'no-such' is neither a built-in template nor a file"),
+        (
+            {"key_env": "NO_SUCH_KEY"},
+            "judges.x: the environment variable NO_SUCH_KEY holds no key; "
+            "set it (to any word if the server at judges.x.base_url asks for none)",
+        ),
+    ],
+)
+def test_a_judge_of_a_panel_is_told_by_its_own_section(refuses, options, told):
+    message = refuses(judges={"x": {"kind": "openai", "model": "m", **options}}, judge={})
+    assert message.startswith(f"error: {told}")
 
 
 def test_an_integer_beyond_any_float(refuses):

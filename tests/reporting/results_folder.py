@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.record_files import write_records
@@ -122,11 +123,19 @@ def replace_samples(folder: Path, cell: dict, task: str, rows: list[dict]) -> No
 
 
 def write_judgements(
-    folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE, name: str = ""
+    folder: Path,
+    cell: dict,
+    task: str,
+    verdicts: list,
+    kl: list[float],
+    *,
+    judge: str = JUDGE,
+    name: str = "",
+    graded: Sequence[float | None] | None = None,
 ) -> None:
     """Write judgements. A verdict is a preference, or the status of a judgement without one. The first verdict flipped.
 
-    `name` is the name of a judge in a panel.
+    `name` is the name of a judge in a panel; `graded` the share of each judgement's verdicts that log-probs grade.
     """
     path = folder / "cells" / cell["key"] / (f"judge-{task}@{name}" if name else f"judge-{task}")
     rows = []
@@ -135,7 +144,7 @@ def write_judgements(
         status = verdict if not counted else "tie" if verdict == 0.5 else "ok"
         row = {"id": f"{task}-{i}", "status": status, "preference": verdict if counted else None}
         order = {"flipped": i == 0, "first": 1.0 if i == 0 else 0.5} if counted else {"flipped": None, "first": None}
-        rows.append(row | order | {"detail": "" if counted else "no answer"})
+        rows.append(row | order | {"detail": "" if counted else "no answer", "graded": graded[i] if graded else None})
     write_jsonl(path / "judgements.jsonl", rows)
     write_json(path / "judge.json", {"id": judge, "agreement": AGREEMENT})
     write_json(path / "artifact.json", {"inputs": {"samples": samples_hash(task, kl)}, "files": {}})

@@ -78,7 +78,7 @@ def annotate(
     """
     outputs = {readable_prompt(c.prompt): [c.baseline, c.response] for c in comparisons}
     if len(outputs) < len(comparisons):
-        raise UserError("judge.engine=official: the package takes one response to each instruction; some have several")
+        raise UserError("engine=official: the package takes one response to each instruction; some have several")
     config, key = config_of(options), read_key(options.key_env)
     kept = cache / FOLDER / f"{hash_value([config.hash, url_of(options)])[:16]}.json"
     cache.mkdir(parents=True, exist_ok=True)

@@ -88,11 +88,11 @@ def read_key(name: str) -> str:
     if not key:
         shown = name if PLAIN_VARIABLE.fullmatch(name) else "that judge.key_env names (not shown, as it may be a key)"
         raise UserError(
-            f"judge: the environment variable {shown} holds no key; set it"
+            f"the environment variable {shown} holds no key; set it"
             " (to any word if the server at judge.base_url asks for none)"
         )
     if not PRINTABLE.fullmatch(key) or set(key) & set("'\"\\"):  # the HTTP library would quote it in its error
-        raise UserError(f"judge: the key in {name} holds characters that no key has; set it again")
+        raise UserError(f"the key in {name} holds characters that no key has; set it again")
     return key
 
 

@@ -88,9 +88,7 @@ class PairwiseJudge:
 
     def _judgement(self, comparison: Comparison, first: float | None, second: float | None) -> Judgement:
         if first is None or second is None:
-            return Judgement(
-                comparison.id, "failed", None, detail=f"longer than judge.max_tokens={self.options.max_tokens}"
-            )
+            return Judgement(comparison.id, "failed", None, detail=f"longer than max_tokens={self.options.max_tokens}")
         return both_orders(comparison.id, first, second)
 
     def _verdicts(self, orders: Sequence[tuple[Comparison, str, str]]) -> list[float | None]:
