@@ -29,7 +29,7 @@ CALENDAR = "".join(f"|replace('{code}', '{value}')" for code, value in DATE.item
 FIXED_DATE = f"{{% macro strftime_now(form) %}}{{{{ form{CALENDAR} }}}}{{% endmacro %}}"
 
 
-class Unrenderable(Exception):
+class Unrenderable(UserError):
     """Raised for a completion that a chat template does not render as it is; the message is the reason."""
 
 
