@@ -58,8 +58,8 @@ class ChatTemplate:
         end = tokenizer.eos_token_id if self.continues else next(tail, None)
         if end is None:
             raise UserError(
-                f"{self._name} never ends the assistant's turn (after an answer it writes {self._after!r}); "
-                f"let it write eos_token there: {_MEND}"
+                f"{self._name} never ends the assistant's turn (after an answer it writes {self._after!r}, which holds "
+                f"no special token of the tokenizer); let it write eos_token there: {_MEND}"
             )
         self.end_of_turn: int = end
         goes_on = self.before.startswith(self.opened) and not self.before[len(self.opened) :].strip()
@@ -203,8 +203,8 @@ def _first_rendered(tokenizer: PreTrainedTokenizerBase) -> tuple[Prompt, str, st
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Prompt, *, generation_prompt: bool = False) -> str:
     """Return the template's own rendering as text; raises `UserError` if it refuses the turns."""
-    template = tokenizer.get_chat_template()
     try:
+        template = tokenizer.get_chat_template()
         return str(
             tokenizer.apply_chat_template(
                 [{"role": turn.role, "content": turn.content} for turn in turns],

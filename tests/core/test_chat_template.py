@@ -154,6 +154,8 @@ def test_a_template_without_any_text_of_its_own_continues_the_prompt_and_is_told
         ("{{ messages[0].content }}{{ eos_token }}", "leaves out or changes an answer"),
         ("{{ raise_exception('not\x1b today') }}", "refuses a prompt with the turns system, user: not"),
         ("{% for m in messages %}{{ m.content }", "refuses a prompt"),
+        (CHATML.replace("im_end", "end"), r"never ends .* '<\|end\|>\\n', which holds no special token"),
+        ({"tool_use": CHATML}, "refuses a prompt"),
     ],
 )
 def test_a_template_by_which_nothing_can_be_trained_is_refused_in_one_line(template, message):
