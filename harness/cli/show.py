@@ -22,9 +22,7 @@ from harness.core.terminal import Terminal, visible
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-HELP = (
-    "Show one cell: settings, data, training, responses with their verdicts, and the first batch as the model sees it."
-)
+HELP = "Show one cell: settings, data, a training example, training, responses with verdicts; or its whole first batch."
 EPILOG = """examples:
   python -m harness show KEY
   python -m harness show hh/rpo_paired --experiment rpo_vs_dpo --samples 10

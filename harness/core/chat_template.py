@@ -139,7 +139,7 @@ class ChatTemplate:
             return (*self._tokens(answer), self.end_of_turn)
         whole = _rendered(self.tokenizer, (*turns, Message("assistant", answer)))
         if not whole.startswith(text):
-            raise Unrenderable("the chat template renders the prompt differently with this answer")
+            raise Unrenderable("the chat template renders the prompt otherwise with this answer behind it")
         rest = whole[len(text) :]
         if not _holds(rest, answer):
             raise Unrenderable("the chat template changes the answer")
