@@ -13,7 +13,7 @@ from functools import cached_property
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.core.prompt import Message, Prompt
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Prompt, *, generation_p
         )
     except Exception as error:  # templates raise arbitrary errors for roles they do not know
         raise UserError(
-            f"the chat template refuses a prompt with the turns {_roles(turns)}: {error}; "
+            f"the chat template refuses a prompt with the turns {_roles(turns)}: {one_line(error)}; "
             "change these turns in the data, or choose another model"
         ) from None
 
