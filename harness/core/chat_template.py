@@ -13,7 +13,7 @@ from functools import cached_property
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.core.prompt import Message, Prompt
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ CALENDAR = "".join(f"|replace('{code}', '{value}')" for code, value in DATE.item
 FIXED_DATE = f"{{% macro strftime_now(form) %}}{{{{ form{CALENDAR} }}}}{{% endmacro %}}"
 
 
-class Unrenderable(Exception):
+class Unrenderable(UserError):
     """Raised for a completion that a chat template does not render as it is; the message is the reason."""
 
 
@@ -58,8 +58,8 @@ class ChatTemplate:
         end = tokenizer.eos_token_id if self.continues else next(tail, None)
         if end is None:
             raise UserError(
-                f"{self._name} never ends the assistant's turn (after an answer it writes {self._after!r}); "
-                f"let it write eos_token there: {_MEND}"
+                f"{self._name} never ends the assistant's turn (after an answer it writes {self._after!r}, which holds "
+                f"no special token of the tokenizer); let it write eos_token there: {_MEND}"
             )
         self.end_of_turn: int = end
         goes_on = self.before.startswith(self.opened) and not self.before[len(self.opened) :].strip()
@@ -139,7 +139,7 @@ class ChatTemplate:
             return (*self._tokens(answer), self.end_of_turn)
         whole = _rendered(self.tokenizer, (*turns, Message("assistant", answer)))
         if not whole.startswith(text):
-            raise Unrenderable("the chat template renders the prompt differently with this answer")
+            raise Unrenderable("the chat template renders the prompt otherwise with this answer behind it")
         rest = whole[len(text) :]
         if not _holds(rest, answer):
             raise Unrenderable("the chat template changes the answer")
@@ -203,8 +203,8 @@ def _first_rendered(tokenizer: PreTrainedTokenizerBase) -> tuple[Prompt, str, st
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Prompt, *, generation_prompt: bool = False) -> str:
     """Return the template's own rendering as text; raises `UserError` if it refuses the turns."""
-    template = tokenizer.get_chat_template()
     try:
+        template = tokenizer.get_chat_template()
         return str(
             tokenizer.apply_chat_template(
                 [{"role": turn.role, "content": turn.content} for turn in turns],
@@ -215,7 +215,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Prompt, *, generation_p
         )
     except Exception as error:  # templates raise arbitrary errors for roles they do not know
         raise UserError(
-            f"the chat template refuses a prompt with the turns {_roles(turns)}: {error}; "
+            f"the chat template refuses a prompt with the turns {_roles(turns)}: {one_line(error)}; "
             "change these turns in the data, or choose another model"
         ) from None
 

@@ -300,6 +300,20 @@ class JudgeRecord(Record):
 
 
 @dataclass(frozen=True)
+class SeenSequence:
+    """One sequence as the model sees it in training.
+
+    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order, each with whether the
+    loss is computed on its tokens. `tokens` counts all tokens, `trained` those that the loss is computed on.
+    """
+
+    role: str
+    parts: tuple[tuple[str, bool], ...]
+    tokens: int
+    trained: int
+
+
+@dataclass(frozen=True)
 class Failure(Record):
     """A stage of a cell that failed, and the reason in one line. A cell's file has a row for each.
 

@@ -37,6 +37,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "hashes": manifest.get("hashes", {}),
         "files": train.get("files", {}),
         "counts": manifest.get("counts", {}),
+        "example": manifest.get("examples", {}).get(cell.task, []),
         "environment": cell.environment,
         "summary": asdict(cell.summary) if cell.summary else {},
         "trajectory": [asdict(row) for row in cell.metrics],

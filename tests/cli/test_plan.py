@@ -43,6 +43,39 @@ def test_it_says_where_the_data_have_less_than_is_asked_for(plan):
     assert "24 examples, " in out, "as many as are asked for"
 
 
+def test_it_shows_a_training_example_with_its_mask(plan):
+    """As in a file: what is trained on is between brackets, and it is all of the answer with its end."""
+    out = plan().partition("first training example of hh, trained on between ⟦ and ⟧\n")[2]
+    chosen, rejected = re.findall(r"^\d  (?:chosen|rejected): (.*?)(?=\n\n|\Z)", out, flags=re.M | re.S)
+    for shown in (chosen, rejected):
+        about, _, text = shown.partition("\n")
+        tokens, trained = map(int, re.fullmatch(r"(\d+) tokens, (\d+) trained on", about).groups())
+        prompt, answer = re.fullmatch(r"(.*)⟦(.*)⟧\n*", text, flags=re.S).groups()
+        assert prompt.startswith("<|im_start|>") and prompt.endswith("<|im_start|>assistant\n")
+        assert 0 < trained < tokens and (answer.endswith("<|im_end|>") or trained == 32)
+
+
+def test_what_is_changed_in_the_data_and_by_the_template_is_told(plan, tmp_path, tiny_model, capsys):
+    """In the plan and in the announcement of a run, and not in the manifest alone."""
+    rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.<|im_end|>", "rejected": f"No {i}."} for i in range(60)]
+    rows += [{"prompt": f"Esc \x1b[2J {i}", "chosen": f"<|im_start|> {i}", "rejected": "b"} for i in range(60)]
+    rows.append({"prompt": "empty", "chosen": "", "rejected": "b"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = (folder / "chat_template.jinja").read_text().partition("{% if add_generation_prompt")[0]
+    (folder / "chat_template.jinja").write_text(template)
+    sizes = {"train_pairs": 40, "dev_pairs": 8, "test_prompts": 6}
+    task = {"mine": {"kind": "preferences", "data": str(tmp_path / "pairs.jsonl"), **sizes}}
+    out = plan(tasks=task, model={"name": str(folder)})
+    notes = ("rows dropped, empty completion: 1", "train: completion with an end of turn of its own, left out: ")
+    assert all(note in out for note in notes)
+    (template,) = (line for line in out.splitlines() if line.startswith("  chat    template: prompts end with"))
+    assert r"<|im_start|>assistant\n" in template and "\x1b" not in out
+    assert run(tmp_path / "tiny.yaml") == 0
+    announced = capsys.readouterr().out.partition("  judge ")[0]
+    assert all(note in announced for note in (*notes, template.strip()))
+
+
 def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     judge = {"kind": "openai", "model": "judge-1", "key_env": "JUDGE_KEY", "max_tokens": 100}

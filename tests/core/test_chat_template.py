@@ -152,8 +152,10 @@ def test_a_template_without_any_text_of_its_own_continues_the_prompt_and_is_told
         ),
         ("{{ messages[-1].content }}{{ eos_token }}", "leaves out or changes a prompt"),
         ("{{ messages[0].content }}{{ eos_token }}", "leaves out or changes an answer"),
-        ("{{ raise_exception('not\x1b today') }}", "refuses a prompt with the turns system, user: not"),
+        ("{{ raise_exception('not\n today') }}", "refuses a prompt with the turns system, user: not"),
         ("{% for m in messages %}{{ m.content }", "refuses a prompt"),
+        (CHATML.replace("im_end", "end"), r"never ends .* '<\|end\|>\\n', which holds no special token"),
+        ({"tool_use": CHATML}, "refuses a prompt"),
     ],
 )
 def test_a_template_by_which_nothing_can_be_trained_is_refused_in_one_line(template, message):
@@ -202,7 +204,7 @@ def test_an_answer_that_the_template_would_not_write_as_it_is_is_refused(name, a
 
 def test_reasoning_of_a_tokenizer_without_tokens_for_it_is_refused_too():
     renderer = Renderer(make_tokenizer(Family(FAMILIES["qwen3, with an empty thinking block"].template, IM)))
-    with pytest.raises(Unrenderable, match="renders the prompt differently with this answer"):
+    with pytest.raises(Unrenderable, match="renders the prompt otherwise with this answer"):
         renderer.completion("<think>\ntwo\n</think>\n\n2", limit=99)
 
 
