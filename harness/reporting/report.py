@@ -24,7 +24,7 @@ from harness.reporting.measures import controlled_columns, load_measures, with_m
 from harness.reporting.plots import kl_figure, length_figure, win_rate_figure
 from harness.reporting.results import Results, load_results
 from harness.reporting.style import RC, Styles, styles
-from harness.reporting.tables import markdown, terminal_tables
+from harness.reporting.tables import csv_text, markdown, terminal_tables
 
 PIPED_WIDTH = 100  # characters
 
@@ -46,10 +46,10 @@ class Report:
 
 # Each file of a report below the results folder, and the function that makes it; None if there is nothing to show.
 TEXTS: dict[str, Callable[[Report], str | None]] = {
-    "leaderboard.csv": lambda report: _csv(report.leaderboard),
-    "prompts.csv": lambda report: _csv(report.results.prompts),
+    "leaderboard.csv": lambda report: csv_text(report.leaderboard),
+    "prompts.csv": lambda report: csv_text(report.results.prompts),
     "leaderboard.md": lambda report: markdown(report.leaderboard, report.results.experiment, report.results.decoding),
-    "frontier.csv": lambda report: _csv(report.frontiers) if len(report.frontiers) else None,
+    "frontier.csv": lambda report: csv_text(report.frontiers) if len(report.frontiers) else None,
     "frontier.md": lambda report: (
         frontier_page(report.frontiers, report.results.experiment) if len(report.frontiers) else None
     ),
@@ -119,7 +119,3 @@ def _write_figure(path: Path, figure: Figure | None) -> None:
             path.with_suffix(f".{kind}").unlink(missing_ok=True)
     else:
         save(figure, path.parent, path.name)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,7 @@ from harness.reporting.leaderboard import INCOMPLETE, OK
 from harness.reporting.results import POLICY
 
 NOTHING = "-"  # where there is no number
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what a cell begins with that a spreadsheet may run
 Z = 1.96  # standard errors on each side in a 95 % interval of a mean
 
 
@@ -37,6 +39,27 @@ def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
     ]
     page += ["All columns, unrounded, with the keys of the cells: leaderboard.csv. Every response: prompts.csv."]
     return "\n\n".join(page) + "\n"
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a frame as CSV in which no text is a formula: a cell that a spreadsheet would run begins with `'`.
+
+    Names, settings and the ids of prompts come from plugins and data. Numbers stay as they are.
+    """
+    safe = frame.copy()
+    for column in frame.columns[[not is_numeric_dtype(kind) for kind in frame.dtypes]]:
+        safe[column] = frame[column].map(_no_formula)
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(cell: object) -> object:
+    if not (isinstance(cell, str) and cell.startswith(FORMULA)):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def terminal_tables(frame: pd.DataFrame) -> list[Table]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from harness.core.bounded import check_row
 from harness.core.errors import UserError
-from harness.tasks.rows import Row, make_row, split_of
+from harness.tasks.rows import Row, characters_in, make_row, split_of
 
 
 def read_hub(name: str, subset: str | None = None, revision: str | None = None) -> Iterator[Row]:
@@ -60,6 +61,7 @@ def _load(name: str, subset: str | None, revision: str | None) -> dict:
 
 def _rows(where: str, rows: Iterable[object], split: str | None) -> Iterator[Row]:
     for number, values in enumerate(rows, 1):
+        check_row(characters_in(values), f"{where} row {number}")
         yield make_row(values, f"{where} row {number}", split)
 
 

@@ -52,6 +52,15 @@ def make_row(values: object, where: str, split: str | None) -> Row:
     return Row(values, where, split)
 
 
+def characters_in(value: object) -> int:
+    """Return how many characters a value holds, in its strings at any depth."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(characters_in(inner) for inner in value.values())
+    return sum(map(characters_in, value)) if isinstance(value, (list, tuple)) else 0
+
+
 def split_of(name: str) -> str | None:
     """Return the split ("train", "dev" or "test") in a name such as "train-00000-of-00001" or "valid2", else None."""
     words = re.split(r"[^a-z]+", name.lower())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -10,15 +9,16 @@ import zlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import IO
 
+from harness.core.bounded import bounded_content, bounded_lines, check_row, most_unpacked
 from harness.core.errors import UserError
 from harness.tasks.hub import read_hub
-from harness.tasks.rows import Row, make_row, not_empty, split_of
+from harness.tasks.rows import Row, characters_in, make_row, not_empty, split_of
 from losses.registry import nearest
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+ROWS_AT_ONCE = 64  # of a Parquet file, whose rows may unpack to much
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -93,26 +93,22 @@ def _file_rows(path: Path, split: str | None) -> Iterator[Row]:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
 def _jsonl_values(path: Path) -> Iterator[tuple[str, object]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if text := _decoded(line, path, number).strip():
-                try:
-                    yield f"{path}:{number}", json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
-                except RecursionError:
-                    raise UserError(f"{path}:{number}: not valid JSON: nested too deeply") from None
+    for number, line in enumerate(bounded_lines(path), 1):
+        if text := _decoded(line, path, number).strip():
+            try:
+                yield f"{path}:{number}", json.loads(text)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
+            except RecursionError:
+                raise UserError(f"{path}:{number}: not valid JSON: nested too deeply") from None
+            except ValueError as error:  # an integer of thousands of digits
+                raise UserError(f"{path}:{number}: cannot be read: {error}") from None
 
 
 def _json_values(path: Path) -> Iterator[tuple[str, object]]:
     """Yield the elements of a JSON list, or consecutive JSON values (JSON lines in a file named .json)."""
-    with _open(path) as file:
-        text = _decoded(file.read(), path, 1)
+    text = _decoded(bounded_content(path), path, 1)
     end = re.match(r"\s*", text).end()
     listed = text.startswith("[", end)
     space = re.compile(r"[\s,]*" if listed else r"\s*")
@@ -125,12 +121,15 @@ def _json_values(path: Path) -> Iterator[tuple[str, object]]:
         while end < len(text) and not (listed and text[end] == "]"):
             line, counted = line + text.count("\n", counted, end), end
             values, end = decoder.raw_decode(text, end)
+            check_row(end - counted, f"{path}:{line}")
             yield f"{path}:{line}", values
             end = space.match(text, end).end()
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{path}:{line}: not valid JSON: nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{path}:{line}: cannot be read: {error}") from None
 
 
 def _decoded(content: bytes, path: Path, line: int) -> str:
@@ -146,10 +145,14 @@ def _parquet_values(path: Path) -> Iterator[tuple[str, object]]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches():
+            number, unpacked, most = 0, 0, most_unpacked(path)
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 for values in batch.to_pylist():
-                    number += 1
+                    number, size = number + 1, characters_in(values)
+                    unpacked += size
+                    check_row(size, f"{path} row {number}")
+                    if unpacked > most:
+                        raise UserError(f"{path} unpacks to far more than its size; write JSON lines if it is meant to")
                     yield f"{path} row {number}", values
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None

@@ -3,13 +3,14 @@
 import io
 import re
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.report import print_leaderboard
 from harness.reporting.results import load_results
-from harness.reporting.tables import escape, markdown
+from harness.reporting.tables import csv_text, escape, markdown
 from tests.reporting.results_folder import DECODING, plan_cell, write_cell, write_plan
 
 
@@ -120,3 +121,19 @@ def test_brackets_in_what_others_wrote_are_not_taken_for_styles(leaderboard):
     text = printed(changed, width=100)
     assert "[/red]IndexError" in text
     assert "dpo name=[/green]x" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1"]
+)
+def test_no_text_is_a_formula_in_a_spreadsheet(text):
+    frame = pd.DataFrame({"loss": [text, "dpo"], "win_rate": [-1.5, 2.0]})
+    read = pd.read_csv(io.StringIO(csv_text(frame)))
+    assert read["loss"].tolist() == [f"'{text}", "dpo"]
+    assert read["win_rate"].tolist() == [-1.5, 2.0]
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+3", "-1e-05", "-inf", "a=1", "x - y"])
+def test_numbers_and_other_text_stay_as_they_are_in_a_csv(text):
+    frame = pd.DataFrame({"settings": [text], "rank": pd.array([None], dtype="Int64"), "flipped": [True]})
+    assert csv_text(frame) == f"settings,rank,flipped\n{text},,True\n"

@@ -2,8 +2,11 @@
 
 import gzip
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
+from harness.core.bounded import FREE, LONGEST_ROW
 from harness.core.errors import UserError
 from harness.tasks.rows import split_of
 from harness.tasks.sources import read_packaged, read_rows
@@ -53,6 +56,8 @@ def test_line_separators_and_byte_order_marks_inside_the_file_do_not_shift_lines
         ("x.json", b'[{"a": 1},\n "\xff"]', ":2: not UTF-8 text: "),
         ("x.jsonl", b'{"a": 1, "split": "train"}\n{"a": 1, "split": "blue"}', ":2: column 'split' holds 'blue', which"),
         ("x.jsonl", b'{"a": 1, "split": 3}', ":1: column 'split' holds 3, which names no split; accepted: train, "),
+        ("x.jsonl", b'{"a": 1}\n{"a": %s}' % (5000 * b"9"), ":2: cannot be read: Exceeds the limit"),
+        ("x.json", b'[{"a": 1},\n {"a": %s}]' % (5000 * b"9"), ":1: cannot be read: Exceeds the limit"),
         ("x.jsonl", b"\n \n", " is empty: it holds no rows"),
         ("x.json", b"[]", " is empty: it holds no rows"),
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:-20], "Compressed file ended before"),
@@ -146,3 +151,36 @@ def test_files_and_packaged_data_have_no_subsets(write):
         list(read_rows(str(write("x.jsonl", ROWS)), "x"))
     with pytest.raises(UserError, match="the packaged hh data has no subset 'x'"):
         list(read_packaged("hh", "x"))
+
+
+LONG = b'{"a": 1}\n{"a": "' + LONGEST_ROW * b"x" + b'"}\n'
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.json", "x.json.gz"])
+def test_a_line_has_a_size_limit(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(LONG) if name.endswith(".gz") else LONG)
+    with pytest.raises(UserError, match=rf"{name}:2: the (line|row) is longer than 16 MiB"):
+        list(read_rows(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz"])
+@pytest.mark.parametrize("unit", [b"\n", b'{"a": 1}\n'], ids=["line breaks", "rows"])
+def test_a_small_file_that_unpacks_to_much_is_refused_before_a_row_is_read(tmp_path, name, unit):
+    (tmp_path / name).write_bytes(gzip.compress(unit * (FREE // len(unit) + 1), 1))
+    with pytest.raises(UserError, match=r"unpacks to more than 64 MiB, over 200 times its size"):
+        next(read_rows(str(tmp_path / name)))
+
+
+def test_a_parquet_file_that_unpacks_to_much_is_not_unpacked(tmp_path):
+    """Many rows share one string, which the file holds once."""
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 700, pyarrow.int32()), [100_000 * "x"])
+    parquet.write_table(pyarrow.table({"a": column}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="unpacks to far more than its size"):
+        for _ in read_rows(str(tmp_path / "x.parquet")):
+            pass
+
+
+def test_a_row_of_a_parquet_file_has_the_size_limit_of_a_line(tmp_path):
+    parquet.write_table(pyarrow.table({"a": [["x"], ["x" * LONGEST_ROW, "y"]]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="row 2: the row is longer than 16 MiB"):
+        list(read_rows(str(tmp_path / "x.parquet")))

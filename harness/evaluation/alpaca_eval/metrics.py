@@ -8,7 +8,6 @@ files).
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.core.bounded import bounded_content
 from harness.core.errors import UserError
 from harness.core.records import Judgement
 from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, DifficultyTable
@@ -152,10 +152,7 @@ def read_annotations(path: Path) -> Annotations:
 
 def _text(path: Path) -> str:
     try:
-        content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
+        return bounded_content(Path(path)).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
