@@ -146,7 +146,7 @@ def test_aot_unpaired_on_classes_of_other_sizes():
 
 
 def test_aot_unpaired_integrates_over_the_quantiles_of_both_classes():
-    """s_w = 0, 3 over halves and s_l = -1, 1, 2 over thirds: in sixths (0, 0, 0, 3, 3, 3) against (-1, -1, 1, 1, 2, 2)."""
+    """In sixths, s_w = 0, 3 and s_l = -1, 1, 2 are (0, 0, 0, 3, 3, 3) and (-1, -1, 1, 1, 2, 2)."""
     batch = PreferenceBatch.from_logps(
         torch.tensor([3.0, 0.0]), torch.tensor([2.0, -1.0, 1.0]), torch.zeros(2), torch.zeros(3)
     )
