@@ -13,12 +13,14 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Bounds, FlipRate, NonNegative
 from losses.fits import labels, margins, pairs, single_pairs
 from losses.needs import NEEDS
 from losses.numerics import exp
@@ -165,20 +167,18 @@ def fitting(loss: Loss) -> list[Loss]:
     fits=labels,
     sign_exceptions="pulls a pair back where the loss for its flipped label outweighs that for its own",
 )
-def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: float = 0.1) -> Tensor:
+def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: FlipRate = 0.1) -> Tensor:
     """Assumes labels flipped with probability eps: (1 - eps) * L + eps * L with the sign of its logit reversed.
 
     The logit includes a target margin; a likelihood term is no part of it and stays. So cDPO, and the authors' code and
     TRL, have it for DPO, CPO, SimPO and AOT. The other losses follow by analogy: no source is known.
     """
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must be from 0 to below 0.5, got {label_smoothing}")
     flipped = replace(batch, flipped=not batch.flipped)
     return (1 - label_smoothing) * loss(batch) + label_smoothing * loss(flipped)
 
 
 @register_modifier("nll", grid={"nll_weight": [0.005, 0.2, 1.0]}, keeps_start=False)
-def nll(loss: Rows, batch: PreferenceBatch, *, nll_weight: float = 1.0) -> Tensor:
+def nll(loss: Rows, batch: PreferenceBatch, *, nll_weight: NonNegative = 1.0) -> Tensor:
     """Adds nll_weight times the chosen response's NLL per token: L - nll_weight * l_w / |y_w|."""
     return loss(batch) - nll_weight * batch.chosen.mean_policy
 
@@ -209,11 +209,14 @@ def js(loss: Rows, batch: PreferenceBatch) -> Tensor:
     fits=margins,
     reduction="sum",
 )
-def alpha_divergence(loss: Rows, batch: PreferenceBatch, *, divergence_alpha: float = 0.5) -> Tensor:
+def alpha_divergence(
+    loss: Rows,
+    batch: PreferenceBatch,
+    *,
+    divergence_alpha: Annotated[float, Bounds(at_least=0, below=1)] = 0.5,
+) -> Tensor:
     """f-DPO with an alpha-divergence: (exp((a - 1) * s) - 1) / (a - 1) replaces every log-ratio s."""
-    power = divergence_alpha - 1
-    if power == 0:
-        raise ValueError("divergence_alpha = 1 is the reverse KL, which is the loss without this modifier")
+    power = divergence_alpha - 1  # 0 would be the reverse KL, which is the loss without this modifier
     return linked(loss, batch, lambda s: (exp(power * s) - 1) / power)
 
 

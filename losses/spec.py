@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import UNBOUNDED, Bounds
 from losses.needs import NEEDS
 from losses.registry import Registry, RegistryError, nearest, origin_of
 
@@ -31,14 +32,20 @@ class Hyperparameter:
     default: bool | int | float | str
     grid: tuple
     choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
+    bounds: Bounds = UNBOUNDED
+
+    @property
+    def kind(self) -> str:
+        """The type and the bounds in words: `float above 0`."""
+        return f"{self.type.__name__} {self.bounds}".strip()
 
     def check(self, value: Any, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) <= sys.float_info.max else math.inf
         kind: Any = type(value)
-        if kind is not self.type or (self.type is float and not math.isfinite(value)):
-            raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
+        if kind is not self.type or (kind is float and not math.isfinite(value)) or value not in self.bounds:
+            raise RegistryError(f"{owner}: {self.name} must be a {self.kind}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
         return value
@@ -131,6 +138,8 @@ def register_loss(
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
+    An annotation such as `Annotated[float, Bounds(above=0)]`, or `Positive` (bounds.py), bounds their values.
+
     - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
     - `data`: "paired", "unpaired" or "listwise" (the loss reads `batch.lists`).
     - `needs`: names from `losses.needs.NEEDS` that the backbone must supply.
@@ -194,15 +203,18 @@ def hyperparameters_of(
 ) -> dict[str, Hyperparameter]:
     """Return a function's arguments after the first `skip`; raise `RegistryError` for an invalid one."""
     keywords = list(inspect.signature(function).parameters.values())[skip:]
-    types = typing.get_type_hints(function)
+    types = typing.get_type_hints(function, include_extras=True)
     hyperparameters = {}
     for keyword in keywords:
         if keyword.kind is not keyword.KEYWORD_ONLY or keyword.default is keyword.empty:
             raise RegistryError(f"{where}: {keyword.name!r} must be keyword-only (after *) and have a default")
         kind = types.get(keyword.name, type(keyword.default))
+        stated = kind.__metadata__ if typing.get_origin(kind) is typing.Annotated else ()
+        bounds = next((extra for extra in stated if isinstance(extra, Bounds)), UNBOUNDED)
+        kind = kind.__origin__ if stated else kind
         if kind not in HYPERPARAMETER_TYPES:
             raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
-        parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name))
+        parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name), bounds)
         hyperparameters[keyword.name] = replace(
             parameter,
             default=parameter.check(keyword.default, where),

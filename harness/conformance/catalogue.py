@@ -36,7 +36,7 @@ def losses_as_dicts() -> list[dict]:
             "sign_exceptions": loss.sign_exceptions,
             "modifiers": [modified.name.partition("+")[2] for modified in fitting(loss)],
             "hyperparameters": {
-                p.name: {"type": p.type.__name__, "default": p.default, "grid": list(p.grid)}
+                p.name: {"type": p.kind, "default": p.default, "grid": list(p.grid)}
                 for p in loss.hyperparameters.values()
             },
             "defined_at": LOSSES.origin(loss.name),

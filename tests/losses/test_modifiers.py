@@ -92,7 +92,7 @@ def test_modified_dpo_is_the_baseline_of_that_name():
 
 def test_an_alpha_of_zero_is_the_forward_kl_and_one_is_refused():
     assert value("dpo+alpha_divergence", divergence_alpha=0.0) == pytest.approx(value("dpo+forward_kl"))
-    with pytest.raises(ValueError, match="the reverse KL"):
+    with pytest.raises(RegistryError, match="divergence_alpha must be a float at least 0 and below 1"):
         value("dpo+alpha_divergence", divergence_alpha=1.0)
 
 
