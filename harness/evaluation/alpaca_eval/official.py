@@ -32,7 +32,7 @@ from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison
 from harness.evaluation.endpoint.options import read_key, secrets_of, url_of, without
 
-FOLDER = "answers/alpaca_eval-official"  # of its answers in the cache; the outer one is its owner's alone
+FOLDER = "alpaca_eval-official"  # the folder of its answers in the cache, its owner's alone
 CHUNK = 16  # comparisons between two saves of its answers; a crash loses the answers since the last one
 
 
@@ -82,8 +82,7 @@ def annotate(
     config, key = config_of(options), read_key(options.key_env)
     kept = cache / FOLDER / f"{hash_value([config.hash, url_of(options)])[:16]}.json"
     cache.mkdir(parents=True, exist_ok=True)
-    for folder in (kept.parent.parent, kept.parent):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")), tempfile.TemporaryDirectory() as folder:
         answered = _kept(kept)
         if answered:
