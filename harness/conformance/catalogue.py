@@ -36,7 +36,7 @@ def losses_as_dicts() -> list[dict]:
             "sign_exceptions": loss.sign_exceptions,
             "modifiers": [modified.name.partition("+")[2] for modified in fitting(loss)],
             "hyperparameters": {
-                p.name: {"type": p.kind, "default": p.default, "grid": list(p.grid)}
+                p.name: {"type": p.type.__name__, "bounds": str(p.bounds), "default": p.default, "grid": list(p.grid)}
                 for p in loss.hyperparameters.values()
             },
             "defined_at": LOSSES.origin(loss.name),
@@ -145,7 +145,8 @@ def _section(loss: dict) -> str:
     if loss["hyperparameters"]:
         lines += ["", "| hyper-parameter | type | default | grid |", "|---|---|---|---|"]
     for name, p in loss["hyperparameters"].items():
-        lines.append(f"| {name} | {p['type']} | {p['default']} | {', '.join(map(str, p['grid']))} |")
+        kind = f"{p['type']} {p['bounds']}".strip()
+        lines.append(f"| {name} | {kind} | {p['default']} | {', '.join(map(str, p['grid']))} |")
     return "\n".join(lines)
 
 

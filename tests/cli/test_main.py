@@ -62,7 +62,7 @@ def test_an_unknown_hyperparameter_suggests_the_nearest(refuses):
 
 
 def test_a_hyperparameter_of_the_wrong_type(refuses):
-    assert "loss 'dpo': beta must be a float, got 'high'" in refuses(losses={"dpo": {"beta": [0.1, "high"]}})
+    assert "loss 'dpo': beta must be a float above 0, got 'high'" in refuses(losses={"dpo": {"beta": [0.1, "high"]}})
 
 
 def test_settings_that_are_no_mapping(refuses):
@@ -439,6 +439,7 @@ def test_losses_are_listed_with_what_they_declare(capsys):
     assert listed["rpo_paired"]["needs"] == ["prompt_embeddings", "reference"]
     assert listed["rpo_paired"]["hyperparameters"]["temperature"] == {
         "type": "float",
+        "bounds": "above 0",
         "default": 0.5,
         "grid": [0.25, 0.5, 0.75],
     }

@@ -165,6 +165,18 @@ def test_only_a_coupled_loss_beyond_the_token_budget_runs_passes_twice(bench):
         assert objective.sequences_forwarded in passes, (loss, budget)
 
 
+@pytest.mark.parametrize("loss", ["dpo+wpo", "sr_dpo", "kto", "hpo", "lipo"])
+def test_a_loss_that_is_trained_as_a_whole_has_the_gradient_of_its_parts(bench, loss):
+    """Whatever it needs: values of each step, of tokens, of other prompts, of lists."""
+    batch = bench.batch(loss)
+    parts, expected = gradient(bench.objective(loss, budget=60), batch)
+    objective = bench.objective(loss, budget=60)
+    objective.loss = replace(objective.loss, couples_examples=True)
+    whole, ours = gradient(objective, batch)
+    assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-5)
+    assert relative_difference(ours, expected) < 1e-5
+
+
 def test_dropout_falls_alike_in_both_passes_of_a_coupled_loss(bench, tiny_model):
     """With LoRA dropout the loss at the log-probs of pass one has, in pass two, the gradient of that same loss."""
     torch.manual_seed(0)
