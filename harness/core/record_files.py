@@ -40,9 +40,14 @@ def read_record(kind: type[R], folder: Path) -> R:
 
 
 def read_records(kind: type[R], folder: Path) -> list[R]:
-    """Read the rows of this kind in a folder; raises like `read_record`."""
+    """Read the rows of this kind in a folder; raises like `read_record`, and if a row stands there twice."""
     path = folder / kind.FILE
     rows = [_of_file(path, f" row {n}:", kind, row) for n, row in enumerate(readable(path, read_jsonl), start=1)]
+    seen = set()
+    for n, row in enumerate(rows if kind.IDENTITY else (), start=1):
+        if (identity := tuple(getattr(row, name) for name in kind.IDENTITY)) in seen:
+            raise UserError(f"{path}: row {n}: it stands there twice; {REMEDY}")
+        seen.add(identity)
     return _unchanged(path, rows)
 
 

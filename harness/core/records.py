@@ -43,9 +43,13 @@ def settings_text(settings: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of a file, or of each row of a file; `FILE` is the file's name."""
+    """The content of a file, or of each row of a file.
+
+    `FILE` is the file's name; `IDENTITY` names the fields that together tell a row from all others, if any do.
+    """
 
     FILE: ClassVar[str]
+    IDENTITY: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ class Sample(Record):
     """
 
     FILE: ClassVar[str] = "samples.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("id",)
 
     id: str
     prompt: Prompt
@@ -224,6 +229,7 @@ class Measure(Record):
     """
 
     FILE: ClassVar[str] = "rows.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("at", "id")
 
     at: float
     id: str
@@ -265,6 +271,7 @@ class Judgement(Record):
     """
 
     FILE: ClassVar[str] = "judgements.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("id",)
 
     id: str
     status: str

@@ -75,6 +75,14 @@ def key_of(inputs: Mapping) -> str:
     return hash_value(inputs)[:KEY_LENGTH]
 
 
+def is_of_key(manifest: Mapping, key: str) -> bool:
+    """Whether the inputs that a manifest names are those of a key."""
+    try:
+        return key_of(manifest["inputs"]) == key
+    except ValueError:  # a number that no key is made of
+        return False
+
+
 def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
     """Return the artifact at `path` if it is complete, undamaged and, with `inputs`, was built from them; else None.
 

@@ -9,7 +9,7 @@ from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
 from harness.core.errors import UserError
 from harness.core.record_files import REMEDY
 from harness.core.records import COUNTED, TRAIN, Judgement
-from harness.core.store import MANIFEST, key_of
+from harness.core.store import MANIFEST, is_of_key
 from harness.reporting.cell_files import CellFiles
 
 
@@ -21,7 +21,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
     """
     manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
-    if inputs and key_of(inputs) != cell.key:
+    if train and not is_of_key(train, cell.key):
         raise UserError(f"{cell.folder / TRAIN}: {MANIFEST} names inputs of another cell; {REMEDY}")
     return {
         "key": cell.key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,9 @@ def load_measures(folder: Path) -> pd.DataFrame:
                 continue
             method = {name: value for name, value in cell.settings.items() if name not in STRENGTHS}
             frames.append(
-                pd.DataFrame(read_records(Measure, measured))[MEASURED].assign(
+                pd.DataFrame(read_records(Measure, measured), columns=[field.name for field in fields(Measure)])[
+                    MEASURED
+                ].assign(
                     evaluated_on=task,
                     trained_on=cell.trained_on,
                     loss=cell.loss,

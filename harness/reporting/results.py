@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import UserError, one_line
-from harness.core.record_files import read_failures, read_metrics, read_record, read_records, readable
+from harness.core.record_files import REMEDY, read_failures, read_metrics, read_record, read_records, readable
 from harness.core.records import (
     COUNTED,
     JUDGE,
@@ -121,6 +121,8 @@ def read_plan(folder: Path) -> PlanRecord:
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
         )
     plan = read_record(PlanRecord, folder)
+    if not plan.cells or not {task for cell in plan.cells for task in cell.evaluated_on} <= plan.baselines.keys():
+        raise UserError(f"{folder / PlanRecord.FILE}: it names no cells, or a task without its baseline; {REMEDY}")
     return replace(plan, cells=tuple({cell.key: cell for cell in plan.cells}.values()))
 
 

@@ -38,7 +38,7 @@ from harness.core.records import (
     TrainSummary,
     stage_folder,
 )
-from harness.core.store import DAMAGED, MANIFEST, key_of, read_json, read_manifest
+from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_json, read_manifest
 from harness.reporting.judge_checks import FOLDER, read_check
 from harness.reporting.results import is_of_samples
 
@@ -116,7 +116,7 @@ def _shared(path: Path, kind: str) -> Iterator[Finding | None]:
     manifest = yield from _artifact(path)
     if manifest and manifest["kind"] not in ("", kind):
         yield Finding(path, f"{MANIFEST} calls it {manifest['kind']!r}", ANEW)
-    if manifest and key_of(manifest["inputs"]) != path.name:
+    if manifest and not is_of_key(manifest, path.name):
         yield Finding(path, f"{MANIFEST} names the inputs of another key", ANEW)
 
 
@@ -190,7 +190,7 @@ def _cell(cell: Path, manifests: Mapping[str, Mapping | None]) -> Iterator[Findi
     train = manifests.get(TRAIN)
     if not train:
         return
-    if key_of(train["inputs"]) != cell.name:
+    if not is_of_key(train, cell.name):
         yield Finding(cell / TRAIN, f"{MANIFEST} names the inputs of another cell", ANEW)
     folder = cell / TRAIN
     anew = ANEW.format(path=folder)
@@ -229,8 +229,6 @@ def _rows(cell: Path, manifests: Mapping[str, Mapping | None]) -> tuple[dict[str
             findings.append(Finding(cell / name, _reason(error, cell / name), ANEW))
             continue
         counts = Counter((getattr(row, "at", None), row.id) for row in rows)
-        if twice := [id for (_, id), count in counts.items() if count > 1]:
-            findings.append(Finding(cell / name, f"{len(twice)} rows stand twice, such as {twice[0]!r}", ANEW))
         if stage == SAMPLE:
             ids[name] = {row.id for row in rows}
             continue

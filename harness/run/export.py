@@ -21,7 +21,7 @@ from harness.core.errors import UserError
 from harness.core.from_json import from_json
 from harness.core.record_files import REMEDY
 from harness.core.records import SFT, TRAIN
-from harness.core.store import MANIFEST, Artifact, Store, key_of, write_text
+from harness.core.store import MANIFEST, Artifact, Store, is_of_key, write_text
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.model_card import CARD, EXPERIMENT, Exported, model_card
 from harness.training.preference import kept_folder
@@ -105,7 +105,7 @@ def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
     if train is None:
         why = "".join(f": {failure.where}: {failure.reason}" for failure in cell.failures[:1])
         raise UserError(f"cell {cell.key} ({cell.label}) is not trained{why}; run {cell.experiment.name} first")
-    if key_of(train.manifest["inputs"]) != cell.key:
+    if not is_of_key(train.manifest, cell.key):
         raise UserError(f"{train.path} is damaged: {MANIFEST} names inputs of another cell; {REMEDY}")
     start = train.manifest["inputs"]["start"]
     sft = _undamaged(Store(cell.experiment.store).path(SFT, start))

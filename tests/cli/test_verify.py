@@ -125,7 +125,7 @@ DAMAGES = {
     ),
     "rows twice": (
         lambda r: rows_of(cell(r) / "judge-hh/judgements.jsonl", lambda rows: rows + rows[:2]),
-        "2 rows stand twice",
+        "row 7: it stands there twice",
     ),
     "verdicts cut": (
         lambda r: rows_of(cell(r) / "judge-hh/judgements.jsonl", lambda rows: rows[:4]),

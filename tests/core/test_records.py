@@ -123,6 +123,15 @@ def test_what_lists_and_mappings_hold_is_checked_too(tmp_path, change, message):
     assert str(raised.value) == f"{tmp_path / 'plan.json'}: {message}; another version wrote it, run it again"
 
 
+def test_a_row_that_stands_twice_is_named(tmp_path):
+    write_records(tmp_path, Sample, [SAMPLE, replace(SAMPLE, id="other"), SAMPLE])
+    with pytest.raises(UserError, match=r"samples\.jsonl: row 3: it stands there twice; run the experiment again"):
+        read_records(Sample, tmp_path)
+    measured = [ROWS[1], replace(ROWS[1], at=0.5)]
+    write_records(tmp_path, Measure, measured)
+    assert read_records(Measure, tmp_path) == measured, "of two policies"
+
+
 def test_what_is_no_object_is_named(tmp_path):
     write_json(tmp_path / "plan.json", [1])
     with pytest.raises(UserError, match=r"plan\.json: expected the fields of a PlanRecord, got \[1\]"):
