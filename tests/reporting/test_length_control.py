@@ -168,7 +168,7 @@ def test_a_damaged_table_of_the_judge_is_said_with_what_to_do(tmp_path, damage):
     cell = write_policy(tmp_path, "dpo", [1, 0], [10, 20])
     file = tmp_path / "cells" / cell["key"] / "judge-hh" / DIFFICULTY
     file.write_text(damage(json.dumps(difficulty_table("estimated").to_json({"hh-0": 0}))))
-    with pytest.raises(UserError, match=rf"{file}: cannot be read \("):
+    with pytest.raises(UserError, match=f"{file}: "):
         board(tmp_path, cell)
 
 
