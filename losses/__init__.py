@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from losses.batch import MissingData as MissingData
     from losses.batch import PreferenceBatch as PreferenceBatch
     from losses.batch import Side as Side
+    from losses.bounds import Bounds as Bounds
     from losses.modifiers import get_loss as get_loss
     from losses.modifiers import register_modifier as register_modifier
     from losses.needs import register_need as register_need
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from losses.spec import register_loss as register_loss
 
 _HOMES = {
+    "Bounds": "losses.bounds",
     "History": "losses.batch",
     "Lists": "losses.batch",
     "Loss": "losses.spec",

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 PAPER = "2406.05882"
@@ -20,7 +21,7 @@ def quantiles(values: Tensor, count: int) -> Tensor:
 
 
 @register_loss("aot", paper=PAPER, grid={"beta": BETAS}, couples_examples=True, start_value=lambda beta: math.log(2))
-def aot(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
+def aot(batch: PreferenceBatch, *, beta: Positive = 0.01) -> Tensor:
     """AOT on pairs: the sorted margins of the policy against the sorted margins of the reference.
 
     L_k = -log sigmoid(beta * (sort(l_w - l_l)_k - sort(ref_w - ref_l)_k)), one row for each rank k of the batch
@@ -45,7 +46,7 @@ def aot(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
     couples_examples=True,
     start_value=lambda beta: math.log(2),
 )
-def aot_unpaired(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
+def aot_unpaired(batch: PreferenceBatch, *, beta: Positive = 0.01) -> Tensor:
     """AOT on unpaired data: the sorted log-ratios of the chosen against those of the rejected responses.
 
     L_k = -log sigmoid(beta * (sort(s_w)_k - sort(s_l)_k)), one row for each rank k

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 PAPER = "2408.06266"
@@ -11,7 +12,7 @@ BETAS = [0.01, 0.05, 0.1, 0.3]
 
 
 @register_loss("apo_zero", paper=PAPER, grid={"beta": BETAS}, start_value=lambda beta: 1.0)
-def apo_zero(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def apo_zero(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """Chosen up, rejected down: for data whose chosen responses are better than the policy's own.
 
     L = 1 - sigmoid(beta * s_w) + sigmoid(beta * s_l)
@@ -32,7 +33,7 @@ def apo_zero(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     start_value=lambda beta: 1.0,
     sign_exceptions="lowers the chosen response's likelihood on purpose, and the rejected one's more",
 )
-def apo_down(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def apo_down(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """Both down, the rejected more: for data whose chosen responses are worse than the policy's own.
 
     L = sigmoid(beta * s_w) + 1 - sigmoid(beta * Delta)
@@ -47,7 +48,7 @@ def apo_down(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
 
 
 @register_loss("apo_zero_unpaired", paper=PAPER, grid={"beta": BETAS}, data="unpaired", start_value=lambda beta: 0.5)
-def apo_zero_unpaired(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def apo_zero_unpaired(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """`apo_zero` on unpaired data.
 
     L = 1 - sigmoid(beta * s_w) for a chosen, sigmoid(beta * s_l) for a rejected response

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 PAPER = "2404.04656"
@@ -30,7 +31,7 @@ def _rewards(batch: PreferenceBatch, beta: float) -> tuple[Tensor, Tensor]:
     couples_examples=True,
     start_value=lambda beta: math.log(2),
 )
-def bco(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def bco(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """A binary classifier of chosen against rejected responses whose logit is the reward less its running mean.
 
     L = -log sigmoid(beta * s_w - delta) for a chosen, -log sigmoid(delta - beta * s_l) for a rejected response,
@@ -54,7 +55,9 @@ def bco(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     needs=(*NEEDS, "density_ratios"),
     couples_examples=True,
 )
-def bco_udm(batch: PreferenceBatch, *, beta: float = 0.1, min_ratio: float = 0.5, max_ratio: float = 10.0) -> Tensor:
+def bco_udm(
+    batch: PreferenceBatch, *, beta: Positive = 0.1, min_ratio: Positive = 0.5, max_ratio: Positive = 10.0
+) -> Tensor:
     """BCO with underlying distribution matching: rejected responses are reweighted to the prompts of the chosen ones.
 
     L = bco for a chosen, w * bco for a rejected response, w = clip(p(chosen | x) / p(rejected | x), min, max)

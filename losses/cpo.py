@@ -4,11 +4,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
 @register_loss("cpo", paper="2401.08417", grid={"beta": [0.01, 0.05, 0.1], "alpha": [1.0]}, needs=())
-def cpo(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+def cpo(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Tensor:
     """DPO against a uniform reference, plus the NLL per token of the chosen response.
 
     L = -log sigmoid(beta * (l_w - l_l)) - alpha * l_w / |y_w|

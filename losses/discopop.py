@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import OpenShare, Positive
 from losses.spec import register_loss
 
 
@@ -16,7 +17,7 @@ from losses.spec import register_loss
     start_value=lambda beta, tau: 0.5 * math.log(2) + 0.5,
     sign_exceptions="not monotone: it rises with beta * Delta from about -0.12 to +0.07 (at tau = 0.05)",
 )
-def discopop(batch: PreferenceBatch, *, beta: float = 0.05, tau: float = 0.05) -> Tensor:
+def discopop(batch: PreferenceBatch, *, beta: Positive = 0.05, tau: OpenShare = 0.05) -> Tensor:
     """Log-ratio modulated loss (LRML): the logistic loss for negative margins, the exponential loss for positive ones.
 
     L = (1 - g) * -log sigmoid(rho) + g * exp(-rho), rho = beta * Delta, g = sigmoid(rho / tau)
@@ -26,10 +27,8 @@ def discopop(batch: PreferenceBatch, *, beta: float = 0.05, tau: float = 0.05) -
     Checked against: TRL `discopop`; `log_ratio_modulated_loss` of SakanaAI/DiscoPOP.
 
     Trap: written as above, g * exp(-rho) is 0 * infinity at very negative margins; here it is a single
-    exponential. Raises `ValueError` unless 0 < tau < 1. Returns `(n,)`.
+    exponential. Returns `(n,)`.
     """
-    if not 0 < tau < 1:
-        raise ValueError(f"discopop: tau must be above 0 and below 1, got {tau}")
     rho = beta * batch.logratio_margin
     behind = (-rho / tau).sigmoid() * -logsigmoid(rho)
     ahead = (logsigmoid(rho / tau) - rho).exp()

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -15,7 +16,7 @@ from losses.spec import register_loss
     grid={"beta": [0.01, 0.05, 0.1, 0.3]},
     start_value=lambda beta: math.log(2),
 )
-def dpo(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def dpo(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """Logistic regression on the difference of log-ratios.
 
     L = -log sigmoid(beta * Delta)
@@ -36,7 +37,7 @@ def dpo(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     reduction="mean",
     start_value=lambda beta: math.log(2),
 )
-def dpo_norm(batch: PreferenceBatch, *, beta: float = 5.0) -> Tensor:
+def dpo_norm(batch: PreferenceBatch, *, beta: Positive = 5.0) -> Tensor:
     """DPO on log-ratios per token: SimPO's normalisation, but with a reference and without a margin.
 
     L = -log sigmoid(beta * (s_w / |y_w| - s_l / |y_l|))
@@ -55,7 +56,7 @@ def dpo_norm(batch: PreferenceBatch, *, beta: float = 5.0) -> Tensor:
     paper="2404.19733",
     grid={"beta": [0.01, 0.05, 0.1, 0.3], "alpha": [0.005, 0.2, 1.0]},
 )
-def dpo_nll(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
+def dpo_nll(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Tensor:
     """DPO plus the NLL per token of the chosen response, which keeps its likelihood from falling.
 
     L = -log sigmoid(beta * Delta) - alpha * l_w / |y_w|

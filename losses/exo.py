@@ -1,11 +1,13 @@
 """Efficient Exact Optimization, on preference pairs."""
 
 import math
+from typing import Annotated
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Bounds, Positive
 from losses.spec import register_loss
 
 
@@ -20,7 +22,12 @@ def _start_value(beta: float, label_smoothing: float) -> float:
     start_value=_start_value,
     sign_exceptions="pulls the margin back once sigmoid(beta * Delta) exceeds 1 - label_smoothing",
 )
-def exo(batch: PreferenceBatch, *, beta: float = 0.5, label_smoothing: float = 0.001) -> Tensor:
+def exo(
+    batch: PreferenceBatch,
+    *,
+    beta: Positive = 0.5,
+    label_smoothing: Annotated[float, Bounds(above=0, below=0.5)] = 0.001,
+) -> Tensor:
     """EXO-pref: the reverse KL from the policy's preference between two responses to the smoothed label.
 
     L = KL(Bernoulli(sigmoid(beta * Delta)) || Bernoulli(1 - eps)), eps = label_smoothing
@@ -32,8 +39,6 @@ def exo(batch: PreferenceBatch, *, beta: float = 0.5, label_smoothing: float = 0
 
     Trap: eps must be in (0, 1/2), or `ValueError` is raised; at 0 the loss would be infinite. Returns `(n,)`.
     """
-    if not 0 < label_smoothing < 0.5:
-        raise ValueError(f"exo: label_smoothing must be above 0 and below 0.5, got {label_smoothing}")
     logits = beta * batch.logratio_margin
     kept = logits.sigmoid() * (logsigmoid(logits) - math.log1p(-label_smoothing))
     flipped = (-logits).sigmoid() * (logsigmoid(-logits) - math.log(label_smoothing))

@@ -3,6 +3,7 @@
 from torch import Tensor, relu
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -12,7 +13,7 @@ from losses.spec import register_loss
     grid={"gamma": [0.01, 0.05, 0.1]},
     start_value=lambda gamma: 1.0,
 )
-def hinge(batch: PreferenceBatch, *, gamma: float = 0.05) -> Tensor:
+def hinge(batch: PreferenceBatch, *, gamma: Positive = 0.05) -> Tensor:
     """RSO's hinge-norm: a support-vector machine on the log-ratio margin, 1 / gamma nats wide.
 
     L = max(0, 1 - gamma * Delta)
@@ -32,7 +33,7 @@ def hinge(batch: PreferenceBatch, *, gamma: float = 0.05) -> Tensor:
     grid={"delta": [0.1, 0.5, 1.0, 2.0], "lam": [0.1, 0.5, 1.0, 10.0]},
     needs=(),
 )
-def slic(batch: PreferenceBatch, *, delta: float = 1.0, lam: float = 0.1) -> Tensor:
+def slic(batch: PreferenceBatch, *, delta: NonNegative = 1.0, lam: NonNegative = 0.1) -> Tensor:
     """SLiC-HF: a hinge on the policy's own log-probs, regularised towards the chosen response.
 
     L = max(0, delta - l_w + l_l) - lam * l_w

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, OpenShare, Positive
 from losses.spec import register_loss
 
 
@@ -24,12 +25,12 @@ from losses.spec import register_loss
 def hpo(
     batch: PreferenceBatch,
     *,
-    beta: float = 0.1,
-    weight: float = 0.1,
-    temperature: float = 1.0,
-    max_weight: float = 20.0,
-    expectile: float = 0.7,
-    critic_coef: float = 0.01,
+    beta: Positive = 0.1,
+    weight: NonNegative = 0.1,
+    temperature: Positive = 1.0,
+    max_weight: Positive = 20.0,
+    expectile: OpenShare = 0.7,
+    critic_coef: NonNegative = 0.01,
 ) -> Tensor:
     """DPO plus the likelihood of both responses, each weighted by its score's advantage over V(x).
 

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 TAUS = [0.01, 0.1, 0.5, 1.0]
@@ -21,7 +22,7 @@ def _start_value(tau: float) -> float:
     start_value=_start_value,
     sign_exceptions=BEYOND_TARGET,
 )
-def ipo(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
+def ipo(batch: PreferenceBatch, *, tau: Positive = 0.1) -> Tensor:
     """Squared distance of the per-token log-ratio margin to its target.
 
     L = (s_w / |y_w| - s_l / |y_l| - 1 / (2 tau))^2
@@ -42,7 +43,7 @@ def ipo(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
     start_value=_start_value,
     sign_exceptions=BEYOND_TARGET,
 )
-def ipo_sum(batch: PreferenceBatch, *, tau: float = 0.1) -> Tensor:
+def ipo_sum(batch: PreferenceBatch, *, tau: Positive = 0.1) -> Tensor:
     """Squared distance of the summed log-ratio margin to its target.
 
     L = (Delta - 1 / (2 tau))^2

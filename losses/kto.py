@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 PAPER = "2402.01306"
@@ -26,7 +27,11 @@ def _rows(batch: PreferenceBatch, point: Tensor | float, beta: float, desirable:
     "kto", paper=PAPER, grid=GRID, data="unpaired", needs=("reference", "kl_pairs"), start_value=_start_value
 )
 def kto(
-    batch: PreferenceBatch, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    batch: PreferenceBatch,
+    *,
+    beta: Positive = 0.1,
+    desirable_weight: NonNegative = 1.0,
+    undesirable_weight: NonNegative = 1.0,
 ) -> Tensor:
     """Compares each response with a reference point, an estimate of KL(policy || reference).
 
@@ -49,7 +54,11 @@ def kto(
 
 @register_loss("kto_zero", paper=PAPER, grid=GRID, data="unpaired", start_value=_start_value)
 def kto_zero(
-    batch: PreferenceBatch, *, beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    batch: PreferenceBatch,
+    *,
+    beta: Positive = 0.1,
+    desirable_weight: NonNegative = 1.0,
+    undesirable_weight: NonNegative = 1.0,
 ) -> Tensor:
     """KTO with its reference point fixed at 0, which needs no mismatched pairs.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import ErrorRate, Positive
 from losses.spec import register_loss
 
 BETAS = [0.01, 0.05, 0.1, 0.3]
@@ -18,7 +19,7 @@ BETAS = [0.01, 0.05, 0.1, 0.3]
     start_value=lambda beta, label_smoothing: math.log(2),
     sign_exceptions="pulls the margin back once sigmoid(beta * Delta) exceeds 1 - label_smoothing",
 )
-def cdpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Tensor:
+def cdpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: ErrorRate = 0.1) -> Tensor:
     """Conservative DPO: cross-entropy to labels that are flipped with probability eps = label_smoothing.
 
     L = -(1 - eps) * log sigmoid(beta * Delta) - eps * log sigmoid(-beta * Delta)
@@ -40,7 +41,7 @@ def cdpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 
     grid={"beta": BETAS, "label_smoothing": [0.1, 0.2]},
     start_value=lambda beta, label_smoothing: math.log(2),
 )
-def robust_dpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Tensor:
+def robust_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: ErrorRate = 0.1) -> Tensor:
     """DPO corrected to be unbiased when labels are flipped with probability eps = label_smoothing, below 1/2.
 
     L = (-(1 - eps) * log sigmoid(beta * Delta) + eps * log sigmoid(-beta * Delta)) / (1 - 2 * eps)
@@ -49,10 +50,8 @@ def robust_dpo(batch: PreferenceBatch, *, beta: float = 0.1, label_smoothing: fl
 
     Checked against: TRL `robust`.
 
-    Trap: unbounded below, so negative values are expected. Returns `(n,)`; raises `ValueError` for eps >= 1/2.
+    Trap: unbounded below, so negative values are expected. Returns `(n,)`.
     """
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"robust_dpo: label_smoothing must be from 0 to below 0.5, got {label_smoothing}")
     logits = beta * batch.logratio_margin
     clean, flipped = -logsigmoid(logits), -logsigmoid(-logits)
     return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)

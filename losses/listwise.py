@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import Lists, PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 TARGET_SIGN = "pulls a response back once the policy favours it by more than the scores do"
@@ -29,7 +30,7 @@ def target_shares(lists: Lists, temperature: float) -> Tensor:
     grid={"beta": [0.05, 0.1, 0.5], "score_scale": [1.0, 10.0]},
     data="listwise",
 )
-def lipo(batch: PreferenceBatch, *, beta: float = 0.05, score_scale: float = 1.0) -> Tensor:
+def lipo(batch: PreferenceBatch, *, beta: Positive = 0.05, score_scale: Positive = 1.0) -> Tensor:
     """LiPO-lambda: pairwise logistic losses, weighted by how much swapping the two would cost the ranking (LambdaRank).
 
     L = sum_{i, j: psi_i > psi_j} D_ij * -log sigmoid(beta * (s_i - s_j)),
@@ -64,7 +65,7 @@ def lipo(batch: PreferenceBatch, *, beta: float = 0.05, score_scale: float = 1.0
     needs=("reference", "scores"),
     sign_exceptions=TARGET_SIGN,
 )
-def info_nca(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float = 1.0) -> Tensor:
+def info_nca(batch: PreferenceBatch, *, beta: Positive = 0.01, temperature: Positive = 1.0) -> Tensor:
     """InfoNCA: cross-entropy of the policy's distribution over the responses to the softmax of their scores.
 
     L = -sum_i softmax_i(r / temperature) * log softmax_i(beta * s)
@@ -89,7 +90,7 @@ def info_nca(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float =
     start_value=lambda beta, temperature: 2 * math.log(2),
     sign_exceptions=TARGET_SIGN,
 )
-def nca_reward(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float = 1.0) -> Tensor:
+def nca_reward(batch: PreferenceBatch, *, beta: Positive = 0.01, temperature: Positive = 1.0) -> Tensor:
     """NCA on scored lists: each response is contrasted with noise, which also constrains absolute likelihoods.
 
     L = -sum_i (softmax_i(r / temperature) * log sigmoid(beta * s_i) + log sigmoid(-beta * s_i) / K)
@@ -114,7 +115,7 @@ def nca_reward(batch: PreferenceBatch, *, beta: float = 0.01, temperature: float
     needs=("reference", "scores"),
     sign_exceptions=TARGET_SIGN,
 )
-def exo_rw(batch: PreferenceBatch, *, beta: float = 0.5, temperature: float = 0.5) -> Tensor:
+def exo_rw(batch: PreferenceBatch, *, beta: Positive = 0.5, temperature: Positive = 0.5) -> Tensor:
     """EXO on scored lists: the reverse KL from the policy's choice of response to the softmax of the scores.
 
     L = KL(softmax(beta * s) || softmax(r / temperature))

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 
@@ -16,7 +17,7 @@ from losses.spec import register_loss
     start_value=lambda beta: 2 * math.log(2),
     sign_exceptions="pulls the chosen reward beta * s_w back once it exceeds log 2",
 )
-def nca(batch: PreferenceBatch, *, beta: float = 0.01) -> Tensor:
+def nca(batch: PreferenceBatch, *, beta: Positive = 0.01) -> Tensor:
     """Contrasts each response with noise: unlike DPO it also constrains the absolute likelihood of the chosen one.
 
     L = -log sigmoid(r_w) - log sigmoid(-r_w) / 2 - log sigmoid(-r_l) / 2, r = beta * s

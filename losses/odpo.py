@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -13,7 +14,7 @@ from losses.spec import register_loss
     grid={"beta": [0.05, 0.5, 0.7], "alpha": [0.5, 1.0]},
     needs=("reference", "scores"),
 )
-def odpo(batch: PreferenceBatch, *, beta: float = 0.5, alpha: float = 1.0) -> Tensor:
+def odpo(batch: PreferenceBatch, *, beta: Positive = 0.5, alpha: NonNegative = 1.0) -> Tensor:
     """DPO with a target margin that grows with the difference of the responses' scores r.
 
     L = -log sigmoid(beta * Delta - alpha * log(r_w - r_l))

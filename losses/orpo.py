@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative
 from losses.numerics import log_odds
 from losses.spec import register_loss
 
@@ -15,7 +16,7 @@ from losses.spec import register_loss
     needs=(),
     reduction="mean",
 )
-def orpo(batch: PreferenceBatch, *, lam: float = 0.1) -> Tensor:
+def orpo(batch: PreferenceBatch, *, lam: NonNegative = 0.1) -> Tensor:
     """The chosen response's NLL plus a penalty on the odds ratio of the two responses; no reference.
 
     L = -lbar_w - lam * log sigmoid(odds_w - odds_l), lbar = l / |y|, odds = lbar - log(1 - exp(lbar))

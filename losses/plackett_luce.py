@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 
@@ -13,7 +14,7 @@ from losses.spec import register_loss
     grid={"beta": [0.01, 0.05, 0.1, 0.3]},
     data="listwise",
 )
-def plackett_luce(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def plackett_luce(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """Listwise DPO: the Plackett-Luce likelihood of the responses in the order of their scores.
 
     L = -sum_k [ z_k - log sum_{j: r_j <= r_k} exp(z_j) ], z_k = beta * s_k

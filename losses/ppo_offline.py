@@ -1,10 +1,13 @@
 """Offline Proximal Policy Optimization: PPO's clipped surrogate on the responses of the data set."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from losses.batch import PreferenceBatch, Side
+from losses.bounds import Bounds, NonNegative, Share
 from losses.numerics import exp
 from losses.spec import register_loss
 
@@ -47,11 +50,11 @@ def advantages(side: Side, reward: float, gamma: float, lam: float) -> Tensor:
 def ppo_offline(
     batch: PreferenceBatch,
     *,
-    clip: float = 0.5,
-    critic_coef: float = 0.01,
-    kl_coef: float = 0.1,
-    gamma: float = 0.99,
-    lam: float = 0.95,
+    clip: Annotated[float, Bounds(above=0, at_most=1)] = 0.5,
+    critic_coef: NonNegative = 0.01,
+    kl_coef: NonNegative = 0.1,
+    gamma: Share = 0.99,
+    lam: Share = 0.95,
 ) -> Tensor:
     """OFFLINE PPO, not comparable with online PPO: it samples nothing, and its behaviour policy is the reference.
 
@@ -72,8 +75,6 @@ def ppo_offline(
     the data's tokens down where this one pushes them up. A row is the sum over its tokens times (rows / tokens), so
     that the mean over rows equals the mean over tokens. Returns `(M + N,)`.
     """
-    if not 0 < clip <= 1:
-        raise ValueError(f"clip must be above 0 and at most 1 (the range is clip to 1 / clip), got {clip}")
     now = batch.require("stopped")
     sides = [(batch.chosen, now.chosen, 1.0), (batch.rejected, now.rejected, -1.0)]
     raw = [advantages(constant, reward, gamma, lam) for _, constant, reward in sides]

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -12,7 +13,7 @@ from losses.spec import register_loss
     paper="2403.19159",
     grid={"beta": [0.01, 0.05, 0.1], "alpha": [0.005, 0.05, 0.1, 0.5, 1.0]},
 )
-def r_dpo(batch: PreferenceBatch, *, beta: float = 0.1, alpha: float = 0.05) -> Tensor:
+def r_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative = 0.05) -> Tensor:
     """DPO in which a longer chosen response needs a smaller log-ratio margin.
 
     L = -log sigmoid(beta * Delta + alpha * (|y_w| - |y_l|))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive, Share
 from losses.registry import Registry, RegistryError, origin_of
 from losses.spec import register_loss
 
@@ -137,7 +138,7 @@ def weighted_losses(batch: PreferenceBatch, beta: float, weights: Tensor) -> Ten
     couples_examples=True,
     start_value=lambda beta, temperature: math.log(2),
 )
-def rpo_paired(batch: PreferenceBatch, *, beta: float = 0.1, temperature: float = 0.5) -> Tensor:
+def rpo_paired(batch: PreferenceBatch, *, beta: Positive = 0.1, temperature: Positive = 0.5) -> Tensor:
     """RPO on pairs: contrasts between prompts, weighted inside the sigmoid by prompt similarity.
 
     L_i = mean_j -log sigmoid(beta * W_ij * Delta_ij), W = softmax_j(-(1 - cos(x_i, x_j)) / temperature)
@@ -161,7 +162,7 @@ def rpo_paired(batch: PreferenceBatch, *, beta: float = 0.1, temperature: float 
     couples_examples=True,
     start_value=lambda beta, temperature: math.log(2),
 )
-def rpo_unpaired(batch: PreferenceBatch, *, beta: float = 0.1, temperature: float = 0.5) -> Tensor:
+def rpo_unpaired(batch: PreferenceBatch, *, beta: Positive = 0.1, temperature: Positive = 0.5) -> Tensor:
     """RPO on unpaired data: M chosen responses against N rejected ones to other prompts.
 
     L_i = mean_j -log sigmoid(beta * W_ij * Delta_ij), W = softmax_j(-(1 - cos(x_i, x_j)) / temperature)
@@ -185,7 +186,7 @@ def rpo_unpaired(batch: PreferenceBatch, *, beta: float = 0.1, temperature: floa
     couples_examples=True,
     start_value=lambda beta: math.log(2),
 )
-def rpo_uniform(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
+def rpo_uniform(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
     """RPO on pairs with every weight 1: the paper's ablation without embeddings.
 
     L_i = mean_j -log sigmoid(beta * Delta_ij)
@@ -206,7 +207,7 @@ def rpo_uniform(batch: PreferenceBatch, *, beta: float = 0.1) -> Tensor:
     couples_examples=True,
     start_value=lambda beta, diagonal_weight: math.log(2),
 )
-def rpo_diagonal(batch: PreferenceBatch, *, beta: float = 0.1, diagonal_weight: float = 0.8) -> Tensor:
+def rpo_diagonal(batch: PreferenceBatch, *, beta: Positive = 0.1, diagonal_weight: Share = 0.8) -> Tensor:
     """RPO on pairs with one weight for the pair itself and the rest split evenly among all other contrasts.
 
     L_i = a * -log sigmoid(beta * Delta_ii) + (1 - a) * mean_{j != i} -log sigmoid(beta * Delta_ij), a = diagonal_weight
@@ -230,7 +231,9 @@ def rpo_diagonal(batch: PreferenceBatch, *, beta: float = 0.1, diagonal_weight: 
     couples_examples=True,
     start_value=lambda weighting, beta, temperature: math.log(2),
 )
-def rpo(batch: PreferenceBatch, *, weighting: str = "embedding", beta: float = 0.1, temperature: float = 0.5) -> Tensor:
+def rpo(
+    batch: PreferenceBatch, *, weighting: str = "embedding", beta: Positive = 0.1, temperature: Positive = 0.5
+) -> Tensor:
     """RPO on pairs with the weighting as a hyper-parameter, so that weightings can be compared in one grid.
 
     L_i = mean_j -log sigmoid(beta * W_ij * Delta_ij), or sum_j W_ij * -log sigmoid(beta * Delta_ij) for a weighting

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -14,7 +15,7 @@ from losses.spec import register_loss
     needs=(),
     reduction="mean",
 )
-def simpo(batch: PreferenceBatch, *, beta: float = 2.0, gamma_ratio: float = 0.5) -> Tensor:
+def simpo(batch: PreferenceBatch, *, beta: Positive = 2.0, gamma_ratio: NonNegative = 0.5) -> Tensor:
     """Logistic loss on the difference of mean log-probs, less a target margin; no reference.
 
     L = -log sigmoid(beta * (l_w / |y_w| - l_l / |y_l| - gamma_ratio))

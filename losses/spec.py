@@ -14,11 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import UNBOUNDED, Bounds
 from losses.needs import NEEDS
 from losses.registry import Registry, RegistryError, nearest, origin_of
 
 DATA_KINDS = ("paired", "unpaired", "listwise")
 REDUCTIONS = {"sum": "sum over tokens", "mean": "mean over tokens", "token": "tokens one by one"}
+LARGEST, INTEGERS = 3.4e38, 2**63 - 1  # the ends of float32, in which losses are computed, and of 64 bits
 HYPERPARAMETER_TYPES = (bool, int, float, str)
 
 
@@ -31,14 +33,18 @@ class Hyperparameter:
     default: bool | int | float | str
     grid: tuple
     choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
+    bounds: Bounds = UNBOUNDED  # of a number
 
     def check(self, value: Any, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) <= sys.float_info.max else math.inf
         kind: Any = type(value)
-        if kind is not self.type or (self.type is float and not math.isfinite(value)):
+        limit = {float: LARGEST, int: INTEGERS}.get(self.type, math.inf)
+        if kind is not self.type or (self.type in (float, int) and not abs(value) <= limit):
             raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
+        if self.type in (int, float) and value not in self.bounds:
+            raise RegistryError(f"{owner}: {self.name} must be {self.bounds}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
         return value
@@ -194,15 +200,15 @@ def hyperparameters_of(
 ) -> dict[str, Hyperparameter]:
     """Return a function's arguments after the first `skip`; raise `RegistryError` for an invalid one."""
     keywords = list(inspect.signature(function).parameters.values())[skip:]
-    types = typing.get_type_hints(function)
+    types = typing.get_type_hints(function, include_extras=True)
     hyperparameters = {}
     for keyword in keywords:
         if keyword.kind is not keyword.KEYWORD_ONLY or keyword.default is keyword.empty:
             raise RegistryError(f"{where}: {keyword.name!r} must be keyword-only (after *) and have a default")
-        kind = types.get(keyword.name, type(keyword.default))
+        kind, bounds = _with_bounds(types.get(keyword.name, type(keyword.default)))
         if kind not in HYPERPARAMETER_TYPES:
             raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
-        parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name))
+        parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name), bounds)
         hyperparameters[keyword.name] = replace(
             parameter,
             default=parameter.check(keyword.default, where),
@@ -215,3 +221,11 @@ def hyperparameters_of(
                     f"{where}: the {what} {name!r}, which is no argument{nearest(name, hyperparameters)}"
                 )
     return hyperparameters
+
+
+def _with_bounds(annotation: Any) -> tuple[Any, Bounds]:
+    """Return the type and the bounds of an annotation; plain types have none."""
+    if typing.get_origin(annotation) is not typing.Annotated:
+        return annotation, UNBOUNDED
+    kind, *others = typing.get_args(annotation)
+    return kind, next((other for other in others if isinstance(other, Bounds)), UNBOUNDED)

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from losses.batch import PreferenceBatch
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 
@@ -13,7 +14,7 @@ from losses.spec import register_loss
     start_value=lambda beta: 0.5 / beta**2,
     sign_exceptions="pulls a log-ratio back once it is beyond its target of +-1 / (2 beta)",
 )
-def sppo(batch: PreferenceBatch, *, beta: float = 0.001) -> Tensor:
+def sppo(batch: PreferenceBatch, *, beta: Positive = 0.001) -> Tensor:
     """Squared distance of each log-ratio to its target: the win probability, less 1/2, over beta.
 
     L = (s_w - 1 / (2 beta))^2 + (s_l + 1 / (2 beta))^2

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
+from losses.bounds import NonNegative, Positive
 from losses.spec import register_loss
 
 PAPER = "2405.21040"
@@ -16,7 +17,7 @@ def _refinement(batch: PreferenceBatch) -> Tensor:
 
 
 @register_loss("sr_dpo", paper=PAPER, grid={"beta": [0.05, 0.1, 0.3], "lam": [0.001, 0.01, 0.1]}, needs=NEEDS)
-def sr_dpo(batch: PreferenceBatch, *, beta: float = 0.1, lam: float = 0.01) -> Tensor:
+def sr_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, lam: NonNegative = 0.01) -> Tensor:
     """DPO whose target margin grows with the policy's own margin, without gradient, under an evaluator's prompt p.
 
     L = -log sigmoid(beta * Delta - lam * Delta_pi), Delta_pi = log pi(y_w | p + x) - log pi(y_l | p + x)
@@ -38,7 +39,7 @@ def sr_dpo(batch: PreferenceBatch, *, beta: float = 0.1, lam: float = 0.01) -> T
     needs=NEEDS,
     sign_exceptions="pulls the margin back once it exceeds its target",
 )
-def sr_ipo(batch: PreferenceBatch, *, tau: float = 0.1, lam: float = 0.01) -> Tensor:
+def sr_ipo(batch: PreferenceBatch, *, tau: Positive = 0.1, lam: NonNegative = 0.01) -> Tensor:
     """IPO whose target margin grows with the policy's own margin, without gradient, under an evaluator's prompt p.
 
     L = (Delta - lam * Delta_pi - 1 / (2 tau))^2, Delta_pi = log pi(y_w | p + x) - log pi(y_l | p + x)

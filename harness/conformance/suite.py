@@ -113,7 +113,8 @@ def hyperparameters(loss: Loss) -> str:
             raise CheckFailed(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
         if p.default not in p.grid:
             raise CheckFailed(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
-        others = [value for value in p.grid if value != p.default] or [1.1 * p.default] * (p.type is float)
+        near = [value for value in (1.1 * p.default, 0.9 * p.default) if value in p.bounds] if p.type is float else []
+        others = [value for value in p.grid if value != p.default] or near[:1]
         rows = [loss(batch, **{**defaults, name: value}) for value in (p.default, *others)]
         if others and all(torch.equal(rows[0], other) for other in rows[1:]):
             raise CheckFailed(f"{name} changes nothing: leave it out")
