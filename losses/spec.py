@@ -20,6 +20,7 @@ from losses.registry import Registry, RegistryError, nearest, origin_of
 
 DATA_KINDS = ("paired", "unpaired", "listwise")
 REDUCTIONS = {"sum": "sum over tokens", "mean": "mean over tokens", "token": "tokens one by one"}
+LARGEST = {float: 3.4e38, int: 2**63 - 1}  # the ends of float32, in which losses are computed, and of 64 bits
 HYPERPARAMETER_TYPES = (bool, int, float, str)
 
 
@@ -44,7 +45,8 @@ class Hyperparameter:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) <= sys.float_info.max else math.inf
         kind: Any = type(value)
-        if kind is not self.type or (kind is float and not math.isfinite(value)) or value not in self.bounds:
+        fits = kind is self.type and (kind not in LARGEST or abs(value) <= LARGEST[kind])
+        if not fits or value not in self.bounds:
             raise RegistryError(f"{owner}: {self.name} must be a {self.kind}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.errors import one_line
+from harness.core.terminal import visible
 from harness.reporting.judge_panel import ranking_agreements
 from harness.reporting.leaderboard import INCOMPLETE, OK
 from harness.reporting.results import POLICY
 
 NOTHING = "-"  # where there is no number
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what a cell begins with that a spreadsheet may run
+FORMULA = tuple("=+-@\n\uff1d\uff0b\uff0d\uff20")  # what a cell begins with that a spreadsheet may run
 Z = 1.96  # standard errors on each side in a 95 % interval of a mean
 
 
@@ -44,16 +45,17 @@ def markdown(frame: pd.DataFrame, experiment: str, decoding: Mapping) -> str:
 def csv_text(frame: pd.DataFrame) -> str:
     """Return a frame as CSV in which no text is a formula: a cell that a spreadsheet would run begins with `'`.
 
-    Names, settings and the ids of prompts come from plugins and data. Numbers stay as they are.
+    Control characters are spelled out: a lone carriage return would begin a row. Names, settings and the ids of prompts
+    come from plugins and data. Numbers stay as they are.
     """
     safe = frame.copy()
     for column in frame.columns[[not is_numeric_dtype(kind) for kind in frame.dtypes]]:
-        safe[column] = frame[column].map(_no_formula)
+        safe[column] = frame[column].map(lambda cell: _no_formula(visible(cell)) if isinstance(cell, str) else cell)
     return safe.to_csv(index=False, lineterminator="\n")
 
 
-def _no_formula(cell: object) -> object:
-    if not (isinstance(cell, str) and cell.startswith(FORMULA)):
+def _no_formula(cell: str) -> str:
+    if not cell.startswith(FORMULA):
         return cell
     try:
         float(cell)

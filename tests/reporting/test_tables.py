@@ -123,14 +123,16 @@ def test_brackets_in_what_others_wrote_are_not_taken_for_styles(leaderboard):
     assert "dpo name=[/green]x" in text
 
 
-@pytest.mark.parametrize(
-    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1"]
-)
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\n=1", "\uff1d1+1"])
 def test_no_text_is_a_formula_in_a_spreadsheet(text):
     frame = pd.DataFrame({"loss": [text, "dpo"], "win_rate": [-1.5, 2.0]})
     read = pd.read_csv(io.StringIO(csv_text(frame)))
     assert read["loss"].tolist() == [f"'{text}", "dpo"]
     assert read["win_rate"].tolist() == [-1.5, 2.0]
+
+
+def test_control_characters_are_spelled_out_in_a_csv():
+    assert csv_text(pd.DataFrame({"loss": ["a\r=1\x1b[2J", "\t=1"]})) == "loss\na\\r=1\\x1b[2J\n\\t=1\n"
 
 
 @pytest.mark.parametrize("text", ["-1.5", "+3", "-1e-05", "-inf", "a=1", "x - y"])
