@@ -14,6 +14,7 @@ from filelock import FileLock
 from harness.cli.main import main
 from harness.core.hashing import hash_file
 from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
+from harness.evaluation.endpoint.cache import CACHE_FILE
 
 
 @pytest.fixture
@@ -81,6 +82,13 @@ def edit(file: Path, **changes) -> None:
     write_json(file, {**read_json(file), **changes})
 
 
+def answers(results: Path) -> Path:
+    """The file of the answers that were paid for."""
+    file = results / "store" / CACHE_FILE
+    file.parent.mkdir(exist_ok=True)
+    return file
+
+
 def rows_of(file: Path, change) -> None:
     write_jsonl(file, change(read_jsonl(file)))
     rehash(file.parent)
@@ -136,7 +144,7 @@ DAMAGES = {
         "row 1: field 'status': expected str, got 1",
     ),
     "answers": (
-        lambda r: (r / "store/judgements.sqlite").write_bytes(b"no data base" * 100),
+        lambda r: answers(r).write_bytes(b"no data base" * 100),
         "the data base is damaged",
     ),
     "check": (
@@ -158,7 +166,7 @@ def test_a_damage_is_one_line_that_says_what_to_do(results, verify, damage):
 
 
 def test_answers_that_can_be_read_are_fine(results, verify):
-    with sqlite3.connect(results / "store/judgements.sqlite") as connection:
+    with sqlite3.connect(answers(results)) as connection:
         connection.execute("CREATE TABLE answers (key TEXT)")
     assert verify(results)[0] == 0
 
