@@ -33,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
     model = draft.model()
     console = Terminal()
     for line in draft_lines(draft) if model is None else cost_lines(make_plan(draft, model)):
-        console.line(line)
+        console.say(line)
     return 0

@@ -26,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
 
     console = Terminal()
     print_leaderboard(write_report(experiment.folder), console)
-    console.line(f"report in {experiment.folder}")
+    console.say(f"report in {experiment.folder}")
     return 0

@@ -13,6 +13,7 @@ from typing import TypeVar
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
+from harness.core.secrets import all_masked
 from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
 
 R = TypeVar("R", bound=Record)
@@ -23,8 +24,8 @@ DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write one record to its file in a folder."""
-    write_json(folder / record.FILE, asdict(record))
+    """Write one record to its file in a folder; secrets of the environment are masked."""
+    write_json(folder / record.FILE, all_masked(asdict(record)))
 
 
 def write_records(folder: Path, kind: type[R], records: Iterable[R]) -> None:

@@ -41,7 +41,7 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     if todo:
         worker.check_model()
     for line in announcement(plan, worker, len(todo)):
-        console.line(line)
+        console.say(line)
     try:
         with Display(console, len(plan.cells)) as display:
             judges = _make_judges(plan, worker, display)
@@ -54,9 +54,9 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     worker.accelerator.wait_for_everyone()
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
-    console.line(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
+    console.say(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
     for label, failure in failures:
-        console.line(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
+        console.say(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
     return 1 if failures else 0
 
 
