@@ -48,5 +48,5 @@ def run(options: argparse.Namespace) -> int:
         console.print(table)
     failed = [name for name, outcomes in outcomes_of.items() if any(o.status == FAILED for o in outcomes)]
     verdict = f"failed: {', '.join(failed)}" if failed else "all checks passed"
-    console.line(f"{len(outcomes_of)} checked, {verdict}")
+    console.say(f"{len(outcomes_of)} checked, {verdict}")
     return 1 if failed else 0

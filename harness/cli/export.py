@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     wanted = ExportOptions(options.at, options.adapter, options.dtype, options.model)
     exported = export_cell(cell, Path(options.into), wanted, _command(cell.key, options))
-    Terminal().line(f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}")
+    Terminal().say(f"{cell.label} ({cell.key}) is in {options.into}: {exported.described}")
     return 0
 
 

@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     console = Terminal()
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)
-    console.line(f"model in {artifact.path}")
+    console.say(f"model in {artifact.path}")
     if options.into:
         words = [options.experiment, *options.overrides, "--into", options.into]
         export(artifact, Path(options.into), shlex.join(["python", "-m", "harness", "pretrain", *words]))
-        console.line(f"copied to {options.into}")
+        console.say(f"copied to {options.into}")
     return 0

@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> int:
     console = Terminal()
     print_leaderboard(write_report(experiment.folder), console)
     for line in mixed_lines(experiment.folder):
-        console.line(f"warning: {line}", style="yellow")
-    console.line(f"report in {experiment.folder}")
+        console.say(f"warning: {line}", style="yellow")
+    console.say(f"report in {experiment.folder}")
     return 0

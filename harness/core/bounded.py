@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 from harness.core.errors import UserError
 
@@ -20,7 +20,7 @@ def most_unpacked(path: Path) -> int:
     return max(FREE, RATIO * path.stat().st_size)
 
 
-def open_bounded(path: Path) -> IO[bytes]:
+def open_bounded(path: Path) -> BinaryIO:
     """Open a file for reading, gzipped (by its first bytes or its name) or not.
 
     Raises `UserError` for one that unpacks to more than `most_unpacked`, and what `gzip` raises for a damaged one.
@@ -30,7 +30,7 @@ def open_bounded(path: Path) -> IO[bytes]:
     if not packed:
         return open(path, "rb")
     _check_unpacked(path)  # unpacking is fast; parsing as much before it is noticed would take minutes
-    return gzip.open(path, "rb")
+    return cast(BinaryIO, gzip.open(path, "rb"))
 
 
 def bounded_lines(path: Path) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.integrity import damage_of
 from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
+from harness.core.secrets import all_masked
 from harness.core.store import DAMAGED, MANIFEST, read_json, read_jsonl, read_manifest, write_json, write_jsonl
 
 R = TypeVar("R", bound=Record)
@@ -24,8 +25,8 @@ REMEDY = "run the experiment again, which makes it anew"
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write one record to its file in a folder."""
-    write_json(folder / record.FILE, asdict(record))
+    """Write one record to its file in a folder; secrets of the environment are masked."""
+    write_json(folder / record.FILE, all_masked(asdict(record)))
 
 
 def write_records(folder: Path, kind: type[R], records: Iterable[R]) -> None:

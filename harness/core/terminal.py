@@ -43,7 +43,7 @@ class Terminal(Console):
         """Return a string as text, cleaned before its width is measured: cells of tables, titles, notes."""
         return super().render_str(visible(masked(text)), **options)
 
-    def line(self, text: str, style: str = "") -> None:
+    def say(self, text: str, style: str = "") -> None:
         """Print one line, however long: line breaks in the text are spelled out."""
         self.print(Text(_on_one_line(masked(text)), style=style), soft_wrap=True)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.core.environment import environment
+from harness.core.secrets import all_masked
 from harness.core.store import read_json, write_json
 from harness.experiment.plan import Plan
 from harness.run.example import first_example
@@ -17,17 +18,17 @@ def write_manifest(plan: Plan, folder: Path, trains: bool) -> None:
 
     A run that finds everything done leaves it, with the environment in which it was computed.
     """
-    path, config = folder / "manifest.json", json.loads(json.dumps(asdict(plan.experiment)))
+    path, config = folder / "manifest.json", all_masked(json.loads(json.dumps(asdict(plan.experiment))))
     try:
         before = read_json(path)["config"]
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         before = None
     if trains or before != config:
-        write_json(path, describe_run(plan))
+        write_json(path, all_masked(describe_run(plan)))
 
 
 def describe_run(plan: Plan) -> dict:
-    """Return the manifest of a run. It holds no secrets: a configuration has none, and none are read here.
+    """Return the manifest of a run. Experiment files with secrets are refused, and no environment variable is read.
 
     `environment` describes the run that wrote it; a cell's own is in `train/environment.json`.
     """

@@ -47,7 +47,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.line(text)
+        self.console.say(text)
 
     def cell_done(self) -> None:
         """Count a cell as finished."""

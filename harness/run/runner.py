@@ -44,7 +44,7 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     if todo:
         worker.check_model()
     for line in announcement(plan, worker, len(todo)):
-        console.line(line)
+        console.say(line)
     try:
         with Display(console, len(plan.cells)) as display:
             judges = _make_judges(plan, worker, display)
@@ -58,12 +58,12 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
         for line in mixed_lines(experiment.folder):
-            console.line(f"warning: {line}", style="yellow")
-    console.line(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
+            console.say(f"warning: {line}", style="yellow")
+    console.say(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
     for label, failure in failures:
-        console.line(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
+        console.say(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
     for line in worker.unjudged:
-        console.line(f"incomplete: {line}", style="yellow")
+        console.say(f"incomplete: {line}", style="yellow")
     return 1 if failures or worker.unjudged else 0
 
 

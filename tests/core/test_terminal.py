@@ -21,13 +21,13 @@ def terminal(request):
 
 
 def test_a_line_is_one_line_whatever_it_holds(terminal):
-    terminal.line(f"  {HOSTILE}")
+    terminal.say(f"  {HOSTILE}")
     assert terminal.file.getvalue() == f"  {CLEAN}\n"
 
 
 def test_a_line_is_not_wrapped():
     terminal = Terminal(file=io.StringIO(), width=20)
-    terminal.line("word " * 50)
+    terminal.say("word " * 50)
     assert terminal.file.getvalue().count("\n") == 1
 
 
@@ -77,7 +77,7 @@ def test_a_warning_is_one_line():
 def test_secrets_of_the_environment_are_masked_wherever_something_is_printed(monkeypatch, capsys):
     monkeypatch.setenv("SOME_API_KEY", "sk-0123456789")
     terminal = Terminal(file=io.StringIO(), width=100)
-    terminal.line("the key is sk-0123456789")
+    terminal.say("the key is sk-0123456789")
     terminal.lines('{"key": "sk-0123456789"}')
     table = Table("a")
     table.add_row("sk-0123456789")
