@@ -265,9 +265,9 @@ class Judgement(Record):
       tie, and values in between if the judge reports its confidence.
     - `flipped`: whether the two orders gave opposite verdicts; `first`: the share of verdicts for the response shown
       first. Both are None if the judge does not depend on the order, or was asked in one order.
+    - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     - `graded`: the share of its verdicts that come from log-probs, so that they lie between 0 and 1; the others are 0
       or 1. None for a judge without such verdicts.
-    - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     """
 
     FILE: ClassVar[str] = "judgements.jsonl"
@@ -279,8 +279,8 @@ class Judgement(Record):
     flipped: bool | None = None
     detail: str = ""
     first: float | None = None
-    graded: float | None = None
     usage: Usage | None = None
+    graded: float | None = None
 
 
 @dataclass(frozen=True)
