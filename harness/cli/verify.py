@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.cli.arguments import add_command
+from harness.core.terminal import Terminal
 
 HELP = "Check every stored file: sizes, hashes, keys and rows. Needs no torch, GPU or key."
 EPILOG = """examples:
@@ -18,7 +17,7 @@ It reads and hashes every file of the experiments and of what they share, and sa
 do. It mends nothing. Runs and reports check what they use themselves, and hash a file only if its size or times have
 changed; this command also finds damage that leaves those as they were, on a failing disk for example.
 
-exit status: 0 everything is as it was written, 1 something is damaged, 2 there are no results"""
+exit status: 0 everything is as it was written, 1 something is damaged, 2 something else must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -37,15 +36,14 @@ def run(options: argparse.Namespace) -> int:
     """Check a results folder and print what is wrong."""
     from harness.reporting.verify import verify
 
-    console, artifacts, damaged = Console(), 0, 0
+    console, artifacts, damaged = Terminal(), 0, 0
     for finding in verify(Path(options.results)):
         if finding is None:
             artifacts += 1
             continue
         damaged += finding.damage
-        line = f"{'damaged' if finding.damage else 'left over'}: {finding}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True, style="red" if finding.damage else "yellow")
+        what, style = ("damaged", "red") if finding.damage else ("left over", "yellow")
+        console.say(f"{what}: {finding}", style=style)
     told = f"faults: {damaged}" if damaged else "all that is complete is as it was written"
-    line = f"{options.results}: {artifacts} artifacts checked; {told}"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.say(f"{options.results}: {artifacts} artifacts checked; {told}")
     return 1 if damaged else 0

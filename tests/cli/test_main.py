@@ -71,9 +71,9 @@ def test_a_hyperparameter_of_the_wrong_type(refuses):
         ("dpo", {"beta": -1}, "loss 'dpo': beta must be a float above 0, got -1.0"),
         ("dpo", {"beta": 0}, "loss 'dpo': beta must be a float above 0, got 0.0"),
         ("ipo", {"tau": [0.1, 0]}, "loss 'ipo': tau must be a float above 0, got 0.0"),
-        ("rpo_paired", {"temperature": float("inf")}, "temperature must be a float, got inf"),
+        ("rpo_paired", {"temperature": float("inf")}, "temperature must be a float above 0, got inf"),
         ("cdpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5, got 0.5"),
-        ("dpo", {"beta": {"a": 1}}, "beta must be a float, got {'a': 1}"),
+        ("dpo", {"beta": {"a": 1}}, "beta must be a float above 0, got {'a': 1}"),
         ("dpo", {"beta": [i / 1000 for i in range(1, 10_002)]}, "YAML node expansion exceeds"),
     ],
 )

@@ -183,9 +183,9 @@ class LanguageModel(nn.Module):
         batch = collate(tokens, pad_token=int(rows[0, 0])).to(self.device)
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
         with loading(f"model {kind}"), nudged(self.trained() if self.adapted else {}):
-            versions = [(parameter, parameter._version) for parameter in self.parameters()]  # of changes in place
+            before = self._sums()
             self(batch)
-            if any(parameter._version != before for parameter, before in versions):
+            if self._sums() != before:
                 raise UserError(
                     f"model {kind}: it changes its own weights for evaluation, so that saved ones would be changed "
                     "again when they are loaded (for RWKV, set rescale_every to 0 in its config.json)"
@@ -201,6 +201,9 @@ class LanguageModel(nn.Module):
                     how = "its last layers alone" if hidden is not None else "its last hidden states in a batch"
                     hint = "; use tune: full or lora" if hidden is not None else ""
                     raise UserError(f"model {kind}: log-probs computed from {how} differ from its own logits{hint}")
+
+    def _sums(self) -> list[float]:
+        return [parameter.detach().sum(dtype=torch.float64).item() for parameter in self.parameters()]
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context in which the model runs, both for log-probs and for sampling."""
