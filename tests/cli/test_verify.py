@@ -12,9 +12,9 @@ import pytest
 from filelock import FileLock
 
 from harness.cli.main import main
-from harness.core.hashing import hash_file
 from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
 from harness.evaluation.endpoint.cache import CACHE_FILE
+from tests.rehashed import rehash
 
 
 @pytest.fixture
@@ -39,14 +39,6 @@ def cell(results: Path, loss: str = "dpo") -> Path:
     return next(
         path.parent for path in sorted(results.glob("tiny/cells/*/cell.json")) if read_json(path)["loss"] == loss
     )
-
-
-def rehash(folder: Path) -> None:
-    """Make a damage look as if the folder had been written like that."""
-    manifest = read_json(folder / "artifact.json")
-    manifest["files"] = {name: hash_file(folder / name) for name in manifest["files"]}
-    manifest["sizes"] = {name: (folder / name).stat().st_size for name in manifest["files"]}
-    write_json(folder / "artifact.json", manifest)
 
 
 def test_a_store_as_it_was_written_is_clean_and_is_not_changed(results, verify):
