@@ -46,7 +46,7 @@ def ours(setting: Setting, *, shared_prompt: bool = True, loss: str = "dpo", set
     training, job = Training(policy, accelerator), Job(accelerator, setting.scratch)
     supply = Supply(source, reference, columns)
     objective = PreferenceObjective(training, get_loss(loss), settings or {"beta": BETA}, supply)
-    optimise(policy, setting.batches, objective.backward, setting.train, job)
+    optimise(policy, setting.batches, objective.backward, setting.train, job, seed=0)
     return Run(*watch.read(), prepared, [row["loss"] for row in job.rows])
 
 

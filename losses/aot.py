@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -12,12 +11,6 @@ from losses.spec import register_loss
 
 PAPER = "2406.05882"
 BETAS = [0.01, 0.05, 0.1]
-
-
-def quantiles(values: Tensor, count: int) -> Tensor:
-    """Return `count` evenly spaced quantiles of 1-D values, ascending: the sorted values where the counts agree."""
-    levels = (torch.arange(count, device=values.device) + 0.5) / count
-    return values.sort().values[(levels * len(values)).long()]
 
 
 @register_loss("aot", paper=PAPER, grid={"beta": BETAS}, couples_examples=True, start_value=lambda beta: math.log(2))
@@ -35,7 +28,7 @@ def aot(batch: PreferenceBatch, *, beta: Positive = 0.01) -> Tensor:
     """
     policy = (batch.chosen.policy - batch.rejected.policy).sort().values
     reference = (batch.chosen.require("reference") - batch.rejected.require("reference")).sort().values
-    return -logsigmoid(beta * (policy - reference))
+    return -logsigmoid(batch.labelled(beta * (policy - reference)))
 
 
 @register_loss(
@@ -55,11 +48,14 @@ def aot_unpaired(batch: PreferenceBatch, *, beta: Positive = 0.01) -> Tensor:
 
     Checked against: TRL `aot_unpaired` at label_smoothing 0, for classes of the same size.
 
-    Trap: if the classes differ in size, the ranks are those of the larger one, matched with the nearest quantiles of
-    the smaller one (our choice; unverified). Raises `ValueError` if a class is absent. Returns `(max(M, N),)`.
+    Trap: if the classes differ in size, k runs over the least common multiple of the sizes, and each response has as
+    many ranks as the others of its class. That is the paper's integral over quantiles, and no response counts double
+    because rounding has put it before another. Raises `ValueError` if a class is absent. Returns `(lcm(M, N),)`.
     """
     if len(batch.chosen) == 0 or len(batch.rejected) == 0:
         raise ValueError("aot_unpaired compares two distributions, and one of the two classes is absent")
-    ranks = max(len(batch.chosen), len(batch.rejected))
-    margin = quantiles(batch.chosen.logratio, ranks) - quantiles(batch.rejected.logratio, ranks)
-    return -logsigmoid(beta * margin)
+    ranks = math.lcm(len(batch.chosen), len(batch.rejected))
+    chosen, rejected = (
+        side.logratio.sort().values.repeat_interleave(ranks // len(side)) for side in (batch.chosen, batch.rejected)
+    )
+    return -logsigmoid(batch.labelled(beta * (chosen - rejected)))

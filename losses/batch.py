@@ -10,6 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from losses.numerics import rounding
+
 OF_ONE_NUMBER = ("scores", "density_ratios", "second_reference", "confidence", "augmented")
 SIDE_ARGUMENTS = ("prompt_embeddings", *OF_ONE_NUMBER)  # `from_logps` takes chosen_... and rejected_... of each
 DIMENSIONS = {  # a user's own need may have any number
@@ -35,6 +37,7 @@ class Side:
     `needs` maps the name of every other declared need to its values, `(n, ...)`. The fields that begin with `token_`
     are per token, `(n, T)`: log-probs, the value head's estimate before each token, and the mask, true at tokens; the
     other fields are 0 at padding. `link` is the function that a modifier applies to log-ratios (see modifiers.py).
+    `layers` is the dtype of the layers that computed the log-probs; None: that of the log-probs.
     """
 
     policy: Tensor
@@ -47,6 +50,7 @@ class Side:
     token_mask: Tensor | None = None
     name: str = "completions"
     link: Callable[[Tensor], Tensor] | None = None
+    layers: torch.dtype | None = None
 
     def __len__(self) -> int:
         return self.policy.shape[0]
@@ -96,6 +100,11 @@ class Side:
         return ratio if self.link is None else self.link(ratio)
 
     @property
+    def rounding(self) -> Tensor:
+        """`(n,)` nats: log-ratios (before any link) that differ by less than this cannot be told apart."""
+        return rounding(self.policy, self.require("reference"), self.layers or self.policy.dtype)
+
+    @property
     def mean_logratio(self) -> Tensor:
         """`(n,)` the log-ratio per completion token."""
         return self.logratio / self.lengths
@@ -116,7 +125,7 @@ class Lists:
     """Responses to `n` prompts, at most K per prompt; the tensors are `(n, K)`.
 
     `mask` is true where there is a response; the other fields are 0 elsewhere. Log-probs are summed over the
-    completion's tokens, in nats; a higher score means a better response.
+    completion's tokens, in nats; a higher score means a better response. `layers` is as in `Side`.
     """
 
     policy: Tensor
@@ -124,6 +133,7 @@ class Lists:
     scores: Tensor
     mask: Tensor
     link: Callable[[Tensor], Tensor] | None = None
+    layers: torch.dtype | None = None
 
     def __len__(self) -> int:
         return self.policy.shape[0]
@@ -140,10 +150,31 @@ class Lists:
     @property
     def logratio(self) -> Tensor:
         """`(n, K)` log pi(y|x) - log pi_ref(y|x), summed over the tokens of y; 0 where there is no response."""
+        ratio = self.policy - self._reference
+        return (ratio if self.link is None else self.link(ratio)).masked_fill(~self.mask, 0.0)
+
+    @property
+    def ahead(self) -> Tensor:
+        """`(n, K, K)` bool: whether the policy ranks response j (last dimension) before response i.
+
+        It has moved further from the reference towards j; log-ratios within rounding are tied, and ties rank by score.
+        False where either is none.
+        """
+        ratio, size = self.policy - self._reference, self.rounding
+        lead, tie = ratio[:, None, :] - ratio[:, :, None], size[:, None, :] + size[:, :, None]
+        better = self.scores[:, None, :] > self.scores[:, :, None]
+        return ((lead > tie) | ((lead >= -tie) & better)) & self.mask[:, None, :] & self.mask[:, :, None]
+
+    @property
+    def rounding(self) -> Tensor:
+        """`(n, K)` nats: see `Side.rounding`."""
+        return rounding(self.policy, self._reference, self.layers or self.policy.dtype)
+
+    @property
+    def _reference(self) -> Tensor:
         if self.reference is None:
             raise MissingData("this loss needs reference for its lists, and the batch has none")
-        ratio = self.policy - self.reference
-        return (ratio if self.link is None else self.link(ratio)).masked_fill(~self.mask, 0.0)
+        return self.reference
 
 
 Part = Side | Lists
@@ -165,6 +196,8 @@ class PreferenceBatch:
     sets and may differ in length. In listwise data `others`, `(n, K - 2)`, holds the further responses to each pair's
     prompt.
 
+    `flipped` is true where a modifier assumes that the labels are the wrong way round (see `labelled`).
+
     The following belong to the whole effective batch and carry no gradient. `needs` maps names to values: `kl_pairs`,
     responses scored under prompts they do not answer, and `history`. `stopped` is this batch without gradient.
     """
@@ -174,6 +207,7 @@ class PreferenceBatch:
     others: Lists | None = None
     needs: Mapping[str, Side | History] = field(default_factory=dict)
     stopped: PreferenceBatch | None = None
+    flipped: bool = False
 
     @classmethod
     def from_logps(
@@ -201,12 +235,14 @@ class PreferenceBatch:
         others: Lists | None = None,
         kl_pairs: Side | None = None,
         history: History | None = None,
+        layers: torch.dtype | None = None,
         needs: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> PreferenceBatch:
         """Build a batch from 1-D tensors of summed log-probs and whatever else a loss needs.
 
         `prompt_embeddings`, `(n, d)`, is used for both sides of paired data; unpaired data takes one set per side.
         `needs` maps the names of further needs to their values on both sides, a pair of tensors `(n, ...)`.
+        `layers` is the dtype of the layers that computed the log-probs, if it is not that of the log-probs.
         Half-precision input becomes fp32 (fp64 stays fp64). Raises `ValueError` for mismatched shapes, and for a need
         whose name is an argument or an attribute.
         """
@@ -231,7 +267,10 @@ class PreferenceBatch:
             **needs,
         }
         chosen, rejected = (
-            _side(name, policy, reference, tokens, {need: values[side] for need, values in named.items()})
+            replace(
+                _side(name, policy, reference, tokens, {need: values[side] for need, values in named.items()}),
+                layers=layers,
+            )
             for side, (name, policy, reference, tokens) in enumerate(
                 [
                     ("chosen", policy_chosen, reference_chosen, chosen_tokens),
@@ -271,12 +310,20 @@ class PreferenceBatch:
             mask = torch.cat([mask, others.mask], dim=1)
             if reference is not None and others.reference is not None:
                 reference = torch.cat([reference, others.reference], dim=1)
-        return Lists(policy, reference, scores, mask, self.chosen.link)
+        return Lists(policy, reference, scores, mask, self.chosen.link, self.chosen.layers)
 
     @property
     def logratio_margin(self) -> Tensor:
         """`(n,)` chosen minus rejected log-ratio of each pair (paired data): Delta in the papers' notation."""
         return self.chosen.logratio - self.rejected.logratio
+
+    def labelled(self, margin: Tensor) -> Tensor:
+        """Return a margin of chosen over rejected with the sign of its label: minus the margin in a flipped batch.
+
+        A loss that passes its logit through here says what its label is about: label smoothing then reverses the logit,
+        with any offset in it, and nothing else of the loss.
+        """
+        return -margin if self.flipped else margin
 
     def require(self, name: str) -> Any:
         """Return a need of the whole batch by name; raise `MissingData` if the batch has none."""

@@ -1,6 +1,4 @@
-"""The types of hyper-parameters with bounds, for the signatures of losses: `beta: Positive = 0.1`."""
-
-from __future__ import annotations
+"""The values that a hyper-parameter may have, stated in its annotation: `beta: Positive = 0.1`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,10 +6,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Bounds:
-    """The ends of a number's range, open (`above`, `below`) or closed (`at_least`, `at_most`); None: there is none.
-
-    A signature has them in its annotation: `margin: Annotated[float, Bounds(at_least=0, below=10)] = 1.0`.
-    """
+    """Bounds of a number, each None where there is none. For an annotation: `Annotated[float, Bounds(above=0)]`."""
 
     above: float | None = None
     at_least: float | None = None
@@ -27,13 +22,14 @@ class Bounds:
         )
 
     def __str__(self) -> str:
-        ends = {name.replace("_", " "): limit for name, limit in vars(self).items() if limit is not None}
-        return " and ".join(f"{name} {limit:g}" for name, limit in ends.items())
+        """Return the bounds in words, for example `above 0 and at most 1`."""
+        stated = [f"{name.replace('_', ' ')} {limit:g}" for name, limit in vars(self).items() if limit is not None]
+        return " and ".join(stated)
 
 
 UNBOUNDED = Bounds()
 Positive = Annotated[float, Bounds(above=0)]
 NonNegative = Annotated[float, Bounds(at_least=0)]
 Share = Annotated[float, Bounds(at_least=0, at_most=1)]
-OpenShare = Annotated[float, Bounds(above=0, below=1)]
-ErrorRate = Annotated[float, Bounds(at_least=0, below=0.5)]  # of labels: at one half they say nothing
+Inside = Annotated[float, Bounds(above=0, below=1)]  # neither 0 nor 1
+FlipRate = Annotated[float, Bounds(at_least=0, below=0.5)]  # of labels

@@ -22,4 +22,5 @@ def cpo(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative = 1.
     Trap: log-probs are summed in the first term and averaged in the second. HEAD of the authors' repository
     is a later method (ARPO), which scales l_l. Returns `(n,)`.
     """
-    return -logsigmoid(beta * (batch.chosen.policy - batch.rejected.policy)) - alpha * batch.chosen.mean_policy
+    margin = batch.chosen.policy - batch.rejected.policy
+    return -logsigmoid(batch.labelled(beta * margin)) - alpha * batch.chosen.mean_policy

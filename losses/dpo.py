@@ -27,7 +27,7 @@ def dpo(batch: PreferenceBatch, *, beta: Positive = 0.1) -> Tensor:
 
     Returns `(n,)`.
     """
-    return -logsigmoid(beta * batch.logratio_margin)
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin))
 
 
 @register_loss(
@@ -48,7 +48,7 @@ def dpo_norm(batch: PreferenceBatch, *, beta: Positive = 5.0) -> Tensor:
 
     Trap: beta is per token and therefore about fifty times DPO's; the default is unverified. Returns `(n,)`.
     """
-    return -logsigmoid(beta * (batch.chosen.mean_logratio - batch.rejected.mean_logratio))
+    return -logsigmoid(batch.labelled(beta * (batch.chosen.mean_logratio - batch.rejected.mean_logratio)))
 
 
 @register_loss(
@@ -70,4 +70,4 @@ def dpo_nll(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative 
     Trap: versions 1 and 2 of the paper weight the DPO term instead. Both papers' methods are abbreviated RPO, and
     neither is Relative PO. Returns `(n,)`.
     """
-    return -logsigmoid(beta * batch.logratio_margin) - alpha * batch.chosen.mean_policy
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin)) - alpha * batch.chosen.mean_policy

@@ -37,7 +37,7 @@ def exo(
     Checked against: TRL `exo_pair`. `exact_loss` of the authors' repository uses log-targets 0 and -10, which are not
     normalised.
 
-    Trap: eps must be in (0, 1/2), or `ValueError` is raised; at 0 the loss would be infinite. Returns `(n,)`.
+    Trap: eps must be in (0, 1/2); at 0 the loss would be infinite. Returns `(n,)`.
     """
     logits = beta * batch.logratio_margin
     kept = logits.sigmoid() * (logsigmoid(logits) - math.log1p(-label_smoothing))

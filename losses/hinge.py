@@ -24,7 +24,7 @@ def hinge(batch: PreferenceBatch, *, gamma: Positive = 0.05) -> Tensor:
 
     Returns `(n,)`.
     """
-    return relu(1 - gamma * batch.logratio_margin)
+    return relu(1 - batch.labelled(gamma * batch.logratio_margin))
 
 
 @register_loss(
@@ -45,4 +45,4 @@ def slic(batch: PreferenceBatch, *, delta: NonNegative = 1.0, lam: NonNegative =
     Trap: log-probs are summed over tokens, so long responses dominate. HALOs' HEAD (`SLiCTrainer`) adds the hinge of a
     sequence to the NLL of each token. Returns `(n,)`.
     """
-    return relu(delta - batch.chosen.policy + batch.rejected.policy) - lam * batch.chosen.policy
+    return relu(delta - batch.labelled(batch.chosen.policy - batch.rejected.policy)) - lam * batch.chosen.policy

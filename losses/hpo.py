@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
-from losses.bounds import NonNegative, OpenShare, Positive
+from losses.bounds import Inside, NonNegative, Positive
 from losses.spec import register_loss
 
 
@@ -29,7 +29,7 @@ def hpo(
     weight: NonNegative = 0.1,
     temperature: Positive = 1.0,
     max_weight: Positive = 20.0,
-    expectile: OpenShare = 0.7,
+    expectile: Inside = 0.7,
     critic_coef: NonNegative = 0.01,
 ) -> Tensor:
     """DPO plus the likelihood of both responses, each weighted by its score's advantage over V(x).
@@ -48,7 +48,7 @@ def hpo(
     Trap: V starts at 0 and is in the units of the scores: centre the scores near 0 and scale their spread to about one
     temperature, or all weights start at their cap. Returns `(n,)`.
     """
-    now, rows = batch.require("stopped"), -logsigmoid(beta * batch.logratio_margin)
+    now, rows = batch.require("stopped"), -logsigmoid(batch.labelled(beta * batch.logratio_margin))
     for side, constant in ((batch.chosen, now.chosen), (batch.rejected, now.rejected)):
         score, value = side.require("scores"), side.require("token_values")[:, 0]  # V(x): before the first token
         w = ((score - constant.token_values[:, 0]) / temperature).exp().clamp(max=max_weight)

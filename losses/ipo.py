@@ -33,7 +33,7 @@ def ipo(batch: PreferenceBatch, *, tau: Positive = 0.1) -> Tensor:
 
     Trap: the target is in nats per token, so `tau` has a different scale than in `ipo_sum`. Returns `(n,)`.
     """
-    return (batch.chosen.mean_logratio - batch.rejected.mean_logratio - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.chosen.mean_logratio - batch.rejected.mean_logratio) - 1 / (2 * tau)) ** 2
 
 
 @register_loss(
@@ -54,4 +54,4 @@ def ipo_sum(batch: PreferenceBatch, *, tau: Positive = 0.1) -> Tensor:
 
     Returns `(n,)`.
     """
-    return (batch.logratio_margin - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.logratio_margin) - 1 / (2 * tau)) ** 2

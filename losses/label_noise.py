@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
-from losses.bounds import ErrorRate, Positive
+from losses.bounds import FlipRate, Positive
 from losses.spec import register_loss
 
 BETAS = [0.01, 0.05, 0.1, 0.3]
@@ -19,7 +19,7 @@ BETAS = [0.01, 0.05, 0.1, 0.3]
     start_value=lambda beta, label_smoothing: math.log(2),
     sign_exceptions="pulls the margin back once sigmoid(beta * Delta) exceeds 1 - label_smoothing",
 )
-def cdpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: ErrorRate = 0.1) -> Tensor:
+def cdpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: FlipRate = 0.1) -> Tensor:
     """Conservative DPO: cross-entropy to labels that are flipped with probability eps = label_smoothing.
 
     L = -(1 - eps) * log sigmoid(beta * Delta) - eps * log sigmoid(-beta * Delta)
@@ -41,7 +41,7 @@ def cdpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: Error
     grid={"beta": BETAS, "label_smoothing": [0.1, 0.2]},
     start_value=lambda beta, label_smoothing: math.log(2),
 )
-def robust_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: ErrorRate = 0.1) -> Tensor:
+def robust_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, label_smoothing: FlipRate = 0.1) -> Tensor:
     """DPO corrected to be unbiased when labels are flipped with probability eps = label_smoothing, below 1/2.
 
     L = (-(1 - eps) * log sigmoid(beta * Delta) + eps * log sigmoid(-beta * Delta)) / (1 - 2 * eps)

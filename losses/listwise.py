@@ -42,15 +42,14 @@ def lipo(batch: PreferenceBatch, *, beta: Positive = 0.05, score_scale: Positive
 
     Trap: the paper prints a leading minus; the loss minimised here has a plus. Its labels psi range from about 0 to 1;
     divide scores on other scales by score_scale, because gains are exponential. The paper does not define the ranks of
-    equal s, as at the start: here ties rank by score (equal ranks would have no gradient). K = 2 with psi 1 and 0 is
-    0.532 * DPO.
+    equal s, as at the start: here ties, which are s within rounding (`losses.numerics.rounding`), rank by score (equal
+    ranks would have no gradient). K = 2 with psi 1 and 0 is 0.532 * DPO.
     Returns `(n,)`.
     """
     lists = batch.lists
     z, psi = beta * lists.logratio, lists.scores / score_scale
     here, there = lists.mask[:, :, None], lists.mask[:, None, :]
-    ahead = (z[:, None, :] > z[:, :, None]) | ((z[:, None, :] == z[:, :, None]) & (psi[:, None, :] > psi[:, :, None]))
-    discount = 1 / (2 + (ahead & there).sum(dim=2)).to(z.dtype).log()
+    discount = 1 / (2 + lists.ahead.sum(dim=2)).to(z.dtype).log()
     gain = torch.exp2(psi)
     weight = (gain[:, :, None] - gain[:, None, :]).abs() * (discount[:, :, None] - discount[:, None, :]).abs()
     pairs = here & there & (psi[:, :, None] > psi[:, None, :])

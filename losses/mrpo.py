@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch, Side
-from losses.bounds import NonNegative, Positive
+from losses.bounds import Positive, Share
 from losses.spec import register_loss
 
 
@@ -30,7 +30,7 @@ def _reference(side: Side) -> tuple[Tensor, Tensor]:
     grid={"beta": [0.05, 0.1, 0.3], "eta": [0.05, 0.1]},
     needs=("reference", "second_reference"),
 )
-def mrpo(batch: PreferenceBatch, *, beta: Positive = 0.1, eta: NonNegative = 0.1) -> Tensor:
+def mrpo(batch: PreferenceBatch, *, beta: Positive = 0.1, eta: Share = 0.1) -> Tensor:
     """DPO against the harmonic mixture of two references, the second clipped to be near the first.
 
     L = -log sigmoid(beta * ((l_w - m_w) - (l_l - m_l))), 1 / exp(m) = a / p_1 + (1 - a) / p_2,
@@ -51,4 +51,4 @@ def mrpo(batch: PreferenceBatch, *, beta: Positive = 0.1, eta: NonNegative = 0.1
     share = total_w / (total_w + total_l).clamp(min=1e-6)
     mixed_w = mixture(first_w, clipped(second_w, first_w, eta * share), weight)
     mixed_l = mixture(first_l, clipped(second_l, first_l, eta * (1 - share)), weight)
-    return -logsigmoid(beta * ((batch.chosen.policy - mixed_w) - (batch.rejected.policy - mixed_l)))
+    return -logsigmoid(batch.labelled(beta * ((batch.chosen.policy - mixed_w) - (batch.rejected.policy - mixed_l))))

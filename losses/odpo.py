@@ -32,4 +32,4 @@ def odpo(batch: PreferenceBatch, *, beta: Positive = 0.5, alpha: NonNegative = 1
             f"odpo takes the log of score(chosen) - score(rejected), and {int((~(gap > 0)).sum())} of {len(gap)} pairs "
             "do not have it above 0; leave them out of the data"
         )
-    return -logsigmoid(beta * batch.logratio_margin - alpha * gap.log())
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin - alpha * gap.log()))

@@ -30,4 +30,4 @@ def orpo(batch: PreferenceBatch, *, lam: NonNegative = 0.1) -> Tensor:
     default; here the NLL covers the response only. Returns `(n,)`.
     """
     chosen, rejected = batch.chosen.mean_policy, batch.rejected.mean_policy
-    return -chosen - lam * logsigmoid(log_odds(chosen) - log_odds(rejected))
+    return -chosen - lam * logsigmoid(batch.labelled(log_odds(chosen) - log_odds(rejected)))

@@ -1,13 +1,11 @@
 """Offline Proximal Policy Optimization: PPO's clipped surrogate on the responses of the data set."""
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from losses.batch import PreferenceBatch, Side
-from losses.bounds import Bounds, NonNegative, Share
+from losses.bounds import Inside, NonNegative, Share
 from losses.numerics import exp
 from losses.spec import register_loss
 
@@ -50,7 +48,7 @@ def advantages(side: Side, reward: float, gamma: float, lam: float) -> Tensor:
 def ppo_offline(
     batch: PreferenceBatch,
     *,
-    clip: Annotated[float, Bounds(above=0, at_most=1)] = 0.5,
+    clip: Inside = 0.5,  # at 1 rounding would decide at the start, where r = 1, which tokens are clipped
     critic_coef: NonNegative = 0.01,
     kl_coef: NonNegative = 0.1,
     gamma: Share = 0.99,

@@ -25,4 +25,5 @@ def r_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, alpha: NonNegative = 
 
     Trap: the SimPO paper's table prints a MINUS, which would push length up. Returns `(n,)`.
     """
-    return -logsigmoid(beta * batch.logratio_margin + alpha * (batch.chosen.lengths - batch.rejected.lengths))
+    longer = batch.chosen.lengths - batch.rejected.lengths
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin + alpha * longer))

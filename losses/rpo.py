@@ -122,12 +122,12 @@ def contrast(batch: PreferenceBatch) -> Tensor:
 
 def weighted_logits(batch: PreferenceBatch, beta: float, weights: Tensor | float) -> Tensor:
     """Return `(M,)`, row i: mean_j -log sigmoid(beta * W[i, j] * Delta[i, j])."""
-    return -logsigmoid(beta * weights * contrast(batch)).mean(dim=1)
+    return -logsigmoid(batch.labelled(beta * weights * contrast(batch))).mean(dim=1)
 
 
 def weighted_losses(batch: PreferenceBatch, beta: float, weights: Tensor) -> Tensor:
     """Return `(M,)`, row i: sum_j W[i, j] * -log sigmoid(beta * Delta[i, j])."""
-    return (weights * -logsigmoid(beta * contrast(batch))).sum(dim=1)
+    return (weights * -logsigmoid(batch.labelled(beta * contrast(batch)))).sum(dim=1)
 
 
 @register_loss(

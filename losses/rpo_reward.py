@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.batch import PreferenceBatch
-from losses.bounds import NonNegative, Positive
+from losses.bounds import Positive
 from losses.spec import register_loss
 
 PAPER = "2502.00203"
@@ -27,7 +27,7 @@ def _bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 @register_loss("rpo_reward_sq", paper=PAPER, grid=GRID, needs=NEEDS, sign_exceptions=BEYOND_TARGET)
-def rpo_reward_sq(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: NonNegative = 1.0) -> Tensor:
+def rpo_reward_sq(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: Positive = 1.0) -> Tensor:
     """Reward-aware PO, squared distance.
 
     L = (h - d)^2, h = beta * Delta, d = eta * (r_w - r_l)
@@ -43,7 +43,7 @@ def rpo_reward_sq(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: NonNegat
 
 
 @register_loss("rpo_reward_fwd_kl", paper=PAPER, grid=GRID, needs=NEEDS, sign_exceptions=BEYOND_TARGET)
-def rpo_reward_fwd_kl(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: NonNegative = 1.0) -> Tensor:
+def rpo_reward_fwd_kl(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: Positive = 1.0) -> Tensor:
     """Reward-aware PO, the KL from the policy's preference to the scores'.
 
     L = KL(Bernoulli(sigmoid(h)) || Bernoulli(sigmoid(d))), h = beta * Delta, d = eta * (r_w - r_l)
@@ -59,7 +59,7 @@ def rpo_reward_fwd_kl(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: NonN
 
 
 @register_loss("rpo_reward_bwd_kl", paper=PAPER, grid=GRID, needs=NEEDS, sign_exceptions=BEYOND_TARGET)
-def rpo_reward_bwd_kl(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: NonNegative = 1.0) -> Tensor:
+def rpo_reward_bwd_kl(batch: PreferenceBatch, *, beta: Positive = 0.2, eta: Positive = 1.0) -> Tensor:
     """Reward-aware PO, the KL from the scores' preference to the policy's.
 
     L = KL(Bernoulli(sigmoid(d)) || Bernoulli(sigmoid(h))), h = beta * Delta, d = eta * (r_w - r_l)

@@ -27,4 +27,5 @@ def simpo(batch: PreferenceBatch, *, beta: Positive = 2.0, gamma_ratio: NonNegat
     Trap: the margin is a RATIO of beta, as in the authors' code. TRL's simpo_gamma is absolute, and its defaults
     (beta 0.1, gamma 0.5, cpo_alpha 1) are not SimPO's. Returns `(n,)`.
     """
-    return -logsigmoid(beta * (batch.chosen.mean_policy - batch.rejected.mean_policy - gamma_ratio))
+    margin = batch.chosen.mean_policy - batch.rejected.mean_policy - gamma_ratio
+    return -logsigmoid(batch.labelled(beta * margin))

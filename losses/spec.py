@@ -20,7 +20,7 @@ from losses.registry import Registry, RegistryError, nearest, origin_of
 
 DATA_KINDS = ("paired", "unpaired", "listwise")
 REDUCTIONS = {"sum": "sum over tokens", "mean": "mean over tokens", "token": "tokens one by one"}
-LARGEST, INTEGERS = 3.4e38, 2**63 - 1  # the ends of float32, in which losses are computed, and of 64 bits
+LARGEST = {float: 3.4e38, int: 2**63 - 1}  # the ends of float32, in which losses are computed, and of 64 bits
 HYPERPARAMETER_TYPES = (bool, int, float, str)
 
 
@@ -33,18 +33,21 @@ class Hyperparameter:
     default: bool | int | float | str
     grid: tuple
     choices: Collection[str] | None = None  # what a str may be, often a registry; None: anything
-    bounds: Bounds = UNBOUNDED  # of a number
+    bounds: Bounds = UNBOUNDED
+
+    @property
+    def kind(self) -> str:
+        """The type and the bounds in words: `float above 0`."""
+        return f"{self.type.__name__} {self.bounds}".strip()
 
     def check(self, value: Any, owner: str) -> bool | int | float | str:
         """Return `value` in the declared type, or raise `RegistryError` that says what was expected."""
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) <= sys.float_info.max else math.inf
         kind: Any = type(value)
-        limit = {float: LARGEST, int: INTEGERS}.get(self.type, math.inf)
-        if kind is not self.type or (self.type in (float, int) and not abs(value) <= limit):
-            raise RegistryError(f"{owner}: {self.name} must be a {self.type.__name__}, got {value!r}")
-        if self.type in (int, float) and value not in self.bounds:
-            raise RegistryError(f"{owner}: {self.name} must be {self.bounds}, got {value!r}")
+        fits = kind is self.type and (kind not in LARGEST or abs(value) <= LARGEST[kind])
+        if not fits or value not in self.bounds:
+            raise RegistryError(f"{owner}: {self.name} must be a {self.kind}, got {value!r}")
         if self.choices is not None and value not in self.choices:
             raise RegistryError(f"{owner}: unknown {self.name} {value!r}{nearest(str(value), self.choices)}")
         return value
@@ -137,6 +140,8 @@ def register_loss(
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a loss: a function of a `PreferenceBatch` whose keyword-only arguments are its hyper-parameters.
 
+    An annotation such as `Annotated[float, Bounds(above=0)]`, or `Positive` (bounds.py), bounds their values.
+
     - `paper`: arXiv number; `grid`: the values to try for each hyper-parameter.
     - `data`: "paired", "unpaired" or "listwise" (the loss reads `batch.lists`).
     - `needs`: names from `losses.needs.NEEDS` that the backbone must supply.
@@ -205,7 +210,10 @@ def hyperparameters_of(
     for keyword in keywords:
         if keyword.kind is not keyword.KEYWORD_ONLY or keyword.default is keyword.empty:
             raise RegistryError(f"{where}: {keyword.name!r} must be keyword-only (after *) and have a default")
-        kind, bounds = _with_bounds(types.get(keyword.name, type(keyword.default)))
+        kind = types.get(keyword.name, type(keyword.default))
+        stated = kind.__metadata__ if typing.get_origin(kind) is typing.Annotated else ()
+        bounds = next((extra for extra in stated if isinstance(extra, Bounds)), UNBOUNDED)
+        kind = kind.__origin__ if stated else kind
         if kind not in HYPERPARAMETER_TYPES:
             raise RegistryError(f"{where}: {keyword.name!r} must be a bool, int, float or str")
         parameter = Hyperparameter(keyword.name, kind, keyword.default, (), choices.get(keyword.name), bounds)
@@ -221,11 +229,3 @@ def hyperparameters_of(
                     f"{where}: the {what} {name!r}, which is no argument{nearest(name, hyperparameters)}"
                 )
     return hyperparameters
-
-
-def _with_bounds(annotation: Any) -> tuple[Any, Bounds]:
-    """Return the type and the bounds of an annotation; plain types have none."""
-    if typing.get_origin(annotation) is not typing.Annotated:
-        return annotation, UNBOUNDED
-    kind, *others = typing.get_args(annotation)
-    return kind, next((other for other in others if isinstance(other, Bounds)), UNBOUNDED)

@@ -29,7 +29,7 @@ def sr_dpo(batch: PreferenceBatch, *, beta: Positive = 0.1, lam: NonNegative = 0
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """
-    return -logsigmoid(beta * batch.logratio_margin - lam * _refinement(batch))
+    return -logsigmoid(batch.labelled(beta * batch.logratio_margin - lam * _refinement(batch)))
 
 
 @register_loss(
@@ -50,4 +50,4 @@ def sr_ipo(batch: PreferenceBatch, *, tau: Positive = 0.1, lam: NonNegative = 0.
 
     Trap: each step costs a second forward pass, on prompts with a prefix. Returns `(n,)`.
     """
-    return (batch.logratio_margin - lam * _refinement(batch) - 1 / (2 * tau)) ** 2
+    return (batch.labelled(batch.logratio_margin - lam * _refinement(batch)) - 1 / (2 * tau)) ** 2

@@ -75,6 +75,13 @@ def add_cell_command(
     return command
 
 
+def graded_line(share: float | None) -> dict[str, str]:
+    """Return the line on how many verdicts log-probs grade, as both commands that judge print it; empty if unknown."""
+    return (
+        {} if share is None else {"graded": f"{100 * share:.1f} % of the verdicts, by log-probs; the others are 0 or 1"}
+    )
+
+
 def experiment_of_results(options: argparse.Namespace) -> ExperimentConfig:
     """Return the experiment whose results a command reads.
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.cli.arguments import add_command, home, home_path
+from harness.cli.arguments import add_command, graded_line, home, home_path
 from harness.core.errors import UserError
 from harness.core.places import check_output
 from harness.core.terminal import Terminal
@@ -101,6 +101,7 @@ def judged_text(summary: dict) -> str:
         "coverage": f"{percent(summary['coverage'])} ({', '.join(f'{n} {s}' for s, n in summary['statuses'].items())})",
         "flip rate": percent(summary["flip_rate"]),
         "first shown": percent(summary["first_rate"]),
+        **graded_line(summary["graded_rate"]),
     }
     lines = {name: line for name, line in lines.items() if line}
     if usage:

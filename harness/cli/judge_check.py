@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from harness.cli.arguments import add_command, home
+from harness.cli.arguments import add_command, graded_line, home
 from harness.core.terminal import Terminal
 
 HELP = "Hold a judge against human labels."
@@ -17,7 +17,8 @@ EPILOG = """examples:
   python -m harness judge-check --judge hf_pairwise:model=my-judge --data labelled.jsonl --json
 
 A file holds prompt, response_1, response_2 and label (1, 2, or 0 for a tie), or prompt, chosen and rejected.
-The result is kept below results/judge-checks/, and leaderboards that the same judge made point to it.
+The result is kept below results/judge-checks/, and leaderboards that the same judge made point to it. A check in which
+no comparison with a preferred side was judged measures nothing, and is not kept.
 With --limit it goes to a file of its own, so that a trial never replaces the check of all comparisons.
 exit status: 0 done, 1 a judgement is missing (run it again), 2 something must be changed first"""
 
@@ -68,14 +69,17 @@ def run(options: argparse.Namespace) -> int:
         "options": made.choice.kind.identity(made.choice.options),
         **check_measures(labelled.rows, judgements),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, result)
-    Terminal().lines(json.dumps(result, indent=2) if options.json else check_text(result, str(file)))
+    kept = "nowhere, because nothing was measured"
+    if result["n"]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, result)
+        kept = str(file)
+    Terminal().lines(json.dumps(result, indent=2) if options.json else check_text(result, len(labelled.rows), kept))
     return 0 if result["coverage"] == 1 else 1
 
 
-def check_text(result: dict, file: str) -> str:
-    """Return the result of a check as readable lines."""
+def check_text(result: dict, asked: int, kept: str) -> str:
+    """Return the result of a check of `asked` comparisons as readable lines; `kept` says where it is kept."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f} %"
@@ -84,20 +88,22 @@ def check_text(result: dict, file: str) -> str:
         interval = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if row["n"] else ""
         return f"{percent(row['accuracy'])}{interval} of {row['n']}"
 
+    measured = f"{accuracy(result)} (95 % interval; a tie is half right)"
     price = result["usd_per_1000"]
     lines = {
         "judge": result["judge"],
         "data": f"{result['data']}{_limited(result)}, {result['labels']}"
         + "".join(f"; {n} dropped: {why}" for why, n in result["dropped"].items()),
-        "accuracy": f"{accuracy(result)} (95 % interval; a tie is half right)",
+        "accuracy": measured if result["n"] else f"not measured (0 of {asked})",
         **{f"  {name}": accuracy(row) for name, row in result["subsets"].items()},
         "Cohen's kappa": "-" if result["kappa"] is None else f"{result['kappa']:.3f}",
         "coverage": percent(result["coverage"]) + "".join(f"; {n} {status}" for status, n in result["missing"].items()),
         "flip rate": percent(result["flip_rate"]),
         "first shown": percent(result["first_rate"]) if result["first_rate"] is not None else "- (no order)",
+        **graded_line(result["graded_rate"]),
         "longer answer": f"{percent(result['longer'])} (the labels: {percent(result['labels_longer'])})",
         "USD per 1,000": "no known price" if price is None else f"{price:.2f}",
-        "kept in": file,
+        "kept in": kept,
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

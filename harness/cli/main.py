@@ -9,13 +9,27 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from harness.cli import alpaca_lc, check, export, judge, judge_check, losses, plan, pretrain, report, run, show, status
+from harness.cli import (
+    alpaca_lc,
+    check,
+    export,
+    judge,
+    judge_check,
+    losses,
+    plan,
+    pretrain,
+    report,
+    run,
+    show,
+    status,
+    verify,
+)
 from harness.core.errors import UserError, one_line
 from harness.core.secrets import masked
 from harness.core.terminal import complain, show_traceback, warning_line
 from losses import RegistryError
 
-COMMANDS = (run, status, report, show, export, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
+COMMANDS = (run, status, report, show, export, verify, plan, pretrain, losses, check, judge, judge_check, alpaca_lc)
 DESCRIPTION = """Compare preference-optimisation losses for language models: same start, data and budget.
 A cell is one policy of an experiment: one loss with one choice of settings, one seed, trained on one task."""
 INTERRUPTED = 130  # what shells report for a command ended by Ctrl-C

@@ -22,9 +22,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write and print the report of an experiment."""
     experiment = experiment_of_results(options)
+    from harness.reporting.mixed import mixed_lines
     from harness.reporting.report import print_leaderboard, write_report
 
     console = Terminal()
     print_leaderboard(write_report(experiment.folder), console)
+    for line in mixed_lines(experiment.folder):
+        console.say(f"warning: {line}", style="yellow")
     console.say(f"report in {experiment.folder}")
     return 0

@@ -14,7 +14,7 @@ EPILOG = """examples:
   python -m harness run experiments/rpo_vs_dpo.yaml name=longer train.epochs=2 seeds=[0,1]
 
 Every key of an experiment file is documented in harness/core/config.py; README.md has an example with the main ones.
-exit status: 0 all cells are there, 1 a cell failed, 2 something must be changed first"""
+exit status: 0 all is there, 1 a cell failed or a judgement is missing, 2 something must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,18 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.arguments import add_cell_command
+from harness.cli.sequences import SET_OFF, sequence_parts
 from harness.core.duration import duration_text
 from harness.core.errors import UserError
+from harness.core.records import SeenSequence
 from harness.core.terminal import Terminal, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from harness.run.first_batch import SeenSequence
-
-HELP = (
-    "Show one cell: settings, data, training, responses with their verdicts, and the first batch as the model sees it."
-)
+HELP = "Show one cell: settings, data, a training example, training, responses with verdicts; or its whole first batch."
 EPILOG = """examples:
   python -m harness show KEY
   python -m harness show hh/rpo_paired --experiment rpo_vs_dpo --samples 10
@@ -80,18 +77,22 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             console.lines(json.dumps(facts, indent=2))
             return 0
-        parts = cell_parts(facts)
+        parts = cell_parts(facts, marked=not console.is_terminal)
     for part in parts:
         console.print(part, soft_wrap=options.batch and not console.is_terminal)
     return 0
 
 
-def cell_parts(facts: Mapping) -> Iterable[RenderableType]:
-    """Yield what is known about a cell as readable sections."""
+def cell_parts(facts: Mapping, *, marked: bool) -> Iterable[RenderableType]:
+    """Yield what is known about a cell as readable sections; `marked` is as in `sequence_parts`."""
     yield Text(visible(f"{facts['label']}  ({facts['key']})"), style="bold")
     yield _lines(_identity(facts))
     yield from _section("settings", _settings(facts))
     yield from _section("data", _data(facts))
+    if facts["example"]:
+        example = [SeenSequence(**sequence) for sequence in facts["example"]]
+        yield Text(f"\nfirst training example{SET_OFF[marked]}", style="bold")
+        yield from sequence_parts(example, marked=marked, longest=LONGEST)
     if facts["trajectory"]:
         yield from _section("training", _summary(facts["summary"]))
         yield _trajectory(facts["trajectory"])
@@ -104,22 +105,7 @@ def batch_parts(label: str, batch: Sequence[SeenSequence], *, marked: bool) -> I
     tokens, trained = sum(s.tokens for s in batch), sum(s.trained for s in batch)
     yield Text(visible(f"{label}: first batch"), style="bold")
     yield Text(f"  {len(batch)} sequences, {tokens:,} tokens; the loss is computed on {trained:,} of them")
-    for number, sequence in enumerate(batch, start=1):
-        yield Text(
-            f"\n{number}  {sequence.role}: {sequence.tokens} tokens, {sequence.trained} trained on", style="cyan"
-        )
-        if marked:  # not wrapped, so that a file holds exactly what the model sees
-            yield Text(
-                "".join(f"⟦{_unmarked(part)}⟧" if of_loss else _unmarked(part) for part, of_loss in sequence.parts)
-            )
-        else:
-            styled = [(visible(part), "bold underline" if of_loss else "dim") for part, of_loss in sequence.parts]
-            yield Padding(Text.assemble(*styled), (0, 0, 0, 2), expand=False)
-
-
-def _unmarked(text: str) -> str:
-    """Return visible text whose own ⟦ and ⟧ are escaped, so that they cannot be mistaken for marks."""
-    return re.sub("[⟦⟧]", lambda bracket: f"\\u{ord(bracket.group()):04x}", visible(text))
+    yield from sequence_parts(batch, marked=marked)
 
 
 def _identity(facts: Mapping) -> dict[str, str]:

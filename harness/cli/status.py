@@ -97,6 +97,7 @@ def status_parts(status: Status) -> list[Text | Table]:
     ]
     parts += _section("under way", [*_builds(status, running=True), *shared], "yellow")
     parts += _section("interrupted; the next run goes on from there", _builds(status, running=False), "yellow")
+    parts += _section("damaged; the next run makes them anew", _damaged(status), "red")
     parts += _section("failed; the next run tries them again", failed, "red")
     return [*parts, *_left(status)]
 
@@ -143,6 +144,15 @@ def _builds(status: Status, *, running: bool) -> list[str]:
         for one in status.cells
         for stage in one.stages
         if stage.build and stage.build.running == running and stage.state != "done"
+    ]
+
+
+def _damaged(status: Status) -> list[str]:
+    return [
+        f"{one.cell.label}: {stage.name}: {stage.damage}  ({one.cell.key})"
+        for one in status.cells
+        for stage in one.stages
+        if stage.damage
     ]
 
 

@@ -105,7 +105,8 @@ class Texts:
         previous, following, mask = self._table(rows)
         logps = policy(previous, following).masked_fill(~mask, 0.0)
         if not by_token:
-            return logps.sum(1)
+            # the order of addition depends on the rows of the pass, as it does in the layers of a language model
+            return logps.roll(len(rows), dims=1).sum(1)
         return torch.stack([logps, policy.values[previous].masked_fill(~mask, 0.0)], dim=1)
 
     @torch.no_grad()

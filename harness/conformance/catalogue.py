@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.conformance.trl import COUNTERPARTS, VERSION
 from losses import get_loss, list_losses
-from losses.modifiers import MODIFIERS
+from losses.modifiers import MODIFIERS, fitting
 from losses.spec import LOSSES, REDUCTIONS, Loss
 
 TEMPLATE = Path(__file__).parent / "losses.md"
@@ -34,8 +34,9 @@ def losses_as_dicts() -> list[dict]:
             "couples_examples": loss.couples_examples,
             "start_value": loss.start(loss.settings()),
             "sign_exceptions": loss.sign_exceptions,
+            "modifiers": [modified.name.partition("+")[2] for modified in fitting(loss)],
             "hyperparameters": {
-                p.name: {"type": p.type.__name__, "default": p.default, "grid": list(p.grid)}
+                p.name: {"type": p.type.__name__, "bounds": str(p.bounds), "default": p.default, "grid": list(p.grid)}
                 for p in loss.hyperparameters.values()
             },
             "defined_at": LOSSES.origin(loss.name),
@@ -88,10 +89,13 @@ def losses_markdown() -> str:
         overview.append(
             f"| {name} | {loss['data']} | {needs} | {loss['reduction']} | {start} | {_link(loss['paper'])} |"
         )
-    modifiers = ["| modifier | what it does | hyper-parameters: default [grid] | paper |", "|---|---|---|---|"]
+    headings = ("modifier", "what it does", "fits", "hyper-parameters: default [grid]", "paper")
+    modifiers = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for modifier in map(MODIFIERS.get, MODIFIERS):
         dials = ", ".join(f"{p.name}: {p.default} {list(p.grid)}" for p in modifier.hyperparameters.values())
-        modifiers.append(f"| `{modifier.name}` | {modifier.summary} | {dials} | {_link(modifier.paper)} |")
+        fits = (inspect.getdoc(modifier.fits) or "").split("\n")[0].rstrip(".")
+        cells = (f"`{modifier.name}`", modifier.summary, fits, dials, _link(modifier.paper))
+        modifiers.append(f"| {' | '.join(cells)} |")
     page = TEMPLATE.read_text(encoding="utf-8")
     page = page.replace("<!-- modifiers -->", "\n".join(modifiers))
     page = page.replace("<!-- overview -->", "\n".join(overview))
@@ -132,6 +136,7 @@ def _section(loss: dict) -> str:
         "Sign": loss["sign_exceptions"],
         "Checked against": loss["checked_against"],
         "Trap": loss["trap"],
+        "Modifiers": ", ".join(loss["modifiers"]) or "none fits",
     }
     lines = [f"### {loss['name']}", "", loss["summary"], ""]
     if loss["equation"]:
@@ -140,7 +145,8 @@ def _section(loss: dict) -> str:
     if loss["hyperparameters"]:
         lines += ["", "| hyper-parameter | type | default | grid |", "|---|---|---|---|"]
     for name, p in loss["hyperparameters"].items():
-        lines.append(f"| {name} | {p['type']} | {p['default']} | {', '.join(map(str, p['grid']))} |")
+        kind = f"{p['type']} {p['bounds']}".strip()
+        lines.append(f"| {name} | {kind} | {p['default']} | {', '.join(map(str, p['grid']))} |")
     return "\n".join(lines)
 
 

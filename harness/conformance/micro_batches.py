@@ -24,8 +24,11 @@ from losses.probe import OTHERS
 PAIRS = 6
 
 
-def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, Tensor]]:
-    """Return loss and gradient of one effective batch from the real training objective, split by each token budget."""
+def trained_gradients(loss: Loss, budgets: Sequence[int], *, at_start: bool) -> list[tuple[float, Tensor]]:
+    """Return loss and gradient of one effective batch from the real training objective, split by each token budget.
+
+    `at_start`: the policy is its reference, and rounding is all that makes log-ratios differ from 0.
+    """
     rng = np.random.default_rng(0)
     texts = [
         Text(*(tuple(rng.integers(1, VOCABULARY, rng.integers(2, 12)).tolist()) for _ in range(2)))
@@ -48,8 +51,9 @@ def trained_gradients(loss: Loss, budgets: Sequence[int]) -> list[tuple[float, T
         torch.manual_seed(0)
         policy = Bigram()
         start, second = copy.deepcopy(policy), Bigram()
-        with torch.no_grad():
-            policy.table += 0.1 * torch.randn_like(policy.table)
+        if not at_start:
+            with torch.no_grad():
+                policy.table += 0.1 * torch.randn_like(policy.table)
     results = []
     for budget in budgets:
         policy.zero_grad()

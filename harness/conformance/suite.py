@@ -21,6 +21,8 @@ from harness.conformance.outcomes import DECLARED, FAILED, NOT_TESTED, OK, Outco
 from harness.core.errors import last_line
 from losses import History, Loss, MissingData, PreferenceBatch, Side
 from losses.batch import Part
+from losses.modifiers import fitting
+from losses.numerics import rounding as rounding_of
 from losses.probe import at_start, by_token, log_probs, one_by_one, probe, rows_and_gradients, rows_of, with_log_probs
 from losses.spec import REDUCTIONS
 
@@ -113,8 +115,9 @@ def hyperparameters(loss: Loss) -> str:
             raise CheckFailed(f"{name} has no grid; declare the values to try: grid={{{name!r}: [...]}}")
         if p.default not in p.grid:
             raise CheckFailed(f"the grid of {name}, {list(p.grid)}, lacks its default {p.default}")
-        near = [value for value in (1.1 * p.default, 0.9 * p.default) if value in p.bounds] if p.type is float else []
-        others = [value for value in p.grid if value != p.default] or near[:1]
+        others = [value for value in p.grid if value != p.default]
+        if not others and p.type is float:
+            others = [value for value in (1.1 * p.default, 0.9 * p.default) if value in p.bounds]
         rows = [loss(batch, **{**defaults, name: value}) for value in (p.default, *others)]
         if others and all(torch.equal(rows[0], other) for other in rows[1:]):
             raise CheckFailed(f"{name} changes nothing: leave it out")
@@ -152,12 +155,12 @@ def gradient(loss: Loss) -> str:
         batch = probe(loss, seed=seed)
         inputs = [part.outputs.clone().requires_grad_() for part in batch.parts]
 
-        def total(*outputs: Tensor, batch: PreferenceBatch = batch) -> Tensor:
-            return loss(batch.with_policy(*outputs), **loss.settings()).sum()
+        def rows_of_loss(*outputs: Tensor, batch: PreferenceBatch = batch) -> Tensor:
+            return loss(batch.with_policy(*outputs), **loss.settings())
 
-        if not total(*inputs).requires_grad:
+        if not rows_of_loss(*inputs).requires_grad:
             raise CheckFailed("the loss has no gradient in the policy's log-probs")
-        if not torch.autograd.gradcheck(total, inputs, raise_exception=False):
+        if not torch.autograd.gradcheck(rows_of_loss, inputs, raise_exception=False):
             raise CheckFailed("differs from finite differences")
     return "agrees with finite differences in fp64"
 
@@ -289,14 +292,46 @@ def coupling(loss: Loss) -> str:
 
 @_check("micro-batches")
 def micro_batches(loss: Loss) -> str:
-    """Training gives the same loss and gradient however the effective batch is split and padded."""
-    (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1))
-    for other, of_cut in cut:
-        if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (of_cut - whole).norm() > 1e-4 * whole.norm():
-            raise CheckFailed(
-                f"the loss or its gradient depends on how the batch is cut: {value:.6g} whole, {other:.6g} cut"
-            )
-    return "the same, whole and cut"
+    """Training gives the same loss and gradient however the effective batch is split and padded.
+
+    This holds at the start, where the policy is its reference, and later.
+    """
+    for start in (True, False):
+        (value, whole), *cut = trained_gradients(loss, budgets=(WIDEST, 60, 1), at_start=start)
+        for other, of_cut in cut:
+            if abs(other - value) > 1e-5 * max(1.0, abs(value)) or (of_cut - whole).norm() > 1e-4 * whole.norm():
+                raise CheckFailed(
+                    f"the loss or its gradient depends on how the batch is cut: {value:.6g} whole, {other:.6g} cut"
+                    + " (at policy = reference)" * start
+                )
+    return "the same, whole and cut, at the start and later"
+
+
+@_check("rounding")
+def rounding(loss: Loss) -> str:
+    """At policy = reference, log-probs that are off by their fp32 rounding change neither the value nor the gradient.
+
+    Where all log-ratios are 0 but for rounding, a rank, a comparison or a kink at 0 would be decided by noise.
+    """
+    batch, generator = at_start(probe(loss, dtype=torch.float32)), torch.Generator().manual_seed(0)
+    for point, _ in itertools.product(loss.grid(), range(3)):
+        noisy = batch.changed(lambda parts: [_rounded(part, generator) for part in parts])
+        before, after = (rows_and_gradients(loss, b, point) for b in (batch, noisy))
+        for exact, other in zip((before[0].mean(), *before[1:]), (after[0].mean(), *after[1:]), strict=True):
+            if (other - exact).norm() > 1e-2 * exact.norm() + 1e-6:
+                raise CheckFailed(
+                    f"at policy = reference rounding changes the value or the gradient at {point}: treat log-ratios "
+                    "within `rounding` (of a side or of lists) as equal"
+                )
+    return "changes nothing at policy = reference"
+
+
+def _rounded(part: Part, generator: torch.Generator) -> Part:
+    """Return the part with noise in the policy's log-probs, of a third of the rounding that is allowed for."""
+    policy, reference = log_probs(part)
+    size = rounding_of(policy, policy if reference is None else reference, policy.dtype)
+    noise = (2 * torch.rand(policy.shape, generator=generator) - 1) * size / 3
+    return with_log_probs(part, policy + noise, reference)
 
 
 @_check("needs")
@@ -369,3 +404,21 @@ def _log_probs_turned(part: Part) -> Part:
         return part
     policy = torch.cat([part.token_policy[:, :2].flip(1), part.token_policy[:, 2:]], dim=1)
     return with_log_probs(part, policy, part.token_reference)
+
+
+@_check("modifiers")
+def modifiers(loss: Loss) -> str:
+    """With every registered modifier that fits it, it passes all checks that it passes by itself.
+
+    A modifier may leave one of its hyper-parameters without effect, as a bounded divergence does with a cap.
+    """
+    if loss.modified_by:
+        return "it is a modified loss"
+    fit = fitting(loss)
+    for modified in fit:
+        for outcome in check_loss(modified):
+            if outcome.status != FAILED or outcome.check == "hyper-parameters":
+                continue
+            if run_check(outcome.check, loss).status != FAILED:
+                raise CheckFailed(f"{modified.name} fails {outcome.check!r}: {outcome.detail}")
+    return ", ".join(modified.name.partition("+")[2] for modified in fit) or "none fits"

@@ -67,6 +67,12 @@ COUNTERPARTS = [
         "DPO",
         {"loss_type": "aot", "beta": 0.01, "label_smoothing": 0.2},
     ),
+    Counterpart(
+        "aot_unpaired+label_smoothing",
+        {"beta": 0.01, "label_smoothing": 0.2},
+        "DPO",
+        {"loss_type": "aot_unpaired", "beta": 0.01, "label_smoothing": 0.2},
+    ),
     Counterpart("apo_zero", {"beta": 0.1}, "DPO", {"loss_type": "apo_zero", "beta": 0.1}),
     Counterpart("apo_down", {"beta": 0.1}, "DPO", {"loss_type": "apo_down", "beta": 0.1}),
     Counterpart(
@@ -126,7 +132,41 @@ COUNTERPARTS = [
         "cpo", {"beta": 0.1, "alpha": 1.0}, "CPO", {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0}, ALONE
     ),
     Counterpart("slic", {"delta": 1.0, "lam": 0.0}, "CPO", {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0}),
+    Counterpart(
+        "simpo+label_smoothing",
+        {"beta": 2.0, "gamma_ratio": 0.4, "label_smoothing": 0.2},
+        "CPO",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.8, "cpo_alpha": 0.0, "label_smoothing": 0.2},
+    ),
+    Counterpart(
+        "cpo+label_smoothing",
+        {"beta": 0.1, "alpha": 1.0, "label_smoothing": 0.2},
+        "CPO",
+        {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0, "label_smoothing": 0.2},
+        ALONE,
+    ),
     Counterpart("orpo", {"lam": 0.1}, "ORPO", {"beta": 0.1}, ALONE),
+    # Divergences of the other losses for which TRL takes them.
+    *(
+        Counterpart(
+            f"{loss}+js",
+            settings,
+            "DPO",
+            {"loss_type": kind, "f_divergence_type": "js_divergence", **options},
+        )
+        for loss, settings, kind, options in (
+            ("dpo_norm", {"beta": 5.0}, "sigmoid_norm", {"beta": 5.0}),
+            (
+                "robust_dpo",
+                {"beta": 0.1, "label_smoothing": 0.2},
+                "robust",
+                {"beta": 0.1, "label_smoothing": 0.2},
+            ),
+            ("exo", {"beta": 0.5, "label_smoothing": 0.01}, "exo_pair", {"beta": 0.5, "label_smoothing": 0.01}),
+            ("discopop", {"beta": 0.05, "tau": 0.05}, "discopop", {"beta": 0.05, "discopop_tau": 0.05}),
+        )
+    ),
+    Counterpart("ipo+wpo", {"tau": 0.1}, "DPO", {"loss_type": "ipo", "beta": 0.1, "use_weighting": True}),
     # Disagreements.
     Counterpart(
         "cdpo",
@@ -192,6 +232,13 @@ COUNTERPARTS = [
         "CPO",
         {"loss_type": "simpo"},
         differs="TRL's defaults (beta 0.1, cpo_alpha 1, a margin of 0.5) add an NLL term and are not SimPO's",
+    ),
+    Counterpart(
+        "slic+label_smoothing",
+        {"delta": 1.0, "lam": 0.0, "label_smoothing": 0.2},
+        "CPO",
+        {"loss_type": "hinge", "beta": 1.0, "cpo_alpha": 0.0, "label_smoothing": 0.2},
+        differs="TRL's `hinge` ignores label_smoothing and is `slic`; here both signs of the margin are weighted",
     ),
     Counterpart(
         "dpo+wpo",

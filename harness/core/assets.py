@@ -21,7 +21,24 @@ from losses.registry import nearest
 
 WEIGHTS_AND_TOKENIZER = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
-IDENTITY = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # what a model folder's content hash covers
+# What a model folder's content hash covers: weights, configuration, tokenizer and the model's own code. Defaults for
+# decoding (generation_config.json), pages and a trainer's records change no policy.
+IDENTITY = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "**/*.py",
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +117,15 @@ def model_folder(name: str, revision: str | None = None, *, code: bool = False) 
     return folder
 
 
-def weights_hash(folder: Path) -> str:
-    """Return a content hash of a model folder: its weights, its configuration and its tokenizer."""
-    files = sorted(f for f in Path(folder).rglob("*") if f.is_file() and f.suffix in IDENTITY)
-    return hash_value({str(f.relative_to(folder)): hash_file(f) for f in files if f.name != "artifact.json"})
+def weights_hash(folder: Path, *, code: bool = False) -> str:
+    """Return a content hash of a model folder: of the files that `IDENTITY` names.
+
+    `code` says that the Python files are run (`trust_remote_code`), which can be another model than transformers' own.
+    """
+    files = {file for pattern in IDENTITY for file in Path(folder).glob(pattern) if file.is_file()}
+    content = {str(file.relative_to(folder)): hash_file(file) for file in sorted(files)}
+    runs = {"runs": "its own code"} if code and any(file.suffix == ".py" for file in files) else {}
+    return hash_value(content | runs)
 
 
 def _packaged(name: str, asset: Asset) -> Path:

@@ -23,7 +23,7 @@ class LoraConfig:
 
     rank: int = dial(16, at_least=1, at_most=WIDEST)
     alpha: float = dial(32.0, above=0, at_most=1e6)
-    dropout: float = dial(0.0, below=1, at_least=0)
+    dropout: float = dial(0.0, below=1, at_least=0)  # see `ModelConfig.dropout`
     targets: str = "all-linear"
 
 
@@ -79,16 +79,22 @@ class FromScratchConfig:
 class ModelConfig:
     """The model that every cell starts from: a packaged asset's name, a local folder, or a hub id."""
 
-    name: str = "smollm2-135m-instruct"
+    # The model's key is its content, so what selects it is not numeric.
+    name: str = dial("smollm2-135m-instruct", numeric=False)
     from_scratch: FromScratchConfig | None = None  # instead of `name`: a model that the experiment trains itself
-    revision: str | None = None
+    revision: str | None = dial(None, numeric=False)
     dtype: Literal["float32", "bfloat16"] = "float32"
     tune: Literal["full", "lora", "last_layers"] = "full"  # which weights are trained, in SFT and with every loss
     last_layers: int = dial(4, at_least=1, at_most=MOST)  # for tune: last_layers
     # For tune: last_layers: disk limit for the activations of the frozen layers.
     trunk_cap_gb: float = dial(20.0, above=0, numeric=False)
     lora: LoraConfig = field(default_factory=LoraConfig)  # for tune: lora
-    trust_remote_code: bool = False
+    # In SFT and with every loss, the rate of the dropout layers that the model itself has, whatever its config.json
+    # says. Which values are dropped is drawn for each forward pass. With this or lora.dropout, what changes the passes
+    # (micro_batch_tokens, shared_prompt, processes) therefore changes a policy as another seed would.
+    dropout: float = dial(0.0, at_least=0, below=1)
+    # Whether the model may run Python files of its folder. Whether it does, and the files, are part of its content.
+    trust_remote_code: bool = dial(False, numeric=False)
 
 
 @dataclass

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.core.assets import model_folder, quiet, weights_hash
+from harness.core.assets import model_folder, weights_hash
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.pretrained import check_files, check_ids, load_model, loading
 from harness.core.store import Store
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Encoder:
     def __init__(self, name: str, store: Store):
         self.folder: Path = model_folder(name)
         self.hash = weights_hash(self.folder)
+        check_files("AutoModel", self.folder, self._what)
         self.store = store
         self._seen: dict[str, np.ndarray] = {}
 
@@ -50,19 +52,17 @@ class Encoder:
 
     @cached_property
     def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
-                model = AutoModel.from_pretrained(self.folder, use_safetensors=True).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"encoder in {self.folder} cannot be loaded: {str(error).strip().splitlines()[0]}"
-            ) from error
+        with loading(self._what):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
         if tokenizer.pad_token_id is None:
-            raise UserError(f"encoder in {self.folder} has no padding token; choose a sentence encoder")
-        return tokenizer, model
+            raise UserError(f"{self._what} has no padding token; choose a sentence encoder")
+        return tokenizer, load_model("AutoModel", self.folder, self._what)
+
+    @property
+    def _what(self) -> str:
+        return f"encoder in {self.folder}"
 
     def _compute(self, texts: Sequence[str]) -> np.ndarray:
         import torch
@@ -71,6 +71,7 @@ class Encoder:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its type
         ids = tokenizer(list(texts), truncation=True, max_length=MAX_PIECES)["input_ids"] if texts else []
+        check_ids(ids, tokenizer, model.config, self._what)
         result = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))  # batches of similar lengths are 3 times faster
         for start in range(0, len(order), BATCH_SIZE):

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 
 def from_json(kind: type[T], value: object) -> T:
-    """Return a JSON object as the dataclass `kind`; its fields may be dataclasses, None, tuples and mappings.
+    """Return a JSON value as `kind`: a dataclass, or one of the types that its fields may have.
 
-    A missing field takes its default; unknown fields are ignored. Elements of tuples of plain values and contents of
-    mappings are not checked. Raises `ValueError` that names the field which is missing or has the wrong type.
+    Fields may be plain values, dataclasses, None, lists, tuples of one type and mappings from text; what these hold
+    is checked too. A missing field takes its default; unknown fields are ignored. Raises `ValueError` that names the
+    field which is missing or has the wrong type.
     """
+    if not is_dataclass(kind):
+        return _converter(kind)(value)
     if not isinstance(value, dict):
         raise ValueError(f"expected the fields of a {kind.__name__}, got {value!r:.60}")
     values = {}
@@ -45,13 +48,37 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     if NoneType in arguments:
         some = _converter(next(argument for argument in arguments if argument is not NoneType))
         return lambda value: None if value is None else some(value)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return lambda value: from_json(hint, value)
-    if origin is tuple and is_dataclass(arguments[0]):
-        return lambda value: tuple(from_json(arguments[0], element) for element in _of_type(list, value))
-    if origin is tuple:
-        return lambda value: tuple(_of_type(list, value))
-    return lambda value: _of_type(dict if origin else hint, value)  # a type with an origin is a mapping
+    if hint in (Any, object):
+        return lambda value: value
+    if origin is Literal:
+        return lambda value: _one_of(arguments, value)
+    if origin in (list, tuple):
+        every = _every(arguments[0])
+        return lambda value: origin(every(_of_type(list, value)))
+    if origin is not None:  # a mapping
+        values = _every(arguments[1])
+        return lambda value: dict(zip(_of_type(dict, value), values(list(value.values())), strict=True))
+    if is_dataclass(hint):
+        return lambda value: from_json(hint, value)  # type: ignore[arg-type]  # a class, not an instance
+    return lambda value: _of_type(hint, value)
+
+
+def _every(hint: Any) -> Callable[[list], list]:
+    """Return a function that converts a list whose elements are of this type."""
+    convert = _converter(hint)
+
+    def all_of(values: list) -> list:
+        if set(map(type, values)) <= {hint}:  # thousands of token ids: quicker than one by one
+            return values
+        return [convert(value) for value in values]
+
+    return all_of
+
+
+def _one_of(known: tuple, value: Any) -> Any:
+    if value in known:
+        return value
+    raise ValueError(f"expected one of {', '.join(map(repr, known))}, got {value!r:.60}")
 
 
 def _of_type(wanted: type, value: Any) -> Any:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+
+from harness.core.source import code_of, sources_of
 
 
 def hash_value(value: object) -> str:
     """Return the sha256 hex digest of a JSON-serialisable value in canonical form (sorted keys, exact floats)."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: object) -> bytes:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text.encode("utf-8", "surrogatepass")
+
+
+def hash_list(values: Iterable[object]) -> str:
+    """Return `hash_value` of a list of these values, which is never held as one text."""
+    digest = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        digest.update(b"," * (number > 0) + _canonical(value))
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -22,15 +37,12 @@ def hash_file(path: Path) -> str:
 
 
 def hash_source(path: Path) -> str:
-    """Return a digest of a Python file's code that ignores comments, formatting and docstrings."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    """Return a digest of a Python file's code and of that of the user's own modules that it imports.
+
+    Comments and docstrings change nothing, and neither does the version of Python (see `harness.core.source`).
+    """
+    first, *imported = (hash_value(code_of(file)) for file in sources_of(path))
+    return hash_value([first, *sorted(imported)])
 
 
 def _digest(file: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest

@@ -1,26 +1,27 @@
 """Records on disk: written with all their fields, and checked with clear errors when read.
 
-On reading, a missing field takes its default, and a field that the record does not have is ignored.
+On reading, a missing field takes its default, and a field that the record does not have is ignored. A file of an
+artifact must have the hash that it was written with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
+from harness.core.integrity import damage_of
 from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
 from harness.core.secrets import all_masked
-from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
+from harness.core.store import DAMAGED, MANIFEST, read_json, read_jsonl, read_manifest, write_json, write_jsonl
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
-# ValueError: broken JSON or UTF-8. RecursionError: nested too deeply. OverflowError: an integer beyond any float.
-DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
+REMEDY = "run the experiment again, which makes it anew"
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -36,13 +37,19 @@ def write_records(folder: Path, kind: type[R], records: Iterable[R]) -> None:
 def read_record(kind: type[R], folder: Path) -> R:
     """Read the record of this kind in a folder. Raises `UserError` for a damaged file, a missing or mistyped field."""
     path = folder / kind.FILE
-    return _of_file(path, "", kind, readable(path, read_json))
+    return _unchanged(path, _of_file(path, "", kind, readable(path, read_json)))
 
 
 def read_records(kind: type[R], folder: Path) -> list[R]:
-    """Read the rows of this kind in a folder; raises like `read_record`."""
+    """Read the rows of this kind in a folder; raises like `read_record`, and if a row stands there twice."""
     path = folder / kind.FILE
-    return [_of_file(path, f" row {n}:", kind, row) for n, row in enumerate(readable(path, read_jsonl), start=1)]
+    rows = [_of_file(path, f" row {n}:", kind, row) for n, row in enumerate(readable(path, read_jsonl), start=1)]
+    seen = set()
+    for n, row in enumerate(rows if kind.IDENTITY else (), start=1):
+        if (identity := tuple(getattr(row, name) for name in kind.IDENTITY)) in seen:
+            raise UserError(f"{path}: row {n}: it stands there twice; {REMEDY}")
+        seen.add(identity)
+    return _unchanged(path, rows)
 
 
 def read_metrics(folder: Path) -> list[StepMetrics]:
@@ -53,7 +60,14 @@ def read_metrics(folder: Path) -> list[StepMetrics]:
     def kind(row: object) -> type[StepMetrics]:
         return DevMetrics if isinstance(row, dict) and row.get("split") == "dev" else TrainMetrics
 
-    return [_of_file(path, f" row {n}:", kind(row), row) for n, row in enumerate(rows, start=1)]
+    return _unchanged(path, [_of_file(path, f" row {n}:", kind(row), row) for n, row in enumerate(rows, start=1)])
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """Read a JSON file that maps text to text; empty if there is none. Raises like `read_record`."""
+    if not path.is_file():
+        return {}
+    return _unchanged(path, _of_file(path, "", Mapping[str, str], readable(path, read_json)))
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -66,12 +80,20 @@ def readable(path: Path, reader: Callable[[Path], T]) -> T:
     try:
         return reader(path)
     except DAMAGED as error:
-        raise UserError(
-            f"{path}: cannot be read ({one_line(error)}); delete the folder {path.parent} and run again"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); {REMEDY}") from None
 
 
-def _of_file(path: Path, row: str, kind: type[R], value: object) -> R:
+def _unchanged(path: Path, content: T) -> T:
+    """Return what was read from a file; raises `UserError` if an artifact lists the file with another hash."""
+    if (path.parent / MANIFEST).is_file():
+        files = readable(path.parent / MANIFEST, read_manifest)["files"]
+        listed = {name: digest for name, digest in files.items() if name == path.name}
+        if damage := damage_of(path.parent, listed):
+            raise UserError(f"{path.parent}: {damage}; {REMEDY}")
+    return content
+
+
+def _of_file(path: Path, row: str, kind: Any, value: object) -> Any:
     try:
         return from_json(kind, value)
     except (ValueError, RecursionError) as error:  # RecursionError: a nested value that cannot be shown

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from harness.core.config import ExperimentConfig
 from harness.core.errors import one_line
 from harness.core.prompt import Prompt
 
@@ -42,9 +43,13 @@ def settings_text(settings: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of a file, or of each row of a file; `FILE` is the file's name."""
+    """The content of a file, or of each row of a file.
+
+    `FILE` is the file's name; `IDENTITY` names the fields that together tell a row from all others, if any do.
+    """
 
     FILE: ClassVar[str]
+    IDENTITY: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,54 @@ class PlanRecord(Record):
 
 
 @dataclass(frozen=True)
+class ContentHashes:
+    """Hashes of what a run read: the model, the encoder, and the data of each task."""
+
+    model: str = ""
+    encoder: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment(Record):
+    """Code, machine and versions of packages; of a cell's training also how its numbers were computed.
+
+    `git` is None outside a checkout; `shared_prompt` says why completions of one prompt do not share a row, or "on".
+    `numerics` are the device and the other choices that change a result by rounding and are in no key.
+    """
+
+    FILE: ClassVar[str] = "environment.json"
+
+    git: Mapping[str, object] | None = None
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    shared_prompt: str = ""
+    numerics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunManifest(Record):
+    """The last run of an experiment that computed something.
+
+    `counts`: for each task, the numbers of rows that were read, cut and dropped.
+    """
+
+    FILE: ClassVar[str] = "manifest.json"
+
+    config: ExperimentConfig
+    experiment: str = ""
+    environment: Environment = field(default_factory=Environment)
+    hashes: ContentHashes = field(default_factory=ContentHashes)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class StepMetrics(Record):
     """Metrics at one training step; `split` is "dev" or "train", `step` counts optimiser steps.
 
     `loss` is in the loss's own unit. Log-ratios of policy to reference are means over responses, in nats; `margin` is
-    chosen minus rejected, in nats, and `accuracy` the share of pairs with a margin above 0. None means there are no
-    such responses, or no pairs.
+    chosen minus rejected, in nats, and `accuracy` the share of pairs with a margin above 0, where a margin that is 0
+    within rounding counts 1/2. None means there are no such responses, or no pairs.
     """
 
     FILE: ClassVar[str] = "metrics.jsonl"
@@ -160,6 +207,7 @@ class Sample(Record):
     """
 
     FILE: ClassVar[str] = "samples.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("id",)
 
     id: str
     prompt: Prompt
@@ -181,6 +229,7 @@ class Measure(Record):
     """
 
     FILE: ClassVar[str] = "rows.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("at", "id")
 
     at: float
     id: str
@@ -216,10 +265,13 @@ class Judgement(Record):
       tie, and values in between if the judge reports its confidence.
     - `flipped`: whether the two orders gave opposite verdicts; `first`: the share of verdicts for the response shown
       first. Both are None if the judge does not depend on the order, or was asked in one order.
+    - `graded`: the share of its verdicts that come from log-probs, so that they lie between 0 and 1; the others are 0
+      or 1. None for a judge without such verdicts.
     - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     """
 
     FILE: ClassVar[str] = "judgements.jsonl"
+    IDENTITY: ClassVar[tuple[str, ...]] = ("id",)
 
     id: str
     status: str
@@ -227,6 +279,7 @@ class Judgement(Record):
     flipped: bool | None = None
     detail: str = ""
     first: float | None = None
+    graded: float | None = None
     usage: Usage | None = None
 
 
@@ -251,6 +304,20 @@ class JudgeRecord(Record):
     id: str
     name: str = ""
     agreement: Agreement | None = None
+
+
+@dataclass(frozen=True)
+class SeenSequence:
+    """One sequence as the model sees it in training.
+
+    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order, each with whether the
+    loss is computed on its tokens. `tokens` counts all tokens, `trained` those that the loss is computed on.
+    """
+
+    role: str
+    parts: tuple[tuple[str, bool], ...]
+    tokens: int
+    trained: int
 
 
 @dataclass(frozen=True)

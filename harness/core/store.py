@@ -2,7 +2,7 @@
 
 An artifact is built under a lock in a temporary folder beside its path and then renamed, so that a crash or a second
 process leaves nothing half-written. Its key is a hash of everything that determines its content; an artifact that
-already exists is not built again.
+already exists and is undamaged is not built again.
 """
 
 from __future__ import annotations
@@ -12,29 +12,62 @@ import os
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from harness.core.errors import one_line
+from harness.core.from_json import from_json
 from harness.core.hashing import hash_file, hash_value
+from harness.core.integrity import damage_of, remember_written
 
 MANIFEST = "artifact.json"
 KEY_LENGTH = 16  # hex digits: 64 bits, so collisions among thousands of artifacts are negligible
 
+# What reading a damaged JSON file raises. ValueError: broken JSON or UTF-8, a missing field or a wrong type;
+# RecursionError: nested too deeply; OverflowError: an integer beyond any float.
+DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `artifact.json`.
+
+    `inputs` determine the content, `files` has the sha256 of each file and `sizes` their bytes; `seconds` is how long
+    the build took, and `created` when it ended (UTC).
+    """
+
+    inputs: Mapping[str, object]
+    files: Mapping[str, str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    seconds: float = 0.0
+    created: str = ""
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete folder. `manifest` holds `kind`, `inputs`, `files` (sha256 of each), `seconds` and `created`."""
+    """A complete folder."""
 
     path: Path
 
     @cached_property
     def manifest(self) -> dict:
-        return read_json(self.path / MANIFEST)
+        """The fields of `Manifest`; raises `ValueError` or another of `DAMAGED` if they cannot be read."""
+        return read_manifest(self.path / MANIFEST)
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with its files, in words; "" if they are what was written."""
+        try:
+            return one_line(damage_of(self.path, self.manifest["files"]))
+        except DAMAGED as error:
+            return f"{MANIFEST} cannot be read ({one_line(error)})"
 
 
 def key_of(inputs: Mapping) -> str:
@@ -42,10 +75,21 @@ def key_of(inputs: Mapping) -> str:
     return hash_value(inputs)[:KEY_LENGTH]
 
 
+def is_of_key(manifest: Mapping, key: str) -> bool:
+    """Whether the inputs that a manifest names are those of a key."""
+    try:
+        return key_of(manifest["inputs"]) == key
+    except ValueError:  # a number that no key is made of
+        return False
+
+
 def find_artifact(path: Path, inputs: Mapping | None = None) -> Artifact | None:
-    """Return the artifact at `path` if it is complete and, with `inputs`, was built from them; else None."""
+    """Return the artifact at `path` if it is complete, undamaged and, with `inputs`, was built from them; else None.
+
+    Files are hashed only if their size or times have changed (see `harness.core.integrity`).
+    """
     artifact = Artifact(Path(path))
-    if not (artifact.path / MANIFEST).is_file():
+    if not (artifact.path / MANIFEST).is_file() or artifact.damage:
         return None
     if inputs is not None and artifact.manifest["inputs"] != json.loads(json.dumps(inputs)):
         return None
@@ -66,8 +110,9 @@ def build_artifact(
 ) -> Artifact:
     """Return the artifact at `path`, calling `build(folder)` to write its files if it does not exist yet.
 
-    An artifact built from other inputs, or one that `accept` rejects, is replaced once the new one is complete. Two
-    processes that need the same artifact build it once: the second waits for the first.
+    An artifact built from other inputs, or one that `accept` rejects, is replaced once the new one is complete; so is a
+    damaged one, with a warning. Two processes that need the same artifact build it once: the second waits for the
+    first.
     """
     path = Path(path)
     existing = find_artifact(path, inputs)
@@ -79,29 +124,65 @@ def build_artifact(
         existing = find_artifact(path, inputs)
         if existing and accept(existing):
             return existing
+        if path.is_dir() and (damage := Artifact(path).damage):
+            warnings.warn(f"{one_line(path)} is damaged: {damage}; it is made again", stacklevel=2)
         for stale in path.parent.glob(f".{path.name}.tmp-*"):  # left by a killed process, as this one holds the lock
-            shutil.rmtree(stale, ignore_errors=True)
-        folder = path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}"
+            _remove(stale)
+        folder, old = (path.parent / f".{path.name}.tmp-{uuid.uuid4().hex[:8]}" for _ in range(2))
         folder.mkdir()
         try:
             started = time.monotonic()
             build(folder)
-            files = {str(f.relative_to(folder)): hash_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-            manifest = {
-                "kind": kind,
-                "inputs": inputs,
-                "files": files,
-                "seconds": round(time.monotonic() - started, 3),
-                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            write_json(folder / MANIFEST, manifest)
-            if path.exists():
-                shutil.rmtree(path)
+            names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+            manifest = Manifest(
+                inputs,
+                {name: hash_file(folder / name) for name in names},
+                {name: (folder / name).stat().st_size for name in names},
+                kind,
+                round(time.monotonic() - started, 3),
+                time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            )
+            write_json(folder / MANIFEST, asdict(manifest))
+            _flush_tree(folder)
+            if os.path.lexists(path):
+                os.replace(path, old)
             os.replace(folder, path)
-            shutil.rmtree(partial_folder(path), ignore_errors=True)
+            _flush(path.parent)
+            remember_written(path, manifest.files)
+            _remove(partial_folder(path))
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            for left in (folder, old):
+                _remove(left)
     return Artifact(path)
+
+
+def read_manifest(path: Path) -> dict:
+    """Read an `artifact.json` and return the fields of `Manifest`; raises one of `DAMAGED` if it cannot be read."""
+    return asdict(from_json(Manifest, read_json(path)))
+
+
+def _flush_tree(folder: Path) -> None:
+    """Write everything in a folder through to the disk, so that a power cut after its renaming loses nothing."""
+    for place in (*folder.rglob("*"), folder):
+        _flush(place)
+
+
+def _flush(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not place.is_dir():  # some file systems cannot flush folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 class Store:

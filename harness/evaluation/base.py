@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -99,11 +100,22 @@ class JudgeKind:
     ready: Callable = lambda options: None
     forecast: Callable | None = None
 
-    def check(self, options: object) -> None:
-        """Raise `UserError` for options that are out of bounds or could not work."""
-        for problem in out_of_bounds(options, "judge."):
-            raise UserError(problem)
-        self.further_check(options)
+    def check(self, options: object, where: str = "judge", *, to_run: bool = False) -> None:
+        """Raise `UserError` for options that are out of bounds or could not work; with `to_run`, for a missing key too.
+
+        `where` is the section of the experiment that holds the options. A check may name an option as `judge.option`,
+        as it is in an experiment with one judge; the error names it in its own section.
+        """
+        try:
+            for problem in out_of_bounds(options, "judge."):
+                raise UserError(problem)
+            self.further_check(options)
+            if to_run:
+                self.ready(options)
+        except UserError as error:
+            names = "|".join(field.name for field in fields(self.options))
+            message = re.sub(rf"\bjudge\.(?=(?:{names})\b)", f"{where}.", str(error))
+            raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
 
     def identity(self, options: object) -> dict:
         """Return the options that determine verdicts: the numeric ones."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from harness.core.records import COUNTED, Judgement
 from harness.evaluation.labelled import FIRST, SECOND, TIE
-from harness.evaluation.statistics.intervals import flip_rate, wilson_interval
+from harness.evaluation.statistics.intervals import flip_rate, mean_known, wilson_interval
 
 
 def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
@@ -19,7 +19,8 @@ def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
       the judge gave a verdict on; a tie from the judge counts 0.5.
     - `kappa`: Cohen's kappa over first, second and tie, on all comparisons with a verdict.
     - `coverage`: the share of comparisons with a verdict; `missing`: the number of others by status.
-    - `flip_rate`: how often the order decided; `first_rate`: the share of verdicts for the response shown first.
+    - `flip_rate`: how often the order decided; `first_rate`: the share of verdicts for the response shown first;
+      `graded_rate`: the share of verdicts that log-probs grade, the others being 0 or 1.
     - `longer` and `labels_longer`: the share of verdicts, and of labels, for the longer response (without ties and
       equal lengths).
     - `usd_per_1000`: the price of 1,000 comparisons, from the usage of the answers; 0 for a local judge, None if no
@@ -30,14 +31,14 @@ def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
     preferred = [(row, judgement) for row, judgement in pairs if row.label != TIE]
     subsets = sorted({row.subset for row in rows})
     by_subset = {name: _accuracy([pair for pair in preferred if pair[0].subset == name]) for name in subsets}
-    first = [judgement.first for _, judgement in pairs if judgement.first is not None]
     return {
         **_accuracy(preferred),
         "kappa": _kappa([(row.label, _verdict(judgement)) for row, judgement in pairs]),
         "coverage": len(pairs) / len(rows),
         "missing": {status: n for status, n in _counts(judgements).items() if status not in COUNTED},
         "flip_rate": _or_none(flip_rate(judgement.flipped for _, judgement in pairs)),
-        "first_rate": sum(first) / len(first) if first else None,
+        "first_rate": mean_known(judgement.first for _, judgement in pairs),
+        "graded_rate": mean_known(judgement.graded for _, judgement in pairs),
         "longer": _longer([(row, _verdict(judgement)) for row, judgement in pairs]),
         "labels_longer": _longer([(row, row.label) for row, _ in pairs]),
         "usd_per_1000": _price([judgement for _, judgement in pairs]),

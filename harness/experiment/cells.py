@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness.backbones.language_model.needs import SUPPLIERS
@@ -87,12 +88,11 @@ class CellMaker:
         inputs: dict[str, object] = {"start": self.start, "seed": seed}
         splits = self.planned.prepared.splits
         if self.planned.generation:
-            drawing = drawing_inputs(self.planned, self.start)
-            inputs["preferences"] = {**drawing, **self.planned.generation.labelling}
+            inputs["preferences"] = {**self._drawing, **self.planned.generation.labelling}
         if loss is not None:
             inputs |= {
                 "loss": loss.name,
-                "sources": loss_sources(loss, settings),
+                "sources": [self._hash_of(file) for file in loss_files(loss, settings)],
                 "settings": dict(settings),
                 "train": numeric(self.experiment.train),
                 "dev": splits["dev"].hash,
@@ -102,9 +102,22 @@ class CellMaker:
         name = loss.name if loss else SFT
         return Cell(key_of(inputs), self.planned.name, name, dict(settings), seed, self.evaluated_on, inputs)
 
+    @cached_property
+    def _drawing(self) -> dict:
+        return drawing_inputs(self.planned, self.start)
 
-def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: PlannedTask) -> dict:
-    """Return what determines a task's SFT policy: the inputs of that artifact's key."""
+    @cached_property
+    def _hash_of(self) -> Callable[[Path], str]:
+        return cache(hash_source)  # a thousand cells share a few files
+
+
+def start_inputs(
+    experiment: ExperimentConfig, model_hash: str, dropout: Mapping[str, float], planned: PlannedTask
+) -> dict:
+    """Return what determines a task's SFT policy: the inputs of that artifact's key.
+
+    `dropout` are the rates in the model's configuration; the experiment's is named where it differs from them.
+    """
     model = experiment.model
     tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
@@ -114,6 +127,7 @@ def start_inputs(experiment: ExperimentConfig, model_hash: str, planned: Planned
         "tune": [model.tune, tuning],
         "tokens": planned.prepared.splits["train"].hash,
         "sft": numeric(experiment.sft),
+        **({} if set(dropout.values()) <= {model.dropout} else {"dropout": model.dropout}),
     }
 
 
@@ -124,11 +138,11 @@ def drawing_inputs(planned: PlannedTask, start: Mapping[str, object]) -> dict:
     return {**planned.generation.drawing, "start": start, "prompts": hash_value(prompts)}
 
 
-def loss_sources(loss: Loss, settings: Mapping[str, object]) -> list[str]:
-    """Return the hashes of a loss's source files: its own, those of its needs and chosen options, and the batch's."""
+def loss_files(loss: Loss, settings: Mapping[str, object]) -> list[Path]:
+    """Return a loss's source files: its own, those of its needs and chosen options, and the batch's."""
     own = [need.compute for need in map(NEEDS.get, sorted(loss.needs)) if need.compute is not None]
     origins = [origin_of(function) for function in (*loss.functions, *own, PreferenceBatch.from_logps)]
     for name, parameter in loss.hyperparameters.items():
         if isinstance(parameter.choices, Registry):
             origins.append(parameter.choices.origin(settings[name]))
-    return [hash_source(Path(origin.rpartition(":")[0])) for origin in origins]
+    return [Path(origin.rpartition(":")[0]) for origin in origins]

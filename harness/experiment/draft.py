@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.backbones.language_model.decoder import context_of
 from harness.backbones.language_model.from_scratch import find_pretrained
 from harness.backbones.language_model.needs import SUPPLIERS
-from harness.backbones.language_model.policy import model_settings
+from harness.backbones.language_model.policy import check_folder, model_settings
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
-from harness.core.errors import UserError
 from harness.core.places import check_results
 from harness.core.store import Store
 from harness.core.user_code import user_code
@@ -42,7 +42,7 @@ class Draft:
         model = self.experiment.model
         if model.from_scratch:
             return find_pretrained(model.from_scratch, self.store)
-        return model_folder(model.name, model.revision)
+        return model_folder(model.name, model.revision, code=model.trust_remote_code)
 
 
 def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
@@ -55,13 +55,9 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
     load_plugins(experiment.plugins)
     resolved = resolve(experiment)
     for judge in resolved.judges.values():
-        try:
-            with user_code("judge", judge.kind.make.__module__):
-                judge.kind.check(judge.options)
-                if to_run:
-                    judge.kind.ready(judge.options)
-        except UserError as error:
-            raise UserError(f"judges.{judge.name}: {error}" if judge.name else str(error)) from None
+        where = f"judges.{judge.name}" if judge.name else "judge"
+        with user_code(where, judge.kind.make.__module__):
+            judge.kind.check(judge.options, where, to_run=to_run)
     check_needs(resolved.losses.values(), SUPPLIERS)
     if to_run:
         check_results(experiment.folder, experiment.folder / "cells", experiment.store)
@@ -72,6 +68,7 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
         with user_code(f"tasks.{name}", task.load.__module__):
             data[name] = task.load(experiment.tasks[name])
     draft = Draft(experiment, resolved, data, encoder, store)
+    _check_model(draft)
     check_lengths(experiment, _context(draft))
     return draft
 
@@ -81,4 +78,10 @@ def _context(draft: Draft) -> int | None:
     model = draft.experiment.model
     if model.from_scratch:
         return model.from_scratch.context
-    return getattr(model_settings(draft.model(), model), "max_position_embeddings", None)
+    return context_of(model_settings(draft.model(), model))
+
+
+def _check_model(draft: Draft) -> None:
+    """Reject a model that cannot be read or trained as asked, as far as that shows without its weights."""
+    if folder := draft.model():
+        check_folder(folder, draft.experiment.model)

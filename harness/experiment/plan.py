@@ -5,19 +5,23 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backbones.language_model.policy import load_tokenizer, model_settings
+from harness.backbones.language_model.decoder import dropout_rates
+from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
+from harness.backbones.language_model.sampler import ends_named_by
 from harness.backbones.language_model.scoring import stored_at
-from harness.backbones.language_model.tokens import prepare_task
+from harness.backbones.language_model.token_store import TokenStore
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ExperimentConfig
 from harness.core.dials import numeric
 from harness.core.encoder import Encoder
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
+from harness.core.pretrained import check_ids
 from harness.core.prompt import prompt_text
 from harness.core.records import SFT, CellRecord, PlanRecord, cell_folder
 from harness.core.render import Renderer
@@ -45,6 +49,7 @@ class Plan:
     cells: list[Cell]
     store: Store
     second_reference: Path | None = None
+    ends: tuple[int, ...] = ()  # tokens that end a sample besides those that the renderer knows
 
     def cell(self, key: str) -> Cell:
         """Return the cell with this key; raises `KeyError` if the plan has none."""
@@ -98,30 +103,39 @@ class Plan:
         )
 
 
-def make_plan(draft: Draft, model: Path) -> Plan:
+def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Plan:
     """Tokenise the data of a draft for a model (a folder) and expand the experiment into cells.
+
+    `progress(done, total)` is called with numbers of rows while they are tokenised; tokens in the store are read.
 
     Raises `UserError` for data that do not fit the losses or the lengths, a second reference with another tokenizer,
     or activations of frozen layers that would exceed `model.trunk_cap_gb` on disk.
     """
     experiment, resolved = draft.experiment, draft.resolved
     renderer = Renderer(load_tokenizer(model, experiment.model))
-    model_hash = weights_hash(model)
+    ends = tuple(end for end in ends_named_by(model) if end not in renderer.stop_tokens)
+    runs_code = experiment.model.trust_remote_code
+    model_hash = weights_hash(model, code=runs_code)
+    tokens = TokenStore(draft.store, renderer, model_hash)
     tasks = {
         name: PlannedTask(
             name,
             task,
-            prepare_task(name, task, draft.data[name], experiment.tasks[name], renderer),
-            hash_value(asdict(draft.data[name])),
+            tokens.prepare(name, task, draft.data[name], experiment.tasks[name], progress),
+            draft.data[name].hash,
             resolved.generations.get(name),
         )
         for name, task in resolved.tasks.items()
     }
     for name in resolved.evaluated_on:
         check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, tasks[name])
-    starts = {name: start_inputs(experiment, model_hash, tasks[name]) for name in resolved.evaluated_on}
     second = _second_reference(experiment, resolved.losses, renderer)
-    second_hash = weights_hash(second) if second else None
+    for folder in filter(None, (model, second)):
+        settings = model_settings(folder, experiment.model)
+        check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
+    dropout = dropout_rates(model_settings(model, experiment.model))
+    starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
+    second_hash = weights_hash(second, code=runs_code) if second else None
     cells = []
     for name, evaluated_on in resolved.evaluated_on.items():
         prompts = [e.prompt for split in tasks[name].prepared.splits.values() for e in split.examples]
@@ -133,10 +147,33 @@ def make_plan(draft: Draft, model: Path) -> Plan:
             for loss, settings in [(SFT, {}), *resolved.points_of[name]]
         ]
     plan = Plan(
-        experiment, resolved, model, model_hash, renderer, draft.encoder, tasks, starts, cells, draft.store, second
+        experiment,
+        resolved,
+        model,
+        model_hash,
+        renderer,
+        draft.encoder,
+        tasks,
+        starts,
+        cells,
+        draft.store,
+        second,
+        ends,
     )
     check_trunk(plan.trunk_bytes, experiment.model)
     return plan
+
+
+def _all_ids(tasks: Mapping[str, PlannedTask], renderer: Renderer) -> Iterator[Sequence[int]]:
+    """Yield all token ids that a model will be given, text by text."""
+    yield (renderer.pad_token,)
+    for planned in tasks.values():
+        for split in planned.prepared.splits.values():
+            for sequence in split.sequences:
+                yield sequence.prompt
+                yield sequence.completion
+        for questions in planned.prepared.questions.values():
+            yield from questions.ids
 
 
 def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], renderer: Renderer) -> Path | None:
@@ -150,7 +187,8 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
     name = experiment.second_reference
     if not name:
         raise UserError(f"loss {wanting[0]!r} needs a second reference; name a model in 'second_reference'")
-    folder = model_folder(name, None)
+    folder = model_folder(name, None, code=experiment.model.trust_remote_code)
+    check_folder(folder, dataclasses.replace(experiment.model, tune="full"))
     if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
     return folder

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -13,7 +14,9 @@ import harness.evaluation.judges  # noqa: F401  (registers the judges)
 from harness.backbones.language_model.preferences import Generation
 from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
 from harness.core.errors import UserError
+from harness.core.hashing import hash_source
 from harness.core.records import SFT
+from harness.core.source import is_of_project
 from harness.evaluation.base import JUDGES, JudgeKind
 from harness.experiment.file import merged
 from harness.tasks import TASKS, Task
@@ -35,6 +38,12 @@ class JudgeChoice:
     kind: JudgeKind
     options: object
     tasks: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """A hash of the code of a judge of the user's own; "" for a built-in one, whose id has its version."""
+        file = Path(JUDGES.origin(self.kind.name).rpartition(":")[0])
+        return "" if is_of_project(file) else hash_source(file)
 
 
 @dataclass(frozen=True)

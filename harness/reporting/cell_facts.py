@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
+from harness.core.errors import UserError
+from harness.core.record_files import REMEDY
 from harness.core.records import COUNTED, TRAIN, Judgement
+from harness.core.store import MANIFEST, is_of_key
 from harness.reporting.cell_files import CellFiles
 
 
@@ -18,6 +21,8 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
     """
     manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
+    if train and not is_of_key(train, cell.key):
+        raise UserError(f"{cell.folder / TRAIN}: {MANIFEST} names inputs of another cell; {REMEDY}")
     return {
         "key": cell.key,
         "label": cell.label,
@@ -32,6 +37,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "hashes": manifest.get("hashes", {}),
         "files": train.get("files", {}),
         "counts": manifest.get("counts", {}),
+        "example": manifest.get("examples", {}).get(cell.task, []),
         "environment": cell.environment,
         "summary": asdict(cell.summary) if cell.summary else {},
         "trajectory": [asdict(row) for row in cell.metrics],

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from harness.core.record_files import read_failures, read_metrics, read_record, read_records, readable
+from harness.core.errors import UserError
+from harness.core.record_files import read_failures, read_mapping, read_metrics, read_record, read_records, readable
 from harness.core.records import (
     JUDGE,
     SAMPLE,
     START,
     TRAIN,
     CellRecord,
+    Environment,
     Failure,
     Judgement,
     JudgeRecord,
     PlanRecord,
     Record,
+    RunManifest,
     Sample,
     StepMetrics,
     TrainSummary,
@@ -27,7 +31,7 @@ from harness.core.records import (
     settings_text,
     stage_folder,
 )
-from harness.core.store import MANIFEST, read_json
+from harness.core.store import MANIFEST, read_manifest
 
 R = TypeVar("R", bound=Record)
 NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters
@@ -55,8 +59,8 @@ class ExperimentFiles:
 
     @cached_property
     def manifest(self) -> Mapping:
-        """The content of `manifest.json`: configuration, hashes and counts of the last run that computed something."""
-        return _json(self.folder / "manifest.json")
+        """The fields of `RunManifest`; empty if there is none."""
+        return _fields(RunManifest, self.folder)
 
     @cached_property
     def planned(self) -> list[CellFiles]:
@@ -66,10 +70,15 @@ class ExperimentFiles:
 
     @cached_property
     def cells(self) -> list[CellFiles]:
-        """The cells of the plan, and those that earlier plans left."""
-        keys = {cell.key for cell in self.planned}
-        left = [read_record(CellRecord, path.parent) for path in sorted(self.folder.glob(f"cells/*/{CellRecord.FILE}"))]
-        return [*self.planned, *(CellFiles(self, cell) for cell in left if cell.key not in keys)]
+        """The cells of the plan, and those that earlier plans left; one whose record is damaged is left out."""
+        cells = {cell.key: cell for cell in self.planned}
+        for path in sorted(self.folder.glob(f"cells/*/{CellRecord.FILE}")):
+            if path.parent.name not in cells:
+                try:
+                    cells[path.parent.name] = CellFiles(self, read_record(CellRecord, path.parent))
+                except UserError as error:
+                    warnings.warn(f"a cell is left out: {error}", stacklevel=2)
+        return list(cells.values())
 
     def judges(self, task: str) -> list[str]:
         """The names of a task's judges: "" where there is one."""
@@ -120,8 +129,9 @@ class CellFiles:
         return [(task, judge) for task in self.record.evaluated_on for judge in self.experiment.judges(task)]
 
     def artifact(self, stage: str) -> Mapping | None:
-        """The manifest of a finished stage, such as "train" or "sample-hh"."""
-        return _json(self.folder / stage / MANIFEST) or None
+        """The manifest of a finished stage, such as "train" or "sample-hh"; raises `UserError` if it is damaged."""
+        path = self.folder / stage / MANIFEST
+        return readable(path, read_manifest) if path.is_file() else None
 
     @property
     def failures(self) -> list[Failure]:
@@ -136,12 +146,12 @@ class CellFiles:
     @property
     def environment(self) -> Mapping:
         """Code, versions and hardware that trained it."""
-        return _json(self.folder / TRAIN / "environment.json")
+        return _fields(Environment, self.folder / TRAIN)
 
     @property
     def start(self) -> Mapping:
         """The hash of the SFT policy that its training started from, by file name."""
-        return _json(self.folder / TRAIN / START)
+        return read_mapping(self.folder / TRAIN / START)
 
     @property
     def metrics(self) -> list[StepMetrics]:
@@ -168,12 +178,13 @@ def experiments_in(results: Path) -> Iterator[ExperimentFiles]:
             yield ExperimentFiles(folder)
 
 
-def _json(path: Path) -> dict:
-    return readable(path, read_json) if path.is_file() else {}
-
-
 def _record(kind: type[R], folder: Path) -> R | None:
     return read_record(kind, folder) if (folder / kind.FILE).is_file() else None
+
+
+def _fields(kind: type[Record], folder: Path) -> dict:
+    record = _record(kind, folder)
+    return asdict(record) if record else {}
 
 
 def _records(kind: type[R], folder: Path) -> list[R]:

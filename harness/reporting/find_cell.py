@@ -25,7 +25,15 @@ def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
     Raises `UserError` if there are no results, if no cell matches (it names the nearest), or if several do (it lists
     them).
     """
-    cells = [cell for one in _experiments(Path(results), experiment) for cell in one.cells]
+    cells: list[CellFiles] = []
+    damaged: list[UserError] = []
+    for one in _experiments(Path(results), experiment):
+        try:
+            cells += one.cells
+        except UserError as error:  # the cells of the other experiments can still be found
+            damaged.append(error)
+    if damaged and not any(cell.key == text or _fits(text, cell) for cell in cells):
+        raise damaged[0]
     if not cells:
         raise UserError(f"no cells in {results}; run an experiment first: python -m harness run EXPERIMENT.yaml")
     matching = [cell for cell in cells if cell.key == text] or [cell for cell in cells if _fits(text, cell)]

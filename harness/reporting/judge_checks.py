@@ -8,14 +8,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.errors import UserError, one_line
+from harness.core.from_json import from_json
 from harness.core.hashing import hash_value
+from harness.core.record_files import readable
 from harness.core.store import read_json
 
 FOLDER = "judge-checks"
 NO_CHECK = "none was run"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is shown of a check: accuracy with its interval, in [0, 1], or None if nothing was judged.
+
+    `n` is how many comparisons were judged; `limit` is None if all were asked.
+    """
+
+    data: str
+    n: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    limit: int | None = None
 
 
 def check_file(results: Path, judge: str, data: str, limit: int | None = None) -> Path:
@@ -30,20 +48,37 @@ def check_file(results: Path, judge: str, data: str, limit: int | None = None) -
 def checks_of(results: Path, judge: str) -> str:
     """Return a summary of a judge's checks, each with its file below `results`; `NO_CHECK` if there is none.
 
-    Of several checks on the same data it is the one without a limit, or else the one with the highest.
+    Of several checks on the same data it is the one without a limit, or else the one with the highest. A file that
+    cannot be read is named: it makes no other number of a report worse.
     """
-    files = {path: read_json(path) for path in sorted(_folder(results, judge).glob("*.json"))}
-    by_limit = sorted(files.items(), key=lambda item: item[1].get("limit") or math.inf)
-    largest = {check["data"]: (path, check) for path, check in by_limit}
-    return (
-        "; ".join(_told(check, path.relative_to(results)) for _, (path, check) in sorted(largest.items())) or NO_CHECK
-    )
+    checks, told = {}, {}
+    for path in sorted(_folder(results, judge).glob("*.json")):
+        try:
+            check = read_check(path)
+        except UserError:
+            told[path.name] = f"{path.relative_to(results)} cannot be read: run judge-check again"
+            continue
+        if check.data not in checks or _size(check) > _size(checks[check.data][0]):
+            checks[check.data] = check, path
+    told |= {data: _told(check, path.relative_to(results)) for data, (check, path) in checks.items()}
+    return "; ".join(text for _, text in sorted(told.items())) or NO_CHECK
 
 
-def _told(check: Mapping, path: Path) -> str:
-    accuracy, low, high = (f"{100 * check[name]:.1f}" for name in ("accuracy", "low", "high"))
-    data = f"{check['data']}, the first {check['limit']}" if check.get("limit") else check["data"]
-    return f"{data}: {accuracy} % [{low}, {high}] of {check['n']} ({path})"
+def read_check(path: Path) -> Check:
+    """Read a stored check; raises `UserError` if it is damaged."""
+    return readable(path, lambda file: from_json(Check, read_json(file)))
+
+
+def _size(check: Check) -> float:
+    return check.limit or math.inf
+
+
+def _told(check: Check, path: Path) -> str:
+    data = f"{check.data}, the first {check.limit}" if check.limit else check.data
+    if check.accuracy is None or check.low is None or check.high is None:
+        return f"{data}: not measured ({check.n} judged) ({path})"
+    accuracy, low, high = (f"{100 * value:.1f}" for value in (check.accuracy, check.low, check.high))
+    return one_line(f"{data}: {accuracy} % [{low}, {high}] of {check.n} ({path})")
 
 
 def _folder(results: Path, judge: str) -> Path:

@@ -73,6 +73,10 @@ COLUMNS = {
         "share of verdicts that went to the response shown first, over both orders: 50 % is no bias; "
         "empty where the judge has no order"
     ),
+    "graded_rate": (
+        "share of verdicts that the endpoint's log-probs grade between 0 and 1, the others are 0 or 1; "
+        "empty where the judge asks no endpoint for log-probs"
+    ),
     "judge_name": "the judge's name in a panel of several; empty where the experiment has one",
     "judge": "name, version and template of the judge",
     "judge_date": "day of the judgements, or the first and the last day",
@@ -91,7 +95,8 @@ COLUMNS = {
     "baseline_characters": "mean length of the baseline's responses in characters",
     "finished": "share of responses that ended by themselves, not at the limit of new tokens",
     "dev_accuracy": (
-        "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training"
+        "share of dev pairs whose chosen response has the higher log-ratio to the reference, after training; "
+        "a tie within rounding counts 1/2"
     ),
     "dev_margin": "mean chosen minus rejected log-ratio on the dev pairs, after training, in nats",
     "kl": (
@@ -181,6 +186,7 @@ def _row(
         **_percent("vs_sft", difference),
         "flip_rate": flip_rate(prompts["flipped"]),
         "first_rate": prompts["first"].mean(),
+        "graded_rate": prompts["graded"].mean(),
         **judged_by[[name for name in COLUMNS if name.startswith("judge")]],
         "judge_date": " ".join(dict.fromkeys(days[:1] + days[-1:])),
         "baseline": results.baselines[first["evaluated_on"]],

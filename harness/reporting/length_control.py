@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from harness.core.errors import UserError
-from harness.core.store import read_json
-from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable
+from harness.core.record_files import read_record, readable
+from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, OFFICIAL, DifficultyTable, StoredTable
 from harness.evaluation.statistics.length_control import joint_difficulty, length_controlled
 
 FITTED = "fitted"
@@ -40,7 +40,7 @@ def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, id
         _by_cell(prompts, column, cells, ids) for column in ("preference", "characters", "baseline_characters")
     )
     differences, judged = baselines - lengths, ~np.isnan(preferences)
-    tables = [_read(Path(path)) for path in sorted(set(evaluations["difficulty"]) - {""})]
+    tables = [readable(Path(path), _judged_by) for path in sorted(set(evaluations["difficulty"]) - {""})]
     if not tables:
         difficulty = joint_difficulty(preferences, differences)
         rates = {
@@ -49,9 +49,9 @@ def length_controlled_rates(evaluations: pd.DataFrame, prompts: pd.DataFrame, id
             if rows.any()
         }
         return Controlled(rates, FITTED)
-    preferred = max(tables, key=lambda table: table["origin"] == OFFICIAL)
-    table, order = DifficultyTable.from_json(preferred), np.argsort([preferred["index"].get(id, -1) for id in ids])
-    if set(preferred["index"].values()) != set(range(INSTRUCTIONS)) or set(preferred["index"]) != set(ids):
+    table, index = max(tables, key=lambda read: read[0].origin == OFFICIAL)
+    order = np.argsort([index.get(id, -1) for id in ids])
+    if set(index.values()) != set(range(INSTRUCTIONS)) or set(index) != set(ids):
         return Controlled({}, table.origin)
     rates = {
         cell: length_controlled(preferences[i, order], differences[i, order], table.difficulty, table.anchors)
@@ -67,8 +67,7 @@ def _by_cell(prompts: pd.DataFrame, column: str, cells: list[str], ids: list) ->
     return table.to_numpy(dtype=float, na_value=np.nan)
 
 
-def _read(path: Path) -> Mapping:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        raise UserError(f"{path}: cannot be read; delete the folder {path.parent} and run again") from None
+def _judged_by(path: Path) -> tuple[DifficultyTable, Mapping[str, int]]:
+    """Return the table in a judge's file, and the places of its prompts among the instructions."""
+    stored = read_record(StoredTable, path.parent)
+    return DifficultyTable.from_json(asdict(stored)), stored.index

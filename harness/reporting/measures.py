@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from harness.core.record_files import read_records, readable
-from harness.core.records import MEASURE, SAMPLE, Measure, Sample, cell_folder, settings_text, stage_folder
-from harness.core.store import MANIFEST, read_json
+from harness.core.records import MEASURE, SAMPLE, Measure, cell_folder, settings_text, stage_folder
+from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import matrix, read_plan
+from harness.reporting.results import is_of_samples, matrix, read_plan
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]
@@ -58,7 +59,9 @@ def load_measures(folder: Path) -> pd.DataFrame:
                 continue
             method = {name: value for name, value in cell.settings.items() if name not in STRENGTHS}
             frames.append(
-                pd.DataFrame(read_records(Measure, measured))[MEASURED].assign(
+                pd.DataFrame(read_records(Measure, measured), columns=[field.name for field in fields(Measure)])[
+                    MEASURED
+                ].assign(
                     evaluated_on=task,
                     trained_on=cell.trained_on,
                     loss=cell.loss,
@@ -142,5 +145,4 @@ def _current(measured: Path, sampled: Path) -> bool:
     """Whether there is a measurement, and it is of the current samples."""
     if not (measured / MANIFEST).is_file() or not (sampled / MANIFEST).is_file():
         return False
-    of, there = (readable(folder / MANIFEST, read_json) for folder in (measured, sampled))
-    return of["inputs"]["samples"] == there["files"][Sample.FILE]
+    return is_of_samples(*(readable(folder / MANIFEST, read_manifest) for folder in (measured, sampled)))

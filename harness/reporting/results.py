@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import UserError, one_line
-from harness.core.record_files import read_failures, read_metrics, read_record, read_records, readable
+from harness.core.record_files import REMEDY, read_failures, read_metrics, read_record, read_records, readable
 from harness.core.records import (
     COUNTED,
     JUDGE,
@@ -29,7 +29,7 @@ from harness.core.records import (
     settings_text,
     stage_folder,
 )
-from harness.core.store import MANIFEST, read_json
+from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.reporting.judge_checks import checks_of
 
@@ -45,6 +45,7 @@ PROMPT_COLUMNS = {
     "preference": "float64",
     "flipped": "boolean",  # with a third value: missing
     "first": "float64",
+    "graded": "float64",
     "tokens": "int64",
     "characters": "int64",
     "baseline_characters": "int64",
@@ -71,8 +72,9 @@ class Results:
       _labels); judge_check: a summary of its `judge-check` results; difficulty: the file of the table of difficulties
       that the judge supplied ("" for most). Samples with another decoding count as not run yet.
     - `prompts`: one row per response and judge: `PROMPT_COLUMNS`. `preference` is NaN unless status is "ok" or "tie";
-      `first` is the share of verdicts for the response shown first, NaN if there is no order; `kl` is the response's
-      log-prob under the policy minus that under the reference, in nats.
+      `first` is the share of verdicts for the response shown first, NaN if there is no order; `graded` the share that
+      comes from the judge's log-probs, NaN if it has none; `kl` is the response's log-prob under the policy minus that
+      under the reference, in nats.
     - `metrics`: one row per logged step: `METRIC_COLUMNS`; `split` is "train" (a batch) or "dev", log-ratios and
       their margin are in nats. The loss is left out, because its value is not comparable across losses.
     """
@@ -119,6 +121,8 @@ def read_plan(folder: Path) -> PlanRecord:
             f"no results in {folder} (it has no plan.json); run it first: python -m harness run EXPERIMENT.yaml"
         )
     plan = read_record(PlanRecord, folder)
+    if not plan.cells or not {task for cell in plan.cells for task in cell.evaluated_on} <= plan.baselines.keys():
+        raise UserError(f"{folder / PlanRecord.FILE}: it names no cells, or a task without its baseline; {REMEDY}")
     return replace(plan, cells=tuple({cell.key: cell for cell in plan.cells}.values()))
 
 
@@ -155,8 +159,8 @@ def _evaluation(
     """Return the state of a cell on one task. Results of an earlier run that are outdated are not used."""
     folder = path / stage_folder(JUDGE, task, name)
     samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
-    sampled = bool(samples) and samples["inputs"]["decoding"] == decoding
-    judged = sampled and bool(judgements) and judgements["inputs"]["samples"] == samples["files"][Sample.FILE]
+    sampled = bool(samples) and samples["inputs"].get("decoding") == decoding
+    judged = sampled and bool(judgements) and is_of_samples(judgements, samples)
     failure = _failure_of(failures, task, name, judged)
     state = FAILED if failure else NOT_RUN if not sampled else DONE if judged else NOT_JUDGED
     judge = read_record(JudgeRecord, folder) if state == DONE else None
@@ -170,7 +174,7 @@ def _evaluation(
         "stage": one_line(failure.where) if failure else "",
         "reason": one_line(failure.reason) if failure else "",
         "judge": one_line(judge.id) if judge else "",
-        "judge_check": readable(path.parents[2], lambda root: one_line(checks_of(root, judge.id))) if judge else "",
+        "judge_check": one_line(checks_of(path.parents[2], judge.id)) if judge else "",
         "judge_date": judgements.get("created", "")[:10] if judge else "",
         "difficulty": str(difficulty) if judge and difficulty.is_file() else "",
         "judge_agreement": _number(agreement, "accuracy"),
@@ -197,6 +201,7 @@ def _prompts(evaluation: Mapping, path: Path) -> pd.DataFrame:
                 "preference": _number(judgement, "preference") if judgement.status in COUNTED else np.nan,
                 "flipped": judgement.flipped,
                 "first": _number(judgement, "first"),
+                "graded": _number(judgement, "graded"),
                 "tokens": sample.tokens,
                 "characters": len(sample.response),
                 "baseline_characters": len(sample.baseline),
@@ -231,7 +236,13 @@ def _identity(cell: CellRecord) -> dict[str, object]:
 
 def _manifest(path: Path) -> dict:
     """Return an artifact's manifest, empty if there is no artifact."""
-    return readable(path / MANIFEST, read_json) if (path / MANIFEST).is_file() else {}
+    return readable(path / MANIFEST, read_manifest) if (path / MANIFEST).is_file() else {}
+
+
+def is_of_samples(made: Mapping, samples: Mapping) -> bool:
+    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
+    digest = samples["files"].get(Sample.FILE)
+    return digest is not None and made["inputs"].get("samples") == digest
 
 
 def _failure_of(failures: Sequence[Failure], task: str, name: str, judged: bool) -> Failure | None:

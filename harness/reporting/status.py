@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.builds import Build, find_build
-from harness.core.errors import UserError
-from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, Sample, stage_folder
-from harness.core.store import MANIFEST, find_artifact
+from harness.core.errors import UserError, one_line
+from harness.core.integrity import wrong_size
+from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, stage_folder
+from harness.core.store import DAMAGED, MANIFEST, read_manifest
 from harness.reporting.cell_files import CellFiles, ExperimentFiles
+from harness.reporting.results import is_of_samples
 
 DONE, UNDER_WAY, FAILED, TO_DO = "done", "under way", "failed", "to do"
 STAGES = ("train", "sample", "measure", "judge")
@@ -22,13 +24,15 @@ class StageStatus:
     """One stage of a cell: `name` is its folder ("judge-hh@gpt"), `stage` its kind ("judge").
 
     `state` is "done", "under way", "failed" or "to do"; `seconds` is how long it took, if it is done. `build` is set
-    while it is being built and after an interrupted build.
+    while it is being built and after an interrupted build. `damage` says what is wrong with the files of one that was
+    done; it is to do again. Files are not read for that, so a damage that leaves their size is not seen.
     """
 
     name: str
     state: str
     seconds: float | None = None
     build: Build | None = None
+    damage: str = ""
 
     @property
     def stage(self) -> str:
@@ -145,21 +149,34 @@ def _stage(cell: CellFiles, name: str, decoding: dict, failures: Sequence[Failur
     build = find_build(cell.folder / name)
     if build and build.running:
         return StageStatus(name, UNDER_WAY, build=build)
-    if (artifact := cell.artifact(name)) and _is_current(cell, name, artifact, decoding):
+    artifact, damage = _stored(cell.folder / name)
+    if artifact and _is_current(cell, name, artifact, decoding):
         return StageStatus(name, DONE, artifact["seconds"])
     if name in {failure.where for failure in failures}:
-        return StageStatus(name, FAILED, build=build)
-    return StageStatus(name, TO_DO, build=build)
+        return StageStatus(name, FAILED, build=build, damage=damage)
+    return StageStatus(name, TO_DO, build=build, damage=damage)
 
 
-def _is_current(cell: CellFiles, name: str, artifact: dict, decoding: dict) -> bool:
+def _stored(path: Path) -> tuple[dict | None, str]:
+    """Return an artifact's manifest, or None and what is wrong with it; None and "" if there is none."""
+    if not (path / MANIFEST).is_file():
+        return None, ""
+    try:
+        manifest = read_manifest(path / MANIFEST)
+    except DAMAGED as error:
+        return None, f"{MANIFEST} cannot be read ({one_line(error)})"
+    damage = wrong_size(path, manifest["sizes"])
+    return (None, damage) if damage else (manifest, "")
+
+
+def _is_current(cell: CellFiles, name: str, artifact: Mapping, decoding: Mapping) -> bool:
     """Whether a stored artifact is what the plan asks for: samples with its decoding, judgements of those samples."""
     stage, _, target = name.partition("-")
     if stage == SAMPLE:
-        return artifact["inputs"]["decoding"] == decoding
+        return artifact["inputs"].get("decoding") == decoding
     if stage in (JUDGE, MEASURE):
-        samples = cell.artifact(stage_folder(SAMPLE, target.partition("@")[0]))
-        return bool(samples) and artifact["inputs"]["samples"] == samples["files"][Sample.FILE]
+        samples, _ = _stored(cell.folder / stage_folder(SAMPLE, target.partition("@")[0]))
+        return samples is not None and is_of_samples(artifact, samples)
     return True
 
 
@@ -170,7 +187,7 @@ def _shared(files: ExperimentFiles, task: str) -> SharedStatus:
         return SharedStatus(task, "")
     path = files.store / SFT / key
     build = find_build(path)
-    state = UNDER_WAY if build and build.running else DONE if find_artifact(path) else TO_DO
+    state = UNDER_WAY if build and build.running else DONE if _stored(path)[0] else TO_DO
     return SharedStatus(task, state, build)
 
 

@@ -122,6 +122,8 @@ def notes(rows: pd.DataFrame, decoding: Mapping | None = None) -> list[str]:
             f"Asked in both orders, the judge gave {100 * judged['first_rate'].mean():.1f} % of its verdicts to the "
             "response shown first (mean of the rows)."
         )
+    if judged["graded_rate"].notna().any():
+        lines.append(_graded(100 * judged["graded_rate"]))
     if rows["baseline_characters"].notna().any():
         lines.append(f"The baseline's responses have {rows['baseline_characters'].max():.0f} characters on average.")
     controlled = rows[rows["lc_difficulty"] != ""]
@@ -176,6 +178,13 @@ def _judge(row: pd.Series) -> str:
         f"Judge: {row['judge']}; it agrees with {accuracy} % [{low}, {high}] of "
         f"{row['judge_agreement_n']:,} held-out labels: {row['judge_agreement_labels']}. {_checked(row)}"
     )
+
+
+def _graded(shares: pd.Series) -> str:
+    """Return how many of the verdicts are graded, from the rows' shares in %."""
+    low, high = shares.min(), shares.max()
+    rows = "" if low == high else f" (mean of the rows, which have {low:.1f} to {high:.1f} %)"
+    return f"Log-probs grade {shares.mean():.1f} % of its verdicts between 0 and 1{rows}; the others are 0 or 1."
 
 
 def _checked(row: pd.Series) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from harness.core.config import ExperimentConfig
 from harness.core.records import SFT
 from harness.experiment.plan import Plan
+from harness.run.notes import data_notes, template_lines
 from harness.run.worker import Worker
 
 
@@ -21,27 +22,25 @@ def announcement(plan: Plan, worker: Worker, todo: int) -> list[str]:
         f"on {worker.accelerator.device}{f' x {processes}' if processes > 1 else ''}",
         f"  losses  {', '.join(losses)}, and the SFT policy as a row of its own; seeds {experiment.seeds}",
     ]
+    lines += template_lines(plan.renderer.notes)
     for name, planned in plan.tasks.items():
         prepared = planned.prepared
         sizes = [f"{len(split.examples)} {kind}" for kind, split in prepared.splits.items()]
         sizes.append(f"{len(prepared.questions['test'])} test prompts against {planned.task.baseline}")
-        notes = "; ".join(f"{what}: {count}" for what, count in prepared.counts.items() if count and _cut(what))
+        notes = data_notes(prepared.counts)
         lines.append(f"  {name:<7} {', '.join(sizes)}" + (f" ({notes})" if notes else ""))
     if plan.trunk_bytes:
         size = f"{plan.trunk_bytes / 1e9:.2g} GB of activations, computed once for all cells"
         lines.append(f"  frozen  {size}, in {plan.store.root}")
     if todo and (reason := worker.check_model()):
         lines.append(f"  rows    every completion with a prompt of its own, not shared: {reason}")
+    if todo and experiment.sample.engine == "hf" and (costs := worker.steps().costs):
+        lines.append(f"  sample  {costs}: this model's cache cannot be used")
     judges = (
         f"{judge.name} ({judge.kind.name})" if judge.name else judge.kind.name
         for judge in plan.resolved.judges.values()
     )
     return [*lines, f"  judge   {', '.join(judges)}"]
-
-
-def _cut(count: str) -> bool:
-    """Whether a count is of rows truncated or dropped for their length, except dev prompts: not every run uses them."""
-    return ("truncated" in count or "too long" in count) and not count.startswith("dev prompts")
 
 
 def _model_name(experiment: ExperimentConfig) -> str:

@@ -13,6 +13,7 @@ from harness.experiment.draft import Draft
 from harness.experiment.plan import Plan
 from harness.experiment.resolve import JudgeChoice
 from harness.run.judging import comparisons_of, judge_context
+from harness.run.notes import data_notes, template_lines
 
 CHARACTERS = 4  # per token of English text
 
@@ -24,6 +25,7 @@ def cost_lines(plan: Plan) -> list[str]:
         f"experiment {plan.experiment.name}: {len(plan.cells)} cells, {sum(trained)} of them trained",
         f"  losses: {_losses(plan.resolved.points)}; seeds {', '.join(map(str, plan.experiment.seeds))}",
     ]
+    lines += template_lines(plan.renderer.notes)
     for name in plan.resolved.evaluated_on:
         cells = [cell for cell in plan.cells if cell.task == name]
         lines.append(f"  {name}: {len(cells)} cells; {_training(plan, name)}")
@@ -36,6 +38,8 @@ def cost_lines(plan: Plan) -> list[str]:
         lines.append(
             f"  {task}: {len(questions)} responses{asked} from each of {len(cells)} policies, {done} of them sampled"
         )
+        if notes := data_notes(plan.tasks[task].prepared.counts):
+            lines.append(f"    {notes}")
         for judge in plan.resolved.judges_of(task):
             lines.append(
                 f"    judge {' '.join(filter(None, (judge.name, judge.kind.name)))}: {_judging(plan, task, judge)}"
@@ -101,9 +105,9 @@ def _judging(plan: Plan, task: str, judge: JudgeChoice) -> str:
         if forecast.completion_tokens is None
         else f"at most {forecast.completion_tokens:,} of answers"
     )
-    price = "no known price (set judge.price)" if forecast.usd is None else f"at most about {forecast.usd:,.2f} USD"
+    price = "no known price (set its price)" if forecast.usd is None else f"at most about {forecast.usd:,.2f} USD"
     if forecast.completion_tokens is None:
-        price = "no limit on the price (set judge.max_tokens)"
+        price = "no limit on the price (set its max_tokens)"
     budget = getattr(judge.options, "budget_usd", None)
     return (
         f"{forecast.calls:,} calls, {forecast.kept:,} of them answered before; "

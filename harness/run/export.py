@@ -18,9 +18,10 @@ from harness.backbones.language_model.policy import TENSORS
 from harness.core.assets import ASSETS, model_folder, weights_hash
 from harness.core.config import LoraConfig, ModelConfig, SampleConfig
 from harness.core.errors import UserError
-from harness.core.hashing import hash_file
-from harness.core.records import SFT
-from harness.core.store import Artifact, Store, find_artifact, write_text
+from harness.core.from_json import from_json
+from harness.core.record_files import REMEDY
+from harness.core.records import SFT, TRAIN
+from harness.core.store import MANIFEST, Artifact, Store, is_of_key, write_text
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.model_card import CARD, EXPERIMENT, Exported, model_card
 from harness.training.preference import kept_folder
@@ -52,7 +53,7 @@ def export_cell(cell: CellFiles, into: Path, options: ExportOptions, command: st
     for name, content in {"plan.json": cell.experiment.plan, "manifest.json": cell.experiment.manifest}.items():
         if not content:
             raise UserError(f"{cell.experiment.folder} has no {name}; run the experiment again")
-    decoding = SampleConfig(**cell.experiment.plan.decoding)
+    decoding = _decoding(cell)
     with _folder_for(into) as building:
         trained = trained_policy(cell, options)
         if options.adapter:
@@ -100,38 +101,51 @@ def _folder_for(into: Path) -> Iterator[Path]:
 
 def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
     """Return the parts of a cell's policy, each checked against the hash recorded when it was written."""
-    train = find_artifact(cell.folder / "train")
+    train = _undamaged(cell.folder / TRAIN)
     if train is None:
         why = "".join(f": {failure.where}: {failure.reason}" for failure in cell.failures[:1])
         raise UserError(f"cell {cell.key} ({cell.label}) is not trained{why}; run {cell.experiment.name} first")
+    if not is_of_key(train.manifest, cell.key):
+        raise UserError(f"{train.path} is damaged: {MANIFEST} names inputs of another cell; {REMEDY}")
     start = train.manifest["inputs"]["start"]
-    sft = find_artifact(Store(cell.experiment.store).path(SFT, start))
+    sft = _undamaged(Store(cell.experiment.store).path(SFT, start))
     if sft is None:
         raise UserError(f"the SFT policy of cell {cell.key} is no longer in {cell.experiment.store}; run it again")
-    tensors = [_undamaged(sft, Path(), "")]
+    tensors = [_tensors(sft, Path(), "")]
     if sft.manifest["files"][TENSORS] != cell.start.get(TENSORS):
         raise UserError(
             f"{sft.path}: this SFT policy was trained after cell {cell.key}, which started from another one"
         )
     if cell.loss != SFT or options.at is not None:
-        tensors.append(_undamaged(train, kept_folder(Path(), options.at), cell.key))
+        tensors.append(_tensors(train, kept_folder(Path(), options.at), cell.key))
     config = _model_config(cell, start)
     return TrainedPolicy(_base_model(cell, config, start["model"], options.model), config, tensors)
 
 
-def _undamaged(artifact: Artifact, within: Path, key: str) -> Path:
-    """Return the folder of trained tensors `within` an artifact.
+def _decoding(cell: CellFiles) -> SampleConfig:
+    try:
+        return from_json(SampleConfig, cell.experiment.plan.decoding)
+    except ValueError as error:
+        raise UserError(f"{cell.experiment.folder / 'plan.json'}: field 'decoding': {error}; {REMEDY}") from None
 
-    Raises `UserError` if the policy was not kept there, or if the file does not match its hash.
-    """
+
+def _undamaged(path: Path) -> Artifact | None:
+    """Return the artifact at `path`, None if there is none; raises `UserError` if it is damaged."""
+    artifact = Artifact(path)
+    if not path.is_dir():
+        return None
+    if artifact.damage:
+        raise UserError(f"{path} is damaged: {artifact.damage}; {REMEDY}")
+    return artifact
+
+
+def _tensors(artifact: Artifact, within: Path, key: str) -> Path:
+    """Return the folder of trained tensors `within` an artifact; raises `UserError` if they were not kept there."""
     files = artifact.manifest["files"]
     if str(within / TENSORS) not in files:
         kept = sorted(name.partition("/")[0].removeprefix("at-") for name in files if name.startswith("at-"))
         raise UserError(f"--at: cell {key} was kept after these shares of its training: {', '.join(kept) or 'none'}")
-    path = artifact.path / within / TENSORS
-    if not path.is_file() or hash_file(path) != files[str(within / TENSORS)]:
-        raise UserError(f"{path} is damaged: not what was written; delete the folder {artifact.path} and run again")
-    return path.parent
+    return artifact.path / within
 
 
 def _model_config(cell: CellFiles, start: Mapping) -> ModelConfig:
@@ -154,8 +168,9 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
             f"the model from scratch that cell {cell.key} starts from is no longer in {cell.experiment.store}; "
             "give it with --model FOLDER"
         )
-    folder = model_folder(elsewhere or config.name, None if elsewhere else config.revision)
-    if (present := weights_hash(folder)) != content:
+    revision = None if elsewhere else config.revision
+    folder = model_folder(elsewhere or config.name, revision, code=config.trust_remote_code)
+    if (present := weights_hash(folder, code=config.trust_remote_code)) != content:
         raise UserError(
             f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from "
             f"(content {present[:12]}, not {content[:12]}); give that one with --model FOLDER"

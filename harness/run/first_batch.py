@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
-
-import torch
 from omegaconf import OmegaConf
 
 from harness.backbones.language_model.preferences import read_labelled
-from harness.backbones.language_model.rows import collate
-from harness.backbones.language_model.tokens import Tokens, TokenSplit
+from harness.backbones.language_model.tokens import TokenSplit
 from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
-from harness.core.records import SFT
-from harness.core.render import Renderer
+from harness.core.records import SFT, SeenSequence
 from harness.core.store import find_artifact
 from harness.experiment.cells import Cell, drawing_inputs
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import merged
 from harness.experiment.plan import Plan, make_plan
 from harness.reporting.cell_files import CellFiles
+from harness.run.example import seen
 from harness.training.batch import effective_batches, sft_batches
-
-
-@dataclass(frozen=True)
-class SeenSequence:
-    """One sequence of a batch.
-
-    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order, each with whether the
-    loss is computed on its tokens. `tokens` counts all tokens, `trained` those that the loss is computed on.
-    """
-
-    role: str
-    parts: tuple[tuple[str, bool], ...]
-    tokens: int
-    trained: int
 
 
 def first_batch(stored: CellFiles) -> list[SeenSequence]:
@@ -53,13 +33,13 @@ def first_batch(stored: CellFiles) -> list[SeenSequence]:
             raise UserError(f"cell {cell.key} has no batch: sft.epochs=0, so that its policy is the base model")
         chosen = [example.chosen for example in split.examples if example.chosen is not None]
         rows = sft_batches(chosen, batch_size=config.batch_size, seed=config.seed, epoch=0)[0]
-        return [_seen("demonstration", split.sequences[row], plan.renderer) for row in rows]
+        return [seen("demonstration", split.sequences[row], plan.renderer) for row in rows]
     data, size = plan.resolved.losses[cell.loss].data, plan.experiment.train.batch_size
     batch = effective_batches(split.examples, batch_size=size, data=data, seed=cell.seed, epoch=0)[0]
     roles = ["chosen"] * len(batch.chosen) + ["rejected"] * len(batch.rejected)
     roles += ["further response"] * (len(batch.rows) - len(roles))
     order = [place for group in batch.groups() for place in group]
-    return [_seen(roles[place], split.sequences[batch.rows[place]], plan.renderer) for place in order]
+    return [seen(roles[place], split.sequences[batch.rows[place]], plan.renderer) for place in order]
 
 
 def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
@@ -81,7 +61,7 @@ def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
         if cell.key == stored.key:
             return plan, cell
     before = (stored.artifact("train") or {}).get("inputs", {})
-    now = next(c.inputs for c in plan.cells if (c.task, c.loss) == (stored.task, stored.loss))
+    now = next((c.inputs for c in plan.cells if (c.task, c.loss) == (stored.task, stored.loss)), {})
     changed = ", ".join(name for name in {**before, **now} if before and before.get(name) != now.get(name))
     raise UserError(
         f"cell {stored.key} cannot be planned again: settings, data, model or code have changed since"
@@ -99,22 +79,3 @@ def _training_data(plan: Plan, task: str) -> TokenSplit:
     if drawn is None:
         raise UserError(f"the completions that {task} trains on are not in {plan.store.root}; run the experiment")
     return read_labelled(drawn.path, "train", split, planned.generation.options)
-
-
-def _seen(role: str, sequence: Tokens, renderer: Renderer) -> SeenSequence:
-    """Return a sequence as the batch holds it: ids and trained positions are read back from the collated batch."""
-    batch = collate([sequence], renderer.pad_token)
-    ids = batch.input_ids[0]
-    trained = torch.zeros(len(ids), dtype=torch.bool)
-    trained[batch.position + 1] = True
-    parts = tuple((_decode(renderer, [i for i, _ in run]), bool(flag)) for flag, run in _runs(ids, trained))
-    return SeenSequence(role, parts, len(ids), int(trained.sum()))
-
-
-def _runs(ids: torch.Tensor, trained: torch.Tensor) -> list[tuple[bool, list[tuple[int, bool]]]]:
-    pairs = zip(ids.tolist(), trained.tolist(), strict=True)
-    return [(flag, list(run)) for flag, run in groupby(pairs, key=lambda pair: pair[1])]
-
-
-def _decode(renderer: Renderer, ids: Sequence[int]) -> str:
-    return renderer.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -76,9 +76,8 @@ def standalone_judge(spec: str, task: str, account: str, results: str = "") -> S
     """
     section, experiment = read_judge(spec)
     load_plugins(experiment.plugins)
-    choice = resolve_judge(section, f"--judge {spec}")
-    choice.kind.check(choice.options)
-    choice.kind.ready(choice.options)
+    choice = resolve_judge(section, _named(spec))
+    choice.kind.check(choice.options, to_run=True)
     folder = Path(results or experiment.results)
     check_results(folder, folder / "store")
     store = Store(folder / "store")
@@ -111,17 +110,22 @@ def read_judge(spec: str) -> tuple[dict, ExperimentConfig]:
         experiment = load_experiment(spec)
         if experiment.judges:
             raise UserError(
-                f"--judge {spec}: the experiment has a panel; put the section of one of its judges into a file"
+                f"{_named(spec)}: the experiment has a panel; put the section of one of its judges into a file"
             )
         return experiment.judge, experiment
     kind, _, listed = spec.partition(":")
     parts = [part for part in listed.split(",") if part]
     if not all("=" in part for part in parts):
-        raise UserError(f"--judge {spec}: give a kind, KIND:option=value,option=value, or a YAML file")
+        raise UserError(f"{_named(spec)}: give a kind, KIND:option=value,option=value, or a YAML file")
     try:
         return {"kind": kind, **OmegaConf.to_container(OmegaConf.from_dotlist(parts))}, ExperimentConfig()
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"--judge {spec}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{_named(spec)}: its options cannot be read ({type(error).__name__})") from None
+
+
+def _named(spec: str) -> str:
+    """Return a specification as errors name it: without its options, because one may be a key by mistake."""
+    return f"--judge {spec if spec.endswith(('.yaml', '.yml')) else spec.partition(':')[0]}"
 
 
 def _yaml(file: str) -> dict:

@@ -1,4 +1,4 @@
-"""The manifest of a run: environment, configuration, hashes, and counts of rows truncated or dropped."""
+"""The manifest of a run: environment, configuration, hashes, counts of changed or dropped rows, examples."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from harness.core.environment import environment
 from harness.core.secrets import all_masked
 from harness.core.store import read_json, write_json
 from harness.experiment.plan import Plan
+from harness.run.example import first_example
 
 
 def write_manifest(plan: Plan, folder: Path, trains: bool) -> None:
@@ -41,4 +42,8 @@ def describe_run(plan: Plan) -> dict:
             "data": {name: planned.hash for name, planned in plan.tasks.items()},
         },
         "counts": {name: dict(planned.prepared.counts) for name, planned in plan.tasks.items()},
+        "examples": {
+            name: [asdict(sequence) for sequence in first_example(planned, plan.renderer)]
+            for name, planned in plan.tasks.items()
+        },
     }

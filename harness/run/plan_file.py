@@ -68,7 +68,8 @@ def write_plan(plan: Plan, judges: Mapping[str, str], folder: Path) -> Earlier:
 def setting_hash(plan: Plan, judges: Mapping[str, str]) -> str:
     """Return a hash of how policies are evaluated. How they are trained is in the point of each cell."""
     questions = {name: planned.prepared.questions["test"].hash for name, planned in plan.tasks.items()}
-    return hash_value([plan.decoding, questions, dict(judges)])
+    sources = {name: judge.source for name, judge in plan.resolved.judges.items() if judge.source}
+    return hash_value([plan.decoding, questions, dict(judges), *([sources] if sources else [])])
 
 
 def _count(cells: tuple[CellRecord, ...]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from harness.core.duration import duration_text
 from harness.core.errors import one_line
 from harness.core.terminal import Terminal
+from harness.experiment.draft import Draft
+from harness.experiment.plan import Plan, make_plan
 
 NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it reported progress
 
@@ -70,3 +73,9 @@ class Display:
         seconds = time.monotonic() - started
         if worked or seconds > NOTEWORTHY:
             self.line(f"[{self._done + 1:>3}/{self._total}] {label}: {duration_text(seconds)}")
+
+
+def plan_with_progress(draft: Draft, model: Path, console: Terminal) -> Plan:
+    """Return `make_plan`'s plan, with a bar while large data are tokenised."""
+    with Display(console, 1) as display, display.stage("planning") as progress:
+        return make_plan(draft, model, progress)

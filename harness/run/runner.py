@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,14 @@ from harness.core.records import Failure
 from harness.core.terminal import Terminal, complain
 from harness.core.user_code import user_code
 from harness.experiment.draft import Draft, draft_plan
-from harness.experiment.plan import Plan, make_plan
+from harness.experiment.plan import Plan
+from harness.reporting.mixed import mixed_lines
 from harness.reporting.report import print_leaderboard, write_report
 from harness.run.announce import announcement
 from harness.run.cell import run_cell
 from harness.run.manifest import write_manifest
 from harness.run.plan_file import write_plan
-from harness.run.progress import Display
+from harness.run.progress import Display, plan_with_progress
 from harness.run.stages.train import is_trained
 from harness.run.worker import Worker
 from harness.training.processes import AloneError
@@ -28,12 +30,13 @@ from harness.training.processes import AloneError
 def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     """Run what is not done yet, write the report and print the leaderboard; return the exit status.
 
-    0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`). `UserError` and
-    `RegistryError` are raised before anything is trained, except for a model from scratch.
+    0: every cell is complete; 1: a cell failed (the reasons are in its rows and its `failures.jsonl`) or a judgement is
+    missing. `UserError` and `RegistryError` are raised before anything is trained, except for a model from scratch.
     """
     started = time.monotonic()
+    console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"  # set by launchers of several processes
     draft = draft_plan(experiment)
-    plan = make_plan(draft, draft.model() or _model_from_scratch(draft, console))
+    plan = plan_with_progress(draft, draft.model() or _model_from_scratch(draft, console), console)
     worker = Worker(plan)
     main = worker.accelerator.is_main_process  # only this process prints, and writes what is not an artifact
     console.quiet = console.quiet or not main
@@ -54,10 +57,14 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     worker.accelerator.wait_for_everyone()
     if main:
         print_leaderboard(write_report(experiment.folder, figures=experiment.figures), console)
+        for line in mixed_lines(experiment.folder):
+            console.say(f"warning: {line}", style="yellow")
     console.say(f"results in {experiment.folder} after {duration_text(time.monotonic() - started)}")
     for label, failure in failures:
         console.say(f"failed: {label}: {failure.where}: {failure.reason}", style="red")
-    return 1 if failures else 0
+    for line in worker.unjudged:
+        console.say(f"incomplete: {line}", style="yellow")
+    return 1 if failures or worker.unjudged else 0
 
 
 def _model_from_scratch(draft: Draft, console: Terminal) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,11 +11,17 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from harness.backbones.language_model.policy import LanguageModel, load_policy
+from harness.backbones.language_model.sampler import Sampler
+from harness.backbones.language_model.sampling import Drawing
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.shared_prompt import why_apart
+from harness.backbones.language_model.stepping import Steps, steps_of
 from harness.backbones.language_model.tokens import Tokens
 from harness.backbones.language_model.vllm import check_engine
-from harness.core.records import SFT, TRAIN, Failure
+from harness.core.config import SampleConfig
+from harness.core.environment import environment
+from harness.core.from_json import from_json
+from harness.core.records import SFT, TRAIN, Environment, Failure
 from harness.evaluation.base import Judge
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
@@ -33,7 +39,8 @@ class Worker:
     """One process of a run, or one of several that share an effective batch.
 
     Models and judges are made on first use and kept in memory. `broken` maps shared stages that failed to their
-    failure, so that the next cell does not try them again.
+    failure, so that the next cell does not try them again. `unjudged` says, in a line for each cell and judge, how many
+    verdicts are missing where some are there.
     """
 
     def __init__(self, plan: Plan):
@@ -47,6 +54,8 @@ class Worker:
         check_engine(self.experiment, self.accelerator.num_processes)
         self.memory = Memory(LIMITS)
         self.broken: dict[Hashable, Failure] = {}
+        self.unjudged: list[str] = []
+        self.attention = "unknown"  # the implementation that the model uses, once it has been loaded
 
     # ------------------------------------------------------------------ models
 
@@ -99,9 +108,22 @@ class Worker:
         """
         return self.memory.get("model check", "", self._check_model)
 
+    def environment(self) -> Environment:
+        """Return what this process computes with: code, machine, versions, and the choices that are in no key."""
+        shared = self.check_model() or "on"
+        device = self.accelerator.device
+        numerics = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "fp32 products": torch.get_float32_matmul_precision(),
+            "attention": self.attention,
+        }
+        return from_json(Environment, environment() | {"shared_prompt": shared, "numerics": numerics})
+
     def _check_model(self) -> str | None:
         policy = self.base_policy()
+        self.attention = getattr(policy.model.config, "_attn_implementation", None) or "unknown"
         policy.verify()
+        self.steps(policy)
         if not self.experiment.train.shared_prompt:
             return "train.shared_prompt=false"
         splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]
@@ -109,6 +131,22 @@ class Worker:
         # A generating task has not sampled its completions yet: reversed completions stand in for them.
         sequences += [dataclasses.replace(s, completion=s.completion[::-1]) for s in sequences[:PROBES]]
         return why_apart(policy, sequences, self.plan.renderer.pad_token)
+
+    # ------------------------------------------------------------------ sampling
+
+    def steps(self, base: LanguageModel | None = None) -> type[Steps]:
+        """Return how the model is continued token by token, tried once on `base`; raises `UserError` if it cannot be.
+
+        It is decided by the base model for all policies, so that they are sampled in the same way.
+        """
+        pad = self.plan.renderer.pad_token
+        return self.memory.get("steps", "", lambda: steps_of(base or self.base_policy(), pad))
+
+    def sampler(self, decoding: SampleConfig, seed: int, ends: Iterable[int] = ()) -> Sampler:
+        """Return a sampler that stops at `ends` besides the end of turn and the end of sequence."""
+        renderer = self.plan.renderer
+        stops = sorted({*renderer.stop_tokens, *ends})
+        return Sampler(Drawing(decoding, seed, stops, renderer.pad_token, self.steps()), renderer)
 
     # ------------------------------------------------------------------ data
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.core.config import TaskConfig
+from harness.core.hashing import hash_list, hash_value
 from harness.core.prompt import Prompt
 from harness.core.records import Sample
 from losses.registry import Registry, origin_of
@@ -64,6 +66,7 @@ class TaskData:
     - `judge_test`: pairs that neither policies nor that model have seen, for measuring how far a judge agrees with the
       labels.
     - `labels`: whose preferences these are; `counts`: the sizes of the splits and the dropped rows by reason.
+    - `places`: where prompts (by `prompt_key`) stand in the source, for errors.
     """
 
     train: list[Preference]
@@ -74,6 +77,24 @@ class TaskData:
     labels: str
     counts: dict[str, int] = field(default_factory=dict)
     dev_questions: list[Question] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def hash(self) -> str:
+        """A content hash of all of it, row by row. It does not depend on where the rows stand."""
+        rows = {name: hash_list(map(_as_json, getattr(self, name))) for name in ROWS}
+        return hash_value([rows, self.labels, self.counts])
+
+
+ROWS = ("train", "dev", "test", "judge_fit", "judge_test", "dev_questions")
+
+
+def _as_json(row: Preference | Question) -> dict:
+    """Return a row as `dataclasses.asdict` does, in a tenth of its time."""
+    values = dict(vars(row), prompt=[[turn.role, turn.content] for turn in row.prompt])
+    if isinstance(row, Preference):
+        values["others"] = [[other.text, other.score] for other in row.others]
+    return values
 
 
 @dataclass(frozen=True)

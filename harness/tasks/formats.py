@@ -7,8 +7,10 @@ Accepted columns:
 - `prompt`/`responses` (a list of `text` and `score`) or UltraFeedback's own `instruction`/`completions`, for listwise
   losses.
 
-A prompt is text (one user turn, or a dialogue in Anthropic's format) or a list of messages; a completion is text or
-messages. Without `prompt`, chosen and rejected are whole conversations that share all but their last turn.
+A prompt is text (one user turn, or a dialogue in Anthropic's format) or a list of messages, also as JSON text; a
+completion is text or messages. Chosen and rejected may be whole conversations that share all but their last turn, as
+they must be without `prompt`. Beside `prompt` they end with it, and an answer: what they have before it (a system turn,
+for example) belongs to the prompt.
 
 Malformed rows (a missing column, a number instead of text) raise `UserError` with the row's position. Defects that
 real data sets contain (an empty completion, differing prompts) raise `Dropped`, and the row is counted.
@@ -17,6 +19,7 @@ real data sets contain (an empty completion, differing prompts) raise `Dropped`,
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +36,8 @@ SCORES = ("score_chosen", "score_rejected")
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # "Human:" inside a line is text
+OPENING = re.compile(r"(?:\r?\n){2}(?:Human|Assistant):")  # with both line breaks it is no text
+MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")  # how a list of messages begins as text
 
 
 class Dropped(Exception):
@@ -128,9 +133,18 @@ def parse_dialogue(text: str) -> Prompt:
     """Parse Anthropic's format ("\\n\\nHuman: ... \\n\\nAssistant: ...") into alternating turns, the user's first.
 
     A marker that follows a turn of the same speaker is part of that turn's text: in Anthropic's data one turn is one
-    sample of a model, and models wrote such lines. Raises `Dropped` for text that does not start with a user turn.
+    sample of a model, and models wrote such lines. Line breaks may be those of Windows. Raises `Dropped` for text that
+    does not start with a user turn.
     """
-    before, *parts = TURN.split(text)
+    turns = _turns(text)
+    if not turns or turns[0].role != "user":
+        raise Dropped("not a dialogue that a human opens")
+    return turns
+
+
+def _turns(text: str) -> Prompt:
+    """Return the turns of a text in Anthropic's format; none if it does not begin with a turn."""
+    before, *parts = TURN.split(text.replace("\r\n", "\n"))
     turns: list[Message] = []
     for speaker, content in zip(parts[::2], parts[1::2], strict=True):
         role = SPEAKERS[speaker]
@@ -138,24 +152,33 @@ def parse_dialogue(text: str) -> Prompt:
             turns[-1] = Message(role, f"{turns[-1].content}\n\n{speaker}:{content}")
         else:
             turns.append(Message(role, content))
-    if before.strip() or not turns or turns[0].role != "user":
-        raise Dropped("not a dialogue that a human opens")
-    return tuple(Message(turn.role, turn.content.strip()) for turn in turns)
+    return () if before.strip() else tuple(Message(turn.role, turn.content.strip()) for turn in turns)
 
 
 def prompt_in(row: Row, column: str = "prompt") -> Prompt:
     """Return the prompt in a column: text or a list of messages. Raises `UserError` or `Dropped`."""
-    value = row.get(column)
+    value = _text_or_messages(row, column)
+    if isinstance(value, tuple):
+        return _checked_prompt(value)
+    # In Anthropic's format a prompt ends with the marker of the assistant's next turn.
+    if OPENING.match(value) or (TURN.match(value) and re.search(r"(?:\r?\n){2}Assistant:\s*\Z", value)):
+        return _checked_prompt(parse_dialogue(value.rstrip().removesuffix("Assistant:")))
+    return _checked_prompt((Message("user", value),))
+
+
+def _text_or_messages(row: Row, column: str) -> str | Prompt:
+    """Return a column's text, or its messages. Raises `UserError`, and `Dropped` for messages in text but not JSON."""
+    value = present(row, column)
+    where = f"{row.where}: column {column!r}"
     if isinstance(value, list):
-        prompt = _messages(value, f"{row.where}: column {column!r}")
-    else:
-        text = text_in(row, column)
-        # In Anthropic's format a prompt ends with the marker of the assistant's next turn.
-        if TURN.match(text) and text.rstrip().endswith("\n\nAssistant:"):
-            prompt = parse_dialogue(text.rstrip().removesuffix("Assistant:"))
-        else:
-            prompt = (Message("user", text),)
-    return _checked_prompt(prompt)
+        return _messages(value, where)
+    text = text_in(row, column)
+    if not MESSAGES.match(text):
+        return text
+    try:
+        return _messages(json.loads(text), where)
+    except (ValueError, RecursionError):
+        raise Dropped("messages as text that is not JSON") from None
 
 
 def _checked_prompt(prompt: Prompt) -> Prompt:
@@ -167,30 +190,36 @@ def _checked_prompt(prompt: Prompt) -> Prompt:
 
 
 def _completion(row: Row, column: str, prompt: Prompt | None) -> tuple[Prompt, str]:
-    """Return a completion and its prompt: `prompt`, or for None the start of the conversation in the column."""
-    value = present(row, column)
-    if isinstance(value, list):
-        turns = _messages(value, f"{row.where}: column {column!r}")
-    else:
-        text = text_in(row, column)
-        if prompt is not None:
-            return prompt, text
-        if not TURN.match(text):
+    """Return a completion and its prompt.
+
+    `prompt` is what the column `prompt` holds, or None without one. A conversation in the column may have more turns
+    before it, which then belong to the prompt.
+    """
+    turns = _text_or_messages(row, column)
+    if isinstance(turns, str):
+        text, turns = turns, _turns(turns)
+        if prompt is None and not turns:
             present(row, "prompt", f"{ACCEPTED}; without prompt, whole conversations")
-        turns = parse_dialogue(text)
-    if prompt is not None and _same(turns[: len(prompt)], prompt):
-        turns = turns[len(prompt) :]
+        if prompt is None and turns[0].role != "user":
+            raise Dropped("not a dialogue that a human opens")
+        if prompt is not None and not OPENING.match(text) and not _ends_with(turns[:-1], prompt):
+            return prompt, text
     if not turns or turns[-1].role != "assistant":
         raise Dropped("last turn is not the assistant's")
+    before, answer = turns[:-1], turns[-1].content
     if prompt is None:
-        return _checked_prompt(turns[:-1]), turns[-1].content
-    if len(turns) > 1:
-        raise Dropped("completion is more than one turn beyond the prompt")
-    return prompt, turns[-1].content
+        return _checked_prompt(before), answer
+    if _ends_with(before, prompt):
+        return _checked_prompt((*before[: len(before) - len(prompt)], *prompt)), answer
+    if _ends_with(prompt, before):
+        return prompt, answer
+    raise Dropped("completion is a conversation on another prompt")
 
 
-def _same(turns: Prompt, prompt: Prompt) -> bool:
-    return [(t.role, t.content.strip()) for t in turns] == [(t.role, t.content.strip()) for t in prompt]
+def _ends_with(turns: Prompt, last: Prompt) -> bool:
+    """Whether the last of some turns are these, white space aside."""
+    own, asked = ([(turn.role, turn.content.split()) for turn in part] for part in (turns, last))
+    return own[len(own) - len(asked) :] == asked if len(asked) <= len(own) else False
 
 
 def _unpaired(row: Row, own_prompt: Prompt | None) -> ParsedRow:

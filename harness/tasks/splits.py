@@ -38,7 +38,8 @@ def read_task(rows: Iterable[Row], parse: Callable[[Row], ParsedRow], *, source:
     too few are left to split.
     """
     parsed_rows, counts = [], Counter()
-    places: dict[bool, str] = {}  # positions of the first pair and of the first unpaired row
+    kinds: dict[bool, str] = {}  # positions of the first pair and of the first unpaired row
+    places: dict[str, str] = {}  # positions of the prompts
     for row in rows:
         counts["rows read"] += 1
         try:
@@ -47,22 +48,23 @@ def read_task(rows: Iterable[Row], parse: Callable[[Row], ParsedRow], *, source:
             counts[f"rows dropped, {reason}"] += 1
             continue
         parsed_rows.append(parsed)
+        places.setdefault(parsed.key, row.where)
         if parsed.preference is not None:
-            places.setdefault(parsed.preference.paired, row.where)
-            if len(places) == 2:
-                raise UserError(f"{places[True]} is a pair, {places[False]} is unpaired; put them into two data sets")
+            kinds.setdefault(parsed.preference.paired, row.where)
+            if len(kinds) == 2:
+                raise UserError(f"{kinds[True]} is a pair, {kinds[False]} is unpaired; put them into two data sets")
     if not parsed_rows:
         raise UserError(f"{source}: no row can be used ({_told(counts)})")
     data = split_rows(parsed_rows, labels=labels)
     counts.update(data.counts)
     empty = [name for name in ("train", "dev", "test") if not getattr(data, name)]
-    if empty and places:
+    if empty and kinds:
         raise UserError(
             f"{source}: its {len({r.key for r in parsed_rows})} distinct prompts, split by prompt, leave nothing for "
             f"{' and '.join(empty)} ({_told(counts)}); "
             "give more rows, or a 'split' column that says train, dev and test"
         )
-    return replace(data, counts=dict(counts))
+    return replace(data, counts=dict(counts), places=places)
 
 
 def _told(counts: Counter[str]) -> str:

@@ -1,13 +1,14 @@
 """Checkpoints of a training run: a run that is killed and restarted ends as if it had not been interrupted.
 
     <artifact>.partial/step-00000040/
-      tensors.safetensors  trained weights, optimiser state, random states
+      tensors.safetensors  trained weights, optimiser state
       values.json          the step, and other state of the run (its log, its counters, a loss's running state)
-      manifest.json        the hash of the artifact's inputs, and the sha256 of the two files
+      manifest.json        the hash of the artifact's inputs, and the sha256 of the two files and of those beside it
+    <artifact>.partial/... files that the run has finished, such as policies kept during training
 
-A checkpoint is complete or absent, belongs to one artifact's inputs, and is used only if its hashes match. If they do
-not, the previous one is used; therefore two are kept. The folder is removed when the artifact is complete (see
-`harness.core.store`).
+A checkpoint is complete or absent, belongs to one artifact's inputs, and is used only if its hashes match, those of the
+files beside it included. If they do not, the previous one is used; therefore two are kept. The folder is removed when
+the artifact is complete (see `harness.core.store`); until then nothing is moved out of it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from harness.core.hashing import hash_file, hash_value
 from harness.core.store import read_json, write_json
 
 TENSORS, VALUES, MANIFEST = "tensors.safetensors", "values.json", "manifest.json"
+FORMAT = 2  # raise it when a checkpoint written before can no longer be resumed from
 KEPT = 2  # the last one, and its predecessor in case the last one is damaged
 LARGEST_SHARE = 0.02  # of the run time that checkpoints at time intervals may take
 
@@ -48,9 +50,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, inputs: Mapping, every: str):
         self.folder = Path(folder)
-        self._key = hash_value(inputs)
+        self._key = hash_value({"format": FORMAT, "inputs": inputs})
         self._interval = Every.parse(every)
         self._good: list[str] = []  # names of the kept checkpoints, oldest first
+        self._beside: dict[str, str] = {}  # sha256 of the files beside them, by their path in the folder
         self._last = time.monotonic()
         self._cost = 0.0  # seconds that writing the last one took
 
@@ -64,8 +67,14 @@ class Checkpoints:
                 continue
             if snapshot:
                 self._good = [path.name]
+                self._beside = read_json(path / MANIFEST)["beside"]
                 return snapshot
         return None
+
+    def add_beside(self, folder: Path) -> None:
+        """Make the files of a folder beside the checkpoints part of those written from now on. They must stay there."""
+        files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        self._beside |= {str(file.relative_to(self.folder)): hash_file(file) for file in files}
 
     def due(self, step: int) -> bool:
         """Whether to write a checkpoint after this step."""
@@ -83,7 +92,7 @@ class Checkpoints:
         save_file(snapshot.tensors, temporary / TENSORS)
         write_json(temporary / VALUES, {"step": snapshot.step, **snapshot.values})
         files = {name: hash_file(temporary / name) for name in (TENSORS, VALUES)}
-        write_json(temporary / MANIFEST, {"inputs": self._key, "files": files})
+        write_json(temporary / MANIFEST, {"inputs": self._key, "files": files, "beside": self._beside})
         if path.exists():  # damaged or of other inputs; a valid one would have been resumed from
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -95,12 +104,17 @@ class Checkpoints:
         self._cost = self._last - started
 
     def _read(self, path: Path) -> Snapshot | None:
-        """Return a checkpoint, or None if it belongs to other inputs; raise `ValueError` if a hash does not match."""
+        """Return a checkpoint, or None if it belongs to other inputs; raise `ValueError` if a hash does not match,
+        `OSError` if a file is missing.
+        """
         manifest = read_json(path / MANIFEST)
         if manifest["inputs"] != self._key:
             return None
         for name in (TENSORS, VALUES):
             if hash_file(path / name) != manifest["files"][name]:
                 raise ValueError(f"{name} has another hash than when it was written")
+        for name, digest in manifest["beside"].items():
+            if hash_file(self.folder / name) != digest:
+                raise ValueError(f"{name} beside it has another hash than when it was written")
         values = read_json(path / VALUES)
         return Snapshot(values.pop("step"), load_file(path / TENSORS), values)

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from harness.core.config import OptimConfig
 from harness.training.base import Batches, Job, Policy
 from harness.training.optimizer import Backward
+from harness.training.randomness import seed_step
 from harness.training.state import RunState
 from harness.training.update import update_of
 
@@ -38,6 +39,8 @@ def optimise(
     backward: Callable[[Batch, Backward], dict],
     config: OptimConfig,
     job: Job,
+    *,
+    seed: int,
     after_step: Callable[[int], None] = lambda step: None,
     kept: Mapping[str, list | dict] = MappingProxyType({}),
 ) -> None:
@@ -45,10 +48,11 @@ def optimise(
 
     `backward(batch, back)` adds the batch's gradient to the trained parameters, part by part through `back` (see
     `Backward`), and returns its metrics. The job logs these with `learning_rate`, `grad_norm` (before clipping) and
-    `seconds`; then `after_step(step)` is called, for step 1, 2, ... With checkpoints, an interrupted run resumes after
-    the last one, with the weights, optimiser, random state, log and `kept` values of that time. `kept` maps names to
-    the lists and dicts of JSON values that `backward` and `after_step` modify. Raises `Diverged` if the loss or the
-    gradient is not finite; the weights are then those before that step.
+    `seconds`; then `after_step(step)` is called, for step 1, 2, ... The random numbers of a step, such as dropout, are
+    determined by `seed`, the step and the process. With checkpoints, an interrupted run resumes after the last one,
+    with the weights, optimiser, log and `kept` values of that time. `kept` maps names to the lists and dicts of JSON
+    values that `backward` and `after_step` modify. Raises `Diverged` if the loss or the gradient is not finite; the
+    weights are then those before that step.
     """
     accelerator, checkpoints = job.accelerator, job.checkpoints
     with update_of(policy, config, accelerator) as update:
@@ -59,6 +63,7 @@ def optimise(
             taken = latest.step
         for step in range(taken + 1, len(batches) + 1):
             started = time.perf_counter()
+            seed_step(seed, step, accelerator.process_index)
             batch = batches[step - 1]
             rate = config.lr * rate_factor(config, step - 1, len(batches))
             metrics = backward(batch, update.backward)

@@ -63,7 +63,7 @@ class PreferenceObjective:
         kept["examples"] += len(rows)
         kept["sequences_forwarded"] += len(rows) + sum(len(v) for v in computed.values() if not isinstance(v, History))
         with torch.no_grad():
-            view = self.supply.preference_batch(batch, outputs, computed)
+            view = self._view(batch, outputs, computed)
             for need in self.supply.steps.values():
                 need.after(self.training, view)
             metrics = fetched({"loss": loss, **preference_metrics(view, paired=self.loss.data != "unpaired")})
@@ -102,7 +102,7 @@ class PreferenceObjective:
             # `score` returns no values; if the loss needs them, the policy is run again
             of = self._all_outputs if self._by_token else sums
             values = [self._rows(b, of(b), self._computed(b)) for b in batches]
-            view = self.supply.preference_batch(everything, sums(everything))
+            view = self._view(everything, sums(everything))
         ratio = scored.values.astype(np.float64) - self.supply.reference.values
         return {
             "loss": torch.cat(values).mean().item(),
@@ -225,7 +225,10 @@ class PreferenceObjective:
 
     def _rows(self, batch: EffectiveBatch, outputs: Tensor, computed: Computed) -> Tensor:
         """Return the loss's rows, given the policy's outputs in the order of the batch's rows."""
-        return self.loss(self.supply.preference_batch(batch, outputs, computed), **self.settings)
+        return self.loss(self._view(batch, outputs, computed), **self.settings)
+
+    def _view(self, batch: EffectiveBatch, outputs: Tensor, computed: Computed | None = None) -> PreferenceBatch:
+        return self.supply.preference_batch(batch, outputs, computed, self.training.policy.compute_dtype)
 
 
 def _part(computed: Computed, positions: Sequence[int]) -> Computed:
@@ -235,17 +238,22 @@ def _part(computed: Computed, positions: Sequence[int]) -> Computed:
 
 
 def preference_metrics(batch: PreferenceBatch, *, paired: bool) -> dict[str, Tensor | None]:
-    """Return mean log-ratios in nats and, for true pairs, their margin and accuracy (a tie counts 1/2).
+    """Return mean log-ratios in nats and, for true pairs, their margin and accuracy.
 
-    They stay on the device of the log-probs; a metric without rows is None.
+    Accuracy is the share of pairs with a margin above 0; one that is 0 within rounding counts 1/2, so that a policy
+    that is its reference has an accuracy of 1/2 however the batch is cut. They stay on the device of the log-probs; a
+    metric without rows is None.
     """
     chosen, rejected = batch.chosen.logratio, batch.rejected.logratio
-    margin = chosen - rejected if paired else None
+    margin = right = None
+    if paired:
+        margin, tie = chosen - rejected, batch.chosen.rounding + batch.rejected.rounding
+        right = (margin > tie).double() + 0.5 * (margin.abs() <= tie).double()
     return {
         "chosen_logratio": _mean(chosen),
         "rejected_logratio": _mean(rejected),
         "margin": _mean(margin),
-        "accuracy": None if margin is None else _mean((margin > 0).double() + 0.5 * (margin == 0).double()),
+        "accuracy": _mean(right),
     }
 
 

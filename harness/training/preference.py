@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +51,7 @@ def train_preference(
     objective = PreferenceObjective(training, loss, settings, train.supply(loss, plan))
     development = PreferenceObjective(training, loss, settings, dev.supply(loss, dev_batches))
     objective.check_start(plan[0])
+    kept = {"training": training.kept}
     kept_in = job.checkpoints.folder if job.checkpoints else job.folder  # survives an interruption
 
     def evaluate(step: int) -> DevMetrics:
@@ -62,16 +64,18 @@ def train_preference(
         for share in config.keep_at:
             if step == max(1, round(share * len(plan))):
                 policy.save(kept_folder(kept_in, share), write=writes)
+                if job.checkpoints and writes:
+                    job.checkpoints.add_beside(kept_folder(kept_in, share))
         if config.eval_every and step % config.eval_every == 0 and step < len(plan):
             evaluate(step)
 
     evaluate(0)
-    optimise(policy, plan, objective.backward, config, job, after_step, {"training": training.kept})
+    optimise(policy, plan, objective.backward, config, job, seed=seed, after_step=after_step, kept=kept)
     last = evaluate(len(plan))
     policy.save(job.folder, write=writes)
     if job.checkpoints and writes:
-        for share in config.keep_at:
-            kept_folder(kept_in, share).rename(kept_folder(job.folder, share))
+        for share in config.keep_at:  # copied: a run killed before the artifact is complete needs them again
+            shutil.copytree(kept_folder(kept_in, share), kept_folder(job.folder, share))
     write_jsonl(job.folder / StepMetrics.FILE, job.rows)
     steps = [row for row in job.rows if row["split"] == "train"]
     summary = TrainSummary(

@@ -1,9 +1,32 @@
-"""The random state used by dropout: saved before a pass, and restored to repeat that pass exactly."""
+"""Torch's random numbers: seeded for each step of training, and restored to repeat a forward pass exactly."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Seed torch's generators for a training step of one process.
+
+    What the step draws, such as dropout, then depends on nothing that the process did before: not on evaluations, on
+    loaded models, or on whether the run was interrupted.
+    """
+    digest = hashlib.sha256(f"{seed}:{step}:{process}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's generators start from `seed`; afterwards they go on as if nothing had been drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from harness.training.checkpoint import Snapshot
 from harness.training.optimizer import Update
-from harness.training.randomness import random_state, set_random_state
 from harness.training.sharding import like, whole
 
 
 @dataclass
 class RunState:
-    """The objects whose state a checkpoint saves.
+    """The objects whose state a checkpoint saves. Random states are none of it: each step is seeded.
 
     `kept` maps names to lists and dicts of JSON values that the run modifies (its log, its counters); they are restored
     in place.
@@ -31,14 +30,11 @@ class RunState:
     def snapshot(self, step: int) -> Snapshot:
         """Return the state after `step` steps; only the main process's snapshot has tensors.
 
-        All processes call it: each has its own random states and, for a sharded policy, a slice of every tensor.
+        All processes call it, as each holds only a slice of a sharded policy's tensors.
         """
         tensors = {f"weights/{name}": p.detach() for name, p in self.weights.items()}
         for index, state in self.update.state().items():
             tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
-        device = self.accelerator.device
-        for name, random in random_state(device).items():
-            tensors[f"random/{name}"] = self.accelerator.gather(random.to(device)[None])
         gathered = {}
         for name, tensor in tensors.items():
             tensor = whole(tensor)
@@ -48,25 +44,16 @@ class RunState:
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the state of a snapshot.
-
-        With a different number of processes, the saved random states are reused in turn; dropout masks differ then
-        anyway.
-        """
+        """Restore the state of a snapshot."""
         states: dict[int, dict[str, Tensor]] = {}
-        random: dict[str, Tensor] = {}
         for name, tensor in snapshot.tensors.items():
             kind, rest = name.split("/", 1)
             if kind == "weights":
                 self.weights[rest].copy_(like(tensor, self.weights[rest]))
-            elif kind == "optimizer":
+            else:
                 index, key = rest.split("/")
                 states.setdefault(int(index), {})[key] = tensor
-            else:
-                # torch reads a state from the start of its storage: a view of a later row would give the first
-                random[rest] = tensor[self.accelerator.process_index % len(tensor)].clone()
         self.update.load(states)
         for name, kept in self.kept.items():
             kept.clear()
             (kept.extend if isinstance(kept, list) else kept.update)(snapshot.values["kept"][name])
-        set_random_state(self.accelerator.device, random)

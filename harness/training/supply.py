@@ -55,9 +55,16 @@ class Supply:
     steps: Mapping[str, EachStep] = field(default_factory=dict)
 
     def preference_batch(
-        self, batch: EffectiveBatch, outputs: Tensor, computed: Mapping[str, Value] | None = None
+        self,
+        batch: EffectiveBatch,
+        outputs: Tensor,
+        computed: Mapping[str, Value] | None = None,
+        layers: torch.dtype = torch.float32,
     ) -> PreferenceBatch:
-        """Return the loss's view of a batch from the policy's outputs (see `Source.outputs`) and per-step values."""
+        """Return the loss's view of a batch from the policy's outputs (see `Source.outputs`) and per-step values.
+
+        `layers` is the policy's compute dtype, from which the view tells what rounding can change.
+        """
         logps = log_probs(outputs)
         device, wins, losses = logps.device, len(batch.chosen), len(batch.rejected)
         reference, lengths = self.reference.sums(batch.rows).to(device), self.source.lengths(batch.rows).to(device)
@@ -84,6 +91,7 @@ class Supply:
             chosen_tokens=lengths[:wins],
             rejected_tokens=lengths[wins : wins + losses],
             others=self._others(batch, logps[wins + losses :], reference[wins + losses :]),
+            layers=layers,
             needs=sides,
             **arguments,
         )

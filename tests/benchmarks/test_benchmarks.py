@@ -126,6 +126,16 @@ def test_the_memory_of_one_contender_is_a_number():
     assert result.returncode == 0 and 0 < float(result.stdout) < 1000, result.stdout + result.stderr
 
 
+@pytest.mark.slow
+def test_a_plan_of_pairs_has_its_seconds_and_memory(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    planning = importlib.import_module("planning")
+    planning.write_pairs(tmp_path / "pairs.jsonl", 20)
+    measured = planning.plan(tmp_path, "pairs", planning.PAIRS.format(data=tmp_path / "pairs.jsonl"))
+    assert set(measured) == {"seconds", "cpu_seconds", "peak_mib"} and all(value > 0 for value in measured.values())
+    assert (tmp_path / "results" / "store" / "tokens").is_dir()
+
+
 def test_the_readme_shows_one_command_for_each_benchmark():
     assert {Path(words[1]).name for words in COMMANDS if words[0] == "python"} == {*FIGURES, "report.py"}
 

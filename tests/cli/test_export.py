@@ -324,7 +324,7 @@ def test_damaged_tensors(refused, results):
     def of_the_cell(copy: Path) -> None:
         flip(copy / "full/cells" / full.key / "train/tensors.safetensors")
 
-    assert "is damaged: not what was written" in refused(full.key, damage=of_the_cell)
+    assert "is damaged: tensors.safetensors is not what was written" in refused(full.key, damage=of_the_cell)
 
     def of_the_start(copy: Path) -> None:
         for path in copy.glob("store/sft/*/tensors.safetensors"):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,16 @@ def test_a_judge_that_cannot_work_is_said_in_one_line(command, judge, message):
     assert status == 2 and message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["key_env={}", "key_env={},modle=x", "{}", "key_env={},timeout=soon", "base_url=http://{}@host", "extra={}"],
+)
+def test_a_key_among_a_judge_s_options_is_never_shown(command, options):
+    key = "gsk_AbCdEf0123456789"
+    status, out, error = command("judge-check", "--judge", f"openai:model=x,{options.format(key)}", "--data", "llmbar")
+    assert status == 2 and key not in out + error and error.count("\n") == 1
+
+
 def test_an_experiment_s_own_judge_is_checked_with_its_results(tmp_path, capsys):
     """The result is written where the experiment's leaderboard reads it."""
     experiment = tmp_path / "own.yaml"
@@ -208,7 +219,24 @@ def test_a_csv_file_may_hold_both_sides(command, tmp_path):
     [
         ({"outputs": [{"instruction": "x"}]}, "a row needs prompt or instruction, and output"),
         ({"baseline": BASELINE[:1]}, "has no output for 1 of 2 prompts"),
-        ({"baseline": [BASELINE[0], {**BASELINE[0], "output": "other"}]}, "two outputs for one prompt"),
+        (
+            {"baseline": [*BASELINE, {**BASELINE[0], "output": "other"}]},
+            "b.json:1: the prompt of .*b.json:1 has two",
+        ),
+        (
+            {"outputs": [*OUTPUTS, {**OUTPUTS[0], "output": "another"}]},
+            "o.json:1: the prompt of .*o.json:1 has two",
+        ),
+        ({"outputs": [*OUTPUTS, {**OUTPUTS[0], "instruction": " Why is the  sky blue?\n"}]}, "has two outputs here"),
+        (
+            {"outputs": [{**o, "baseline": "b", "prompt": "same"} for o in OUTPUTS], "baseline": None},
+            "has two outputs here; give each policy a file of its own",
+        ),
+        (
+            {"outputs": [OUTPUTS[0], {**OUTPUTS[1], "generator": "other"}]},
+            "o.json:1: outputs of 'other', after those of 'mine'",
+        ),
+        ({"baseline": [{**b, "generator": i} for i, b in enumerate(BASELINE)]}, "outputs of '1', after those of '0'"),
         ({"baseline": None}, "no column 'baseline'"),
     ],
 )
@@ -220,7 +248,7 @@ def test_files_that_do_not_fit_are_refused(command, tmp_path, change, message):
         (tmp_path / "b.json").write_text(json.dumps(files["baseline"]))
         arguments += ["--baseline", tmp_path / "b.json"]
     status, _, error = command(*arguments)
-    assert status == 2 and message in error
+    assert status == 2 and re.search(message, error) and error.count("\n") == 1
 
 
 def outputs_file(path: Path) -> Path:
@@ -264,3 +292,57 @@ def test_a_home_folder_is_meant_in_every_argument(command, tmp_path, monkeypatch
     outputs_file(tmp_path / "outputs.jsonl")
     status, _, error = command("judge", "~/outputs.jsonl", "--judge", LENGTH, "--out", "~/judged.jsonl")
     assert (status, error) == (0, "") and (tmp_path / "judged.jsonl").is_file()
+
+
+@pytest.mark.parametrize("out", ["outputs.json", "baseline.json", "./outputs.json", "no-such-folder/x.jsonl", "folder"])
+def test_a_place_for_the_judgements_that_will_not_do_is_said_before_anything_is_paid(
+    command, outputs, server, tmp_path, monkeypatch, out
+):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    arguments = ("judge", "outputs.json", "--baseline", "baseline.json", "--judge", remote(server))
+    status, _, error = command(*arguments, "--out", out)
+    assert status == 2 and "--out" in error and error.count("\n") == 1
+    assert server.requests == [] and {path: path.read_bytes() for path in before} == before
+
+
+def test_versions_of_outputs_have_judgements_of_their_own(command, tmp_path):
+    for version in ("v1", "v2"):
+        (tmp_path / f"outputs.{version}.json").write_text(json.dumps([{"prompt": "a", "output": "b", "baseline": "c"}]))
+        assert command("judge", tmp_path / f"outputs.{version}.json", "--judge", LENGTH)[0] == 0
+    assert {path.name for path in tmp_path.glob("*.judged.jsonl")} == {
+        "outputs.v1.judged.jsonl",
+        "outputs.v2.judged.jsonl",
+    }
+
+
+def test_graded_and_hard_verdicts_are_counted_apart(command, outputs, server, tmp_path):
+    """The endpoint gives log-probs for the question about the sky alone, and for one of its two orders."""
+
+    def respond(request):
+        reply = prefers("good")(request)
+        if "sky" in request.prompt and "good" in request.responses[0]:
+            head, label = reply.text[:-1], reply.text[-1]
+            reply.tokens = [(head, {}), (label, {label: -0.1, "2": -3.0})]
+        return reply
+
+    server.respond = respond
+    arguments = ("judge", outputs, "--baseline", tmp_path / "baseline.json", "--judge", remote(server))
+    assert json.loads(command(*arguments, "--json")[1])["graded_rate"] == 0.25
+    assert "graded       25.0 % of the verdicts, by log-probs; the others are 0 or 1\n" in command(*arguments)[1]
+    rows = [json.loads(line) for line in (tmp_path / "outputs.judged.jsonl").read_text().splitlines()]
+    assert [row["graded"] for row in rows] == [0.5, 0.0]
+
+
+def test_a_check_in_which_nothing_was_judged_is_not_kept(command, server, tmp_path):
+    """So that it is in no report, and replaces no check that measured something."""
+    arguments = ("judge-check", "--judge", remote(server), "--data", "llmbar", "--limit", "3")
+    server.respond = lambda request: Reply("I like both.")
+    status, out, _ = command(*arguments)
+    assert status == 1
+    assert "accuracy       not measured (0 of 3)\n" in out and "nothing was measured" in out and "3 unparsable" in out
+    printed = json.loads(command(*arguments, "--json")[1])
+    assert (printed["accuracy"], printed["n"], printed["coverage"]) == (None, 0, 0.0)
+    assert not list((tmp_path / "results").rglob("judge-checks"))
+    assert checks_of(tmp_path / "results", printed["judge"]) == "none was run"

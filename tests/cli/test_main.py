@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from harness.cli.main import COMMANDS, main
 from harness.conformance.catalogue import losses_table
@@ -60,18 +62,18 @@ def test_an_unknown_hyperparameter_suggests_the_nearest(refuses):
 
 
 def test_a_hyperparameter_of_the_wrong_type(refuses):
-    assert "loss 'dpo': beta must be a float, got 'high'" in refuses(losses={"dpo": {"beta": [0.1, "high"]}})
+    assert "loss 'dpo': beta must be a float above 0, got 'high'" in refuses(losses={"dpo": {"beta": [0.1, "high"]}})
 
 
 @pytest.mark.parametrize(
     ("loss", "settings", "message"),
     [
-        ("dpo", {"beta": -1}, "loss 'dpo': beta must be above 0, got -1.0"),
-        ("dpo", {"beta": 0}, "loss 'dpo': beta must be above 0, got 0.0"),
-        ("ipo", {"tau": [0.1, 0]}, "loss 'ipo': tau must be above 0, got 0.0"),
-        ("rpo_paired", {"temperature": float("inf")}, "temperature must be a float, got inf"),
-        ("cdpo", {"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5, got 0.5"),
-        ("dpo", {"beta": {"a": 1}}, "beta must be a float, got {'a': 1}"),
+        ("dpo", {"beta": -1}, "loss 'dpo': beta must be a float above 0, got -1.0"),
+        ("dpo", {"beta": 0}, "loss 'dpo': beta must be a float above 0, got 0.0"),
+        ("ipo", {"tau": [0.1, 0]}, "loss 'ipo': tau must be a float above 0, got 0.0"),
+        ("rpo_paired", {"temperature": float("inf")}, "temperature must be a float above 0, got inf"),
+        ("cdpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5, got 0.5"),
+        ("dpo", {"beta": {"a": 1}}, "beta must be a float above 0, got {'a': 1}"),
         ("dpo", {"beta": [i / 1000 for i in range(1, 10_002)]}, "YAML node expansion exceeds"),
     ],
 )
@@ -308,6 +310,70 @@ def test_lora_targets_that_the_model_lacks(refuses, tiny_model):
     assert "model.lora:" in refuses(model=model)
 
 
+def another(folder: Path, to: Path, tensors=dict, **settings) -> dict:
+    """Copy a model with other tensors and settings; return the section `model` that names it."""
+    shutil.copytree(folder, to)
+    weights, config = to / "model.safetensors", json.loads((to / "config.json").read_text())
+    save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
+    (to / "config.json").write_text(json.dumps({**config, **settings}))
+    return {"name": str(to)}
+
+
+def test_a_model_that_lacks_weights(refuses, tiny_model, tmp_path):
+    """As torch.compile leaves them: transformers would fill in random ones."""
+    model = another(
+        tiny_model, tmp_path / "compiled", lambda tensors: {f"_orig_mod.{name}": t for name, t in tensors.items()}
+    )
+    message = refuses(model=model)
+    assert "compiled lacks the weights lm_head.weight, model.embed_tokens.weight," in message
+    assert "(it has _orig_mod.model.embed_tokens.weight instead)" in message
+    mrpo = {"losses": {"mrpo": {}}, "second_reference": model["name"]}
+    assert "compiled lacks the weights" in refuses(model={"name": str(tiny_model)}, **mrpo)
+
+
+def test_a_model_with_a_weight_that_is_no_number(refuses, tiny_model, tmp_path):
+    def damage(tensors):
+        tensors["model.norm.weight"][3] = float("nan")
+        return tensors
+
+    model = another(tiny_model, tmp_path / "nan", damage)
+    assert "the weight model.norm.weight has NaN or infinite values" in refuses(model=model)
+
+
+def test_another_vocabulary_in_the_configuration(refuses, tiny_model, tmp_path):
+    model = another(tiny_model, tmp_path / "size", vocab_size=608)
+    assert "has model.embed_tokens.weight in the shape (600, 32); by its config.json it is (608, 32)" in refuses(
+        model=model
+    )
+
+
+@pytest.mark.parametrize("token", ["pad_token", "of the template"])
+def test_a_token_that_the_model_has_no_embedding_for(refuses, tiny_model, tmp_path, token):
+    model = another(tiny_model, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    if token == "pad_token":
+        tokenizer.add_special_tokens({"pad_token": "<new>"})
+    else:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+        tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", "<new>")
+    tokenizer.save_pretrained(tmp_path / "more")
+    assert "its tokenizer has the id 600 for '<new>', and its embedding only 600 rows" in refuses(model=model)
+
+
+def test_last_layers_of_a_model_whose_layers_have_other_names(refuses, tiny_model, tmp_path, capsys):
+    folder = tmp_path / "gpt2"
+    GPT2LMHeadModel(GPT2Config(vocab_size=600, n_embd=32, n_layer=3, n_head=4)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    capsys.readouterr()
+    message = refuses(model={"name": str(folder), "tune": "last_layers", "last_layers": 1})
+    assert "tune: last_layers does not know the layers of GPT2Model; use lora or full" in message
+
+
+def test_adapters_that_would_not_be_trained(refuses, tiny_model):
+    model = {"name": str(tiny_model), "tune": "lora", "lora": {"targets": "q_proj, lm_head"}}
+    assert "model.lora.targets: an adapter of lm_head would not be trained" in refuses(model=model)
+
+
 def test_damaged_weights(refuses, tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"not safetensors")
@@ -389,6 +455,7 @@ def test_losses_are_listed_with_what_they_declare(capsys):
     assert listed["rpo_paired"]["needs"] == ["prompt_embeddings", "reference"]
     assert listed["rpo_paired"]["hyperparameters"]["temperature"] == {
         "type": "float",
+        "bounds": "above 0",
         "default": 0.5,
         "grid": [0.25, 0.5, 0.75],
     }
@@ -467,7 +534,28 @@ def test_a_judge_s_option_that_is_no_finite_number(refuses, value, number):
     gold = {"kind": "gold", "reward": "tests.tiny_experiment:length"}
     assert f"judge.margin must be a number, got {number}\n" in refuses(f"judge.margin={value}", judge=gold)
     message = refuses(f"judges.x.margin={value}", judges={"x": gold}, judge={})
-    assert message == f"error: judges.x: judge.margin must be a number at least 0, got {number}\n"
+    assert message == f"error: judges.x.margin must be a number at least 0, got {number}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"base_url": "localhost"}, "judges.x.base_url 'localhost' is not of the form http://host:port/v1"),
+        (
+            {"budget_usd": 1, "price": {"input": 1, "output": 1}, "max_tokens": None},
+            "judges.x.budget_usd: an answer without a limit can cost anything; set judges.x.max_tokens",
+        ),
+        ({"template": "no-such"}, "judges.x: judge template 'no-such' is neither a built-in template nor a file"),
+        (
+            {"key_env": "NO_SUCH_KEY"},
+            "judges.x: the environment variable NO_SUCH_KEY holds no key; "
+            "set it (to any word if the server at judges.x.base_url asks for none)",
+        ),
+    ],
+)
+def test_a_judge_of_a_panel_is_told_by_its_own_section(refuses, options, told):
+    message = refuses(judges={"x": {"kind": "openai", "model": "m", **options}}, judge={})
+    assert message.startswith(f"error: {told}")
 
 
 def test_an_integer_beyond_any_float(refuses):

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from harness.cli.main import main
 from tests.evaluation.fake_openai import FakeOpenAI, Reply
@@ -30,7 +32,8 @@ def test_it_says_cells_steps_and_that_a_local_judge_calls_nobody(plan, tmp_path)
     assert "24 examples" in out and "3 optimiser steps" in out
     assert "6 responses from each of 3 policies, 0 of them sampled" in out
     assert "judge preference_model: runs here, no calls" in out
-    assert not (tmp_path / "results").exists(), "nothing was written"
+    written = {path.relative_to(tmp_path / "results").parts[:2] for path in (tmp_path / "results").rglob("*.*")}
+    assert written == {("store", "tokens")}, "tokens are kept, and nothing else is written"
 
 
 def test_it_says_where_the_data_have_less_than_is_asked_for(plan):
@@ -38,6 +41,39 @@ def test_it_says_where_the_data_have_less_than_is_asked_for(plan):
     out = plan(tasks={"hh": sizes})
     assert re.search(r"hh: \d+ responses \(of the 5,000 asked for\) from each", out)
     assert "24 examples, " in out, "as many as are asked for"
+
+
+def test_it_shows_a_training_example_with_its_mask(plan):
+    """As in a file: what is trained on is between brackets, and it is all of the answer with its end."""
+    out = plan().partition("first training example of hh, trained on between ⟦ and ⟧\n")[2]
+    chosen, rejected = re.findall(r"^\d  (?:chosen|rejected): (.*?)(?=\n\n|\Z)", out, flags=re.M | re.S)
+    for shown in (chosen, rejected):
+        about, _, text = shown.partition("\n")
+        tokens, trained = map(int, re.fullmatch(r"(\d+) tokens, (\d+) trained on", about).groups())
+        prompt, answer = re.fullmatch(r"(.*)⟦(.*)⟧\n*", text, flags=re.S).groups()
+        assert prompt.startswith("<|im_start|>") and prompt.endswith("<|im_start|>assistant\n")
+        assert 0 < trained < tokens and (answer.endswith("<|im_end|>") or trained == 32)
+
+
+def test_what_is_changed_in_the_data_and_by_the_template_is_told(plan, tmp_path, tiny_model, capsys):
+    """In the plan and in the announcement of a run, and not in the manifest alone."""
+    rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.<|im_end|>", "rejected": f"No {i}."} for i in range(60)]
+    rows += [{"prompt": f"Esc \x1b[2J {i}", "chosen": f"<|im_start|> {i}", "rejected": "b"} for i in range(60)]
+    rows.append({"prompt": "empty", "chosen": "", "rejected": "b"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = (folder / "chat_template.jinja").read_text().partition("{% if add_generation_prompt")[0]
+    (folder / "chat_template.jinja").write_text(template)
+    sizes = {"train_pairs": 40, "dev_pairs": 8, "test_prompts": 6}
+    task = {"mine": {"kind": "preferences", "data": str(tmp_path / "pairs.jsonl"), **sizes}}
+    out = plan(tasks=task, model={"name": str(folder)})
+    notes = ("rows dropped, empty completion: 1", "train: completion with an end of turn of its own, left out: ")
+    assert all(note in out for note in notes)
+    (template,) = (line for line in out.splitlines() if line.startswith("  chat    template: prompts end with"))
+    assert r"<|im_start|>assistant\n" in template and "\x1b" not in out
+    assert run(tmp_path / "tiny.yaml") == 0
+    announced = capsys.readouterr().out.partition("  judge ")[0]
+    assert all(note in announced for note in (*notes, template.strip()))
 
 
 def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
@@ -55,22 +91,25 @@ def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
 
 
 @pytest.fixture
-def impostor(tmp_path, tiny_model) -> Path:
-    """A causal LM whose configuration claims that it is a reward model."""
-    folder = shutil.copytree(tiny_model, tmp_path / "impostor")
+def broken_judge(tmp_path, tiny_model) -> Path:
+    """A reward model with a weight that is not a number, which shows when it is first asked."""
+    folder = shutil.copytree(tiny_model, tmp_path / "broken_judge")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}))
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"] = torch.full((1, config["hidden_size"]), torch.nan)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 @pytest.mark.slow
 def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alone(
-    plan, tmp_path, impostor, monkeypatch
+    plan, tmp_path, broken_judge, monkeypatch
 ):
     monkeypatch.setenv("JUDGE_KEY", "any-word")
     with FakeOpenAI(lambda request: Reply("Preferred: 1")) as server:
         panel = {
-            "broken": {"kind": "reward_model", "model": str(impostor), "tasks": ["hh"]},
+            "broken": {"kind": "reward_model", "model": str(broken_judge), "tasks": ["hh"]},
             "remote": {"kind": "openai", "model": "judge-1", "base_url": server.url, "key_env": "JUDGE_KEY"},
             "local": {"kind": "gold", "reward": "tests.tiny_experiment:length", "tasks": ["hh"]},
         }
@@ -85,7 +124,7 @@ def test_after_a_run_of_a_panel_all_is_answered_and_a_judge_that_fails_fails_alo
     assert "## hh, judged by remote" in page and "## hh, judged by local" in page and "Do the judges agree?" in page
     assert "judged by local" not in page.split("## alpaca")[1].split("## Do")[0]
     broken, *others = (page.split(f"## hh, judged by {name}\n")[1].split("\n## ")[0] for name in panel)
-    assert broken.count("| failed") == 3 and "lacks the weights" in broken
+    assert broken.count("| failed") == 3 and "has NaN or infinite values" in broken
     assert all("failed" not in table for table in others)
     cells = list((tmp_path / "results" / "tiny" / "cells").iterdir())
     assert all((cell / "judge-hh@local" / "judgements.jsonl").is_file() for cell in cells)
@@ -101,3 +140,32 @@ def test_before_a_model_from_scratch_is_there_it_says_what_it_cannot_know_and_tr
     assert lines[0] == "experiment controlled: 2 cells"
     assert "not trained yet" in lines[1] and lines[-1].startswith("  known only once the model is there")
     assert not (tmp_path / "results").exists(), "nothing was trained, and nothing written"
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("nca+label_smoothing", "label_smoothing reverses a logit for a flipped label, and nca marks none"),
+        ("aot+wpo", "wpo is for pairs one by one, and the rows of aot belong to several"),
+        ("kto+js", "js knows log-ratios up to a constant, and kto reads them one by one"),
+    ],
+)
+def test_a_modifier_that_does_not_fit_its_loss_is_refused_in_one_line(
+    tmp_path, tiny_model, tiny_encoder, capsys, loss, message
+):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}, loss: {}})
+    capsys.readouterr()
+    for command in ("plan", "run"):
+        assert main([command, str(path)]) == 2
+        told = capsys.readouterr()
+        assert f"loss '{loss}': {message}" in told.err and told.err.count("\n") == 1 and told.out == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_hyperparameter_outside_its_bounds_is_refused_in_one_line(tmp_path, tiny_model, tiny_encoder, capsys):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {"beta": [0.1, -1]}})
+    capsys.readouterr()
+    assert main(["run", str(path)]) == 2
+    told = capsys.readouterr()
+    assert "loss 'dpo': beta must be a float above 0, got -1.0" in told.err and told.err.count("\n") == 1
+    assert not (tmp_path / "results").exists()

@@ -55,6 +55,12 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
     assert "judged by  gold:tests.tiny_experiment:length" in out and out.count("verdict: ") == 4
 
 
+def test_it_shows_a_training_example_with_its_mask(finished, show):
+    out = show(finished.parent / "results", DPO).partition("first training example, trained on between ⟦ and ⟧\n")[2]
+    chosen, rejected = re.findall(r"^\d  (chosen|rejected): \d+ tokens, \d+ trained on\n<\|im_start", out, flags=re.M)
+    assert (chosen, rejected) == ("chosen", "rejected") and out.count("⟦") == out.count("⟧") == 2
+
+
 def test_a_beginning_of_the_key_is_enough_and_json_has_every_step(finished, show):
     results = finished.parent / "results"
     printed = json.loads(show(results, DPO, "--json"))

@@ -23,7 +23,10 @@ from tests.conftest import REPOSITORY
 BUILT_IN = list_losses()  # while tests are collected, nothing else is registered
 
 
-@pytest.mark.parametrize("check", CHECKS)
+SLOW = pytest.param("modifiers", marks=pytest.mark.slow)  # the whole suite for each combination
+
+
+@pytest.mark.parametrize("check", [SLOW if check == "modifiers" else check for check in CHECKS])
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_registered_loss_conforms(name, check):
     loss = get_loss(name)
@@ -98,6 +101,22 @@ def in_need_of_four(batch, beta):
     return -logsigmoid(beta * batch.lists.logratio[:, 1:].sum(dim=1) / (batch.lists.mask.shape[1] - 2))
 
 
+def ranked_by_noise(batch, beta):
+    """LiPO's ranks without ties."""
+    lists = batch.lists
+    z = beta * lists.logratio
+    rank = 1 + (z[:, None, :] > z[:, :, None]).sum(dim=2)
+    return -(logsigmoid(z - z.flip(1)) / rank.to(z.dtype)).masked_fill(~lists.mask, 0.0).sum(dim=1)
+
+
+def kinked_at_the_start(batch, beta):
+    return -beta * batch.logratio_margin - beta * batch.logratio_margin.abs() / 2
+
+
+def undefined_if_flipped(batch, beta):
+    return -logsigmoid(beta * batch.logratio_margin) + batch.labelled(torch.ones(())).sqrt()
+
+
 class Alternating:
     """Each call weighs the batch otherwise, as a running estimate inside a loss would."""
 
@@ -147,6 +166,14 @@ BROKEN = {
     "hidden coupling": (lambda: written(centred), "coupling", "declare couples_examples=True"),
     "no coupling": (lambda: dpo_with(couples_examples=True), "coupling", "declare couples_examples=False"),
     "hidden coupling, cut": (lambda: written(centred), "micro-batches", "depends on how the batch is cut"),
+    "ranks, cut": (
+        lambda: written(ranked_by_noise, data="listwise"),
+        "micro-batches",
+        "cut (at policy = reference)",
+    ),
+    "ranks": (lambda: written(ranked_by_noise, data="listwise"), "rounding", "rounding changes the value or the"),
+    "kink": (lambda: written(kinked_at_the_start), "rounding", "rounding changes the value or the gradient at"),
+    "badly modified": (lambda: written(undefined_if_flipped), "modifiers", "broken+label_smoothing fails 'rows'"),
     "state": (lambda: written(Alternating(), couples_examples=True), "micro-batches", "depends on how the batch"),
     "undeclared need": (lambda: dpo_with(needs=frozenset()), "needs", "needs reference for the chosen side"),
     "unused need": (
@@ -207,7 +234,7 @@ def test_without_valid_rows_nothing_else_is_tested():
 def test_what_a_loss_raises_is_said_once_with_its_line_and_the_name_that_was_meant(tmp_path, capsys):
     assert main(["check", plugin(tmp_path, GOOD.replace("logratio_margin", "logratio_margn"))]) == 1
     out = " ".join(re.sub("[│┃]", " ", capsys.readouterr().out).split())
-    assert out.count("AttributeError") == 1 and out.count("not tested since rows failed") == 10
+    assert out.count("AttributeError") == 1 and out.count("not tested since rows failed") == 12
     assert "did you mean 'logratio_margin'? (mine.py:7)" in out
 
 

@@ -50,7 +50,7 @@ ONE_IN_A_FILE = [
 ROWS = [
     SAMPLE,
     Measure(1.0, "hh-0", "Because.", 2, True, -2.0, 0.5, 0.5, 0.25, 3.0),
-    Judgement("hh-0", "ok", 1.0, False, "", 0.5, Usage(10, 2, None)),
+    Judgement("hh-0", "ok", 1.0, False, "", 0.5, usage=Usage(10, 2, None)),
     Judgement("hh-1", "failed", None, detail="no answer"),
 ]
 
@@ -84,6 +84,8 @@ def test_the_metrics_of_both_splits_lie_in_one_file(tmp_path):
         ({"prompt": "Why?"}, "field 'prompt': expected list, got 'Why?'"),
         ({"prompt": [{"role": "user"}]}, "field 'prompt': no field 'content'"),
         ({"ids": {}}, "field 'ids': expected list, got {}"),
+        ({"ids": [3, "4"]}, "field 'ids': expected int, got '4'"),
+        ({"ids": [3, None]}, "field 'ids': expected int, got None"),
     ],
 )
 def test_a_field_of_another_type_is_named(tmp_path, change, message):
@@ -103,6 +105,33 @@ def test_a_field_that_is_missing_is_named(tmp_path, name):
         read_records(Sample, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baselines": {"hh": 1}}, "field 'baselines': expected str, got 1"),
+        ({"judges": {"hh": "gpt"}}, "field 'judges': expected list, got 'gpt'"),
+        ({"judges": {"hh": [None]}}, "field 'judges': expected str, got None"),
+        ({"starts": {"hh": []}}, "field 'starts': expected str, got []"),
+        ({"cells": [asdict(CELL) | {"evaluated_on": [1]}]}, "field 'cells': field 'evaluated_on': expected str, got 1"),
+        ({"cells": [None]}, "field 'cells': expected the fields of a CellRecord, got None"),
+    ],
+)
+def test_what_lists_and_mappings_hold_is_checked_too(tmp_path, change, message):
+    write_json(tmp_path / "plan.json", asdict(ONE_IN_A_FILE[1]) | change)
+    with pytest.raises(UserError) as raised:
+        read_record(PlanRecord, tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'plan.json'}: {message}; another version wrote it, run it again"
+
+
+def test_a_row_that_stands_twice_is_named(tmp_path):
+    write_records(tmp_path, Sample, [SAMPLE, replace(SAMPLE, id="other"), SAMPLE])
+    with pytest.raises(UserError, match=r"samples\.jsonl: row 3: it stands there twice; run the experiment again"):
+        read_records(Sample, tmp_path)
+    measured = [ROWS[1], replace(ROWS[1], at=0.5)]
+    write_records(tmp_path, Measure, measured)
+    assert read_records(Measure, tmp_path) == measured, "of two policies"
+
+
 def test_what_is_no_object_is_named(tmp_path):
     write_json(tmp_path / "plan.json", [1])
     with pytest.raises(UserError, match=r"plan\.json: expected the fields of a PlanRecord, got \[1\]"):
@@ -114,7 +143,7 @@ def test_what_is_no_object_is_named(tmp_path):
 
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path):
     (tmp_path / "judge.json").write_text('{"id": ')
-    with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; delete the folder .* and run again"):
+    with pytest.raises(UserError, match=r"judge\.json: cannot be read .*; run the experiment again"):
         read_record(JudgeRecord, tmp_path)
 
 
@@ -130,7 +159,7 @@ def test_nested_lists_of_any_depth_are_refused_in_one_line(tmp_path):
 
 def test_a_number_that_is_too_large_for_what_reads_it_is_a_damaged_file(tmp_path):
     write_json(tmp_path / "seconds.json", 10**400)
-    with pytest.raises(UserError, match=r"seconds\.json: cannot be read \(int too large to convert to float\); delete"):
+    with pytest.raises(UserError, match=r"seconds\.json: cannot be read \(int too large to convert to float\); run"):
         readable(tmp_path / "seconds.json", lambda path: float(read_json(path)))
 
 

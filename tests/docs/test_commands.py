@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 MADE_BY_THE_READER = ("my_", "experiment.yaml", "outputs.json", "reference.json", "both.csv", "judge.yaml")
-LONG = ("run", "pretrain", "show", "export", "judge", "judge-check", "alpaca-lc")  # and `check --all`
+LONG = ("run", "pretrain", "show", "export", "verify", "judge", "judge-check", "alpaca-lc")  # and `check --all`
 
 
 def commands_of(text: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The commands of docs/inspect.md and of the three commands' help work, on a run with the names that they use."""
+"""The commands of docs/inspect.md and of the four commands' help work, on a run with the names that they use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import export, show, status
+from harness.cli import export, show, status, verify
 from harness.cli.main import main
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run, write_experiment
 
 PAGE = (REPOSITORY / "docs/inspect.md").read_text(encoding="utf-8")
 SHOWN = re.compile(r"^ *python -m harness (.*)$", flags=re.MULTILINE)
-COMMANDS = list(dict.fromkeys(SHOWN.findall(PAGE + status.EPILOG + show.EPILOG + export.EPILOG)))
+COMMANDS = list(dict.fromkeys(SHOWN.findall(PAGE + status.EPILOG + show.EPILOG + verify.EPILOG + export.EPILOG)))
 OF_OTHER_RUNS = ("KEY", "sentiment/", "name=longer")  # keys and a task that this run does not have
 
 
@@ -36,7 +36,8 @@ def folder(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
 
 
 def test_the_commands_are_found():
-    assert {shlex.split(command)[0] for command in COMMANDS} == {"status", "show", "export"} and len(COMMANDS) > 10
+    names = {shlex.split(command)[0] for command in COMMANDS}
+    assert names == {"status", "show", "verify", "export"} and len(COMMANDS) > 10
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,8 +5,7 @@ from pathlib import Path
 import losses
 from harness.backbones.language_model.needs import SUPPLIERS
 from harness.core.encoder import MAX_PIECES
-from harness.core.hashing import hash_source
-from harness.experiment.cells import loss_sources
+from harness.experiment.cells import loss_files
 from harness.training.supply import KeyInputs, supplier_of
 from losses import get_loss, register_loss, register_need, register_weighting
 from losses.needs import NEEDS
@@ -15,9 +14,9 @@ FOLDER = Path(losses.__file__).parent
 
 
 def test_a_cell_s_key_holds_the_source_of_every_part_of_its_loss():
-    dpo, modifiers, batch = (hash_source(FOLDER / name) for name in ("dpo.py", "modifiers.py", "batch.py"))
-    assert loss_sources(get_loss("dpo"), {"beta": 0.1}) == [dpo, batch]
-    assert set(loss_sources(get_loss("dpo+nll"), {})) == {dpo, modifiers, batch}
+    dpo, modifiers, batch = (FOLDER / name for name in ("dpo.py", "modifiers.py", "batch.py"))
+    assert loss_files(get_loss("dpo"), {"beta": 0.1}) == [dpo, batch]
+    assert set(loss_files(get_loss("dpo+nll"), {})) == {dpo, modifiers, batch}
 
 
 def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
@@ -26,10 +25,10 @@ def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
         """Never called."""
 
     rpo = get_loss("rpo")
-    assert loss_sources(rpo, rpo.settings({"weighting": "test_only"})) == [
-        hash_source(FOLDER / "rpo.py"),
-        hash_source(FOLDER / "batch.py"),
-        hash_source(Path(__file__)),
+    assert loss_files(rpo, rpo.settings({"weighting": "test_only"})) == [
+        FOLDER / "rpo.py",
+        FOLDER / "batch.py",
+        Path(__file__),
     ]
 
 
@@ -42,8 +41,8 @@ def test_a_need_of_the_user_s_own_is_part_of_the_key():
     def reads_it(batch):
         """Never called."""
 
-    own, batch = hash_source(Path(__file__)), hash_source(FOLDER / "batch.py")
-    assert loss_sources(get_loss("reads_it"), {}) == [own, own, batch]
+    own, batch = Path(__file__), FOLDER / "batch.py"
+    assert loss_files(get_loss("reads_it"), {}) == [own, own, batch]
     inputs = KeyInputs("of prompts", lambda: "of encoder", "of second")
     assert supplier_of("test_only", SUPPLIERS).key(inputs) == "of prompts"
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
-from harness.backbones.language_model.sampling import sample
+from harness.backbones.language_model.sampling import Drawing, sample
 from harness.core.assets import model_folder, weights_hash
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.encoder import Encoder
@@ -35,15 +35,8 @@ def test_smollm2_is_converted_once_and_answers_a_question():
     renderer = Renderer(load_tokenizer(folder, ModelConfig()))
     prompt = renderer.prompt((Message("user", "What is the capital of France?"),), limit=100, keep="end")
     decoding = SampleConfig(temperature=0.0, max_new_tokens=24)
-    (answer,) = sample(
-        policy.model,
-        [prompt.ids],
-        ["q"],
-        decoding=decoding,
-        seed=0,
-        stop_tokens=renderer.stop_tokens,
-        pad_token=renderer.pad_token,
-    )
+    drawing = Drawing(decoding, 0, renderer.stop_tokens, renderer.pad_token)
+    (answer,) = sample(policy.model, [prompt.ids], ["q"], drawing)
     assert "Paris" in renderer.decode(answer.ids)
 
 

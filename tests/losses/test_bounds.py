@@ -14,7 +14,9 @@ def test_every_number_of_a_built_in_loss_says_where_it_ends(name, parameter):
     """A negative beta, for example, trains away from what is chosen."""
     assert str(parameter.bounds), f"{name}: {parameter.name} has no bounds"
     assert all(value in parameter.bounds for value in (parameter.default, *parameter.grid))
-    with pytest.raises(RegistryError, match=rf"loss '{name}': {parameter.name} must be (above|at least) .*, got -1.0"):
+    with pytest.raises(
+        RegistryError, match=rf"loss '{name}': {parameter.name} must be a float (above|at least) .*, got -1.0"
+    ):
         get_loss(name).settings({parameter.name: -1})
 
 
@@ -48,18 +50,18 @@ def test_a_user_s_loss_declares_bounds_in_its_annotations():
 
     loss = get_loss("with_bounds")
     assert loss.settings({"margin": 9.5, "steps": -1}) == {"margin": 9.5, "steps": -1}
-    with pytest.raises(RegistryError, match=r"margin must be at least 0 and below 10, got 10\.0"):
+    with pytest.raises(RegistryError, match=r"margin must be a float at least 0 and below 10, got 10\.0"):
         loss.settings({"margin": 10})
 
 
 def test_a_default_or_a_grid_out_of_bounds_is_no_loss():
-    with pytest.raises(RegistryError, match=r"beta must be above 0, got 0\.0"):
+    with pytest.raises(RegistryError, match=r"beta must be a float above 0, got 0\.0"):
 
         @register_loss("bad_default")
         def bad_default(batch, *, beta: Annotated[float, Bounds(above=0)] = 0.0):
             """Never registered."""
 
-    with pytest.raises(RegistryError, match=r"beta must be above 0, got -1\.0"):
+    with pytest.raises(RegistryError, match=r"beta must be a float above 0, got -1\.0"):
 
         @register_loss("bad_grid", grid={"beta": [0.1, -1.0]})
         def bad_grid(batch, *, beta: Annotated[float, Bounds(above=0)] = 0.1):

@@ -9,9 +9,10 @@ import math
 import pytest
 import torch
 
-from losses import PreferenceBatch, get_loss
+from losses import PreferenceBatch, RegistryError, get_loss, list_losses
 from tests.losses.by_hand import nll, sigmoid, the_pair
 
+BUILT_IN = list_losses()  # at collection, nothing else is registered yet
 SCORES = {"chosen_scores": torch.tensor([3.0]), "rejected_scores": torch.tensor([1.0])}
 
 
@@ -143,6 +144,26 @@ def test_aot_unpaired_on_classes_of_other_sizes():
     )
     expected = [nll(0.1 * x) for x in (1, 0, 1, -1)]
     assert get_loss("aot_unpaired")(batch, beta=0.1).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_aot_unpaired_integrates_over_the_quantiles_of_both_classes():
+    """s_w = 0, 3 over halves, s_l = -1, 1, 2 over thirds; over sixths (0, 0, 0, 3, 3, 3) and (-1, -1, 1, 1, 2, 2)."""
+    batch = PreferenceBatch.from_logps(
+        torch.tensor([3.0, 0.0]), torch.tensor([2.0, -1.0, 1.0]), torch.zeros(2), torch.zeros(3)
+    )
+    expected = [nll(0.1 * x) for x in (1, 1, -1, 2, 1, 1)]
+    assert get_loss("aot_unpaired")(batch, beta=0.1).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rejected", [2, 3, 4])
+def test_at_the_start_aot_unpaired_pulls_all_responses_of_a_class_alike(rejected):
+    """Which of them is on which rank is then up to rounding."""
+    noise = [1e-6 * torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (3, rejected)]
+    policies = [part.requires_grad_() for part in noise]
+    view = PreferenceBatch.from_logps(*policies, torch.zeros(3), torch.zeros(rejected))
+    get_loss("aot_unpaired")(view, beta=0.1).mean().backward()
+    for policy, sign in zip(policies, (-1, 1), strict=True):
+        assert policy.grad.tolist() == pytest.approx([sign * 0.05 / len(policy)] * len(policy), rel=1e-5)
 
 
 def test_sppo():
@@ -294,12 +315,28 @@ def test_odpo_refuses_a_pair_whose_scores_are_not_in_order():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("robust_dpo", {"label_smoothing": 0.5}), ("exo", {"label_smoothing": 0.0}), ("discopop", {"tau": 1.0})],
+    ("name", "settings", "message"),
+    [
+        ("dpo", {"beta": 0}, r"loss 'dpo': beta must be a float above 0, got 0\.0"),
+        ("dpo", {"beta": -1.0}, r"loss 'dpo': beta must be a float above 0, got -1\.0"),
+        ("cdpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5"),
+        ("robust_dpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5"),
+        ("exo", {"label_smoothing": 0.0}, "label_smoothing must be a float above 0 and below 0.5"),
+        ("discopop", {"tau": 1.0}, "tau must be a float above 0 and below 1"),
+        ("rpo_diagonal", {"diagonal_weight": 1.5}, "diagonal_weight must be a float at least 0 and at most 1"),
+        ("simpo+label_smoothing", {"label_smoothing": 0.7}, "label_smoothing must be a float at least 0 and below 0.5"),
+    ],
 )
-def test_a_hyperparameter_out_of_its_range_is_refused(name, settings):
-    with pytest.raises(ValueError, match=f"{name}'?: .* must be"):
+def test_a_hyperparameter_out_of_its_bounds_is_refused(name, settings, message):
+    with pytest.raises(RegistryError, match=message):
         value(name, **settings)
+
+
+def test_every_number_of_a_built_in_loss_has_bounds():
+    """The grid is within them: registration has checked that."""
+    for name in BUILT_IN:
+        for parameter in get_loss(name).hyperparameters.values():
+            assert parameter.type is str or str(parameter.bounds), f"{name}: {parameter.name}"
 
 
 def test_discopop_has_its_local_minimum_and_maximum_where_the_paper_s_figure_does():

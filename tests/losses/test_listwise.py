@@ -123,6 +123,36 @@ def test_lipo_learns_from_the_start_on_where_all_log_ratios_are_equal():
     assert policy.grad.item() < 0
 
 
+def at_the_start(size: float, scores: list[float], off: list[float]) -> PreferenceBatch:
+    """A list in fp32 whose log-probs are about -size, each so many units in the last place off its reference."""
+    reference = torch.tensor([[-size, -1.5 * size, -0.7 * size, -1.2 * size]])
+    unit = reference.abs() * torch.finfo(torch.float32).eps
+    policy, scores = reference + unit * torch.tensor([off]), torch.tensor([scores])
+    others = Lists(policy[:, 2:], reference[:, 2:], scores[:, 2:], torch.ones(1, 2, dtype=torch.bool))
+    sides = (values[:, i] for values in (policy, reference) for i in (0, 1))
+    return PreferenceBatch.from_logps(*sides, chosen_scores=scores[:, 0], rejected_scores=scores[:, 1], others=others)
+
+
+@pytest.mark.parametrize("size", [0.1, 5.0, 500.0])
+@pytest.mark.parametrize("off", [[-4.0, 4.0, 4.0, -4.0], [4.0, -4.0, -2.0, 3.0], [1.0, 3.0, 2.0, 4.0]])
+def test_lipo_at_the_start_ranks_by_score_whatever_rounding_has_made_of_the_log_ratios(size, off):
+    scores = [9.0, 1.0, 5.0, 3.0]
+    expected = lipo([0.0, -3e-9, -1e-9, -2e-9], scores)  # the ranks are 1, 4, 2, 3
+    assert get_loss("lipo")(at_the_start(size, scores, off)).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_lipo_takes_for_a_tie_grows_with_the_log_probs_and_with_the_rounding_of_the_layers():
+    """A log-ratio of 1e-4 nats is a lead at log-probs of -5, and rounding at -500; in bfloat16 so is one of 0.1."""
+
+    def first(size: float, lead: float, layers: torch.dtype | None = None) -> int:
+        policy, reference = torch.tensor([[-size, -size + lead]]), torch.tensor([[-size, -size]])
+        lists = Lists(policy, reference, torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), layers=layers)
+        return lists.ahead[0].sum(dim=1).argmin().item()
+
+    assert (first(5.0, 1e-4), first(500.0, 1e-4)) == (1, 0)
+    assert (first(5.0, 0.1), first(5.0, 0.1, torch.bfloat16), first(5.0, 2.0, torch.bfloat16)) == (1, 0, 1)
+
+
 def test_info_nca():
     """Scores log 3 and 0: targets 3/4 and 1/4; beta 0.1: 0.75 * 0.554355 + 0.25 * 0.854355."""
     pair = lists_of([[2.0, -1.0]], [[math.log(3), 0.0]])

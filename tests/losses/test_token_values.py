@@ -111,9 +111,9 @@ def test_ppo_offline_at_its_reference_is_its_critic_s_loss():
     assert get_loss("ppo_offline")(batch, **SETTINGS).mean().item() == pytest.approx(0.1 * 0.58 / 3, abs=1e-9)
 
 
-@pytest.mark.parametrize("clip", [0.0, 1.5, -1.0])
+@pytest.mark.parametrize("clip", [0.0, 1.0, 1.5, -1.0])
 def test_a_clip_out_of_its_range_is_refused(clip):
-    with pytest.raises(ValueError, match="clip must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="clip must be a float above 0 and below 1"):
         get_loss("ppo_offline")(two_responses(), clip=clip)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.record_files import write_records
@@ -36,7 +38,11 @@ def write_json(path: Path, value: object) -> None:
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(jsonl(rows), encoding="utf-8")
+
+
+def jsonl(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write_plan(folder: Path, cells: list[dict], **more) -> Path:
@@ -75,10 +81,9 @@ def write_training(folder: Path, cell: dict, *, steps: int = 4, dev_accuracy: fl
     write_json(path / "summary.json", {**summary, "dev": end})
 
 
-def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decoding: dict = DECODING) -> None:
-    """Write one response per entry of `kl`. Response i has 10 + i tokens and 100 characters; the baseline's has 80."""
-    path = folder / "cells" / cell["key"] / f"sample-{task}"
-    rows = [
+def samples(task: str, kl: list[float]) -> list[dict]:
+    """One response per entry of `kl`. Response i has 10 + i tokens and 100 characters; the baseline's has 80."""
+    return [
         {
             "id": f"{task}-{i}",
             "prompt": [{"role": "user", "content": "Why?"}],
@@ -92,17 +97,45 @@ def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decod
         }
         for i, nats in enumerate(kl)
     ]
-    write_jsonl(path / "samples.jsonl", rows)
-    inputs = {"decoding": decoding}
-    write_json(path / "artifact.json", {"inputs": inputs, "files": {"samples.jsonl": f"hash of {kl}"}})
+
+
+def samples_hash(task: str, kl: list[float]) -> str:
+    """The sha256 of the file that `write_samples` writes."""
+    return hashlib.sha256(jsonl(samples(task, kl)).encode()).hexdigest()
+
+
+def write_samples(folder: Path, cell: dict, task: str, kl: list[float], *, decoding: dict = DECODING) -> None:
+    """Write the responses of `samples`."""
+    path = folder / "cells" / cell["key"] / f"sample-{task}"
+    write_jsonl(path / "samples.jsonl", samples(task, kl))
+    files = {"samples.jsonl": samples_hash(task, kl)}
+    write_json(path / "artifact.json", {"inputs": {"decoding": decoding}, "files": files})
+
+
+def replace_samples(folder: Path, cell: dict, task: str, rows: list[dict]) -> None:
+    """Write other responses of a judged cell, as if those had been judged."""
+    path = folder / "cells" / cell["key"]
+    before = json.loads((path / f"sample-{task}" / "artifact.json").read_text())["files"]["samples.jsonl"]
+    write_jsonl(path / f"sample-{task}" / "samples.jsonl", rows)
+    after = hashlib.sha256(jsonl(rows).encode()).hexdigest()
+    for manifest in path.glob("*/artifact.json"):
+        manifest.write_text(manifest.read_text().replace(before, after))
 
 
 def write_judgements(
-    folder: Path, cell: dict, task: str, verdicts: list, kl: list[float], *, judge: str = JUDGE, name: str = ""
+    folder: Path,
+    cell: dict,
+    task: str,
+    verdicts: list,
+    kl: list[float],
+    *,
+    judge: str = JUDGE,
+    name: str = "",
+    graded: Sequence[float | None] | None = None,
 ) -> None:
     """Write judgements. A verdict is a preference, or the status of a judgement without one. The first verdict flipped.
 
-    `name` is the name of a judge in a panel.
+    `name` is the name of a judge in a panel; `graded` the share of each judgement's verdicts that log-probs grade.
     """
     path = folder / "cells" / cell["key"] / (f"judge-{task}@{name}" if name else f"judge-{task}")
     rows = []
@@ -111,10 +144,10 @@ def write_judgements(
         status = verdict if not counted else "tie" if verdict == 0.5 else "ok"
         row = {"id": f"{task}-{i}", "status": status, "preference": verdict if counted else None}
         order = {"flipped": i == 0, "first": 1.0 if i == 0 else 0.5} if counted else {"flipped": None, "first": None}
-        rows.append(row | order | {"detail": "" if counted else "no answer"})
+        rows.append(row | order | {"detail": "" if counted else "no answer", "graded": graded[i] if graded else None})
     write_jsonl(path / "judgements.jsonl", rows)
     write_json(path / "judge.json", {"id": judge, "agreement": AGREEMENT})
-    write_json(path / "artifact.json", {"inputs": {"samples": f"hash of {kl}"}, "files": {}})
+    write_json(path / "artifact.json", {"inputs": {"samples": samples_hash(task, kl)}, "files": {}})
 
 
 def write_cell(folder: Path, cell: dict, verdicts: dict[str, list], kl: list[float] | None = None, **judged) -> None:

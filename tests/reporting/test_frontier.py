@@ -14,6 +14,7 @@ from harness.reporting.results import load_results
 from harness.reporting.style import styles
 from tests.reporting.results_folder import (
     plan_cell,
+    samples_hash,
     write_cell,
     write_json,
     write_jsonl,
@@ -30,7 +31,7 @@ POLICIES = {
 }
 
 
-def write_measures(folder, cell, points, *, samples: str = "hash of [1.0, 1.0]") -> None:
+def write_measures(folder, cell, points, *, samples: str) -> None:
     path = folder / "cells" / cell["key"] / "measure-sentiment"
     rows = [
         {
@@ -62,7 +63,7 @@ def folder(tmp_path):
             cell = plan_cell(loss, settings, seed, "sentiment", ("sentiment",))
             cells.append(cell)
             write_cell(folder, cell, {"sentiment": [0.5] * PROMPTS}, [1.0] * PROMPTS)
-            write_measures(folder, cell, points, samples=f"hash of {[1.0] * PROMPTS}")
+            write_measures(folder, cell, points, samples=samples_hash("sentiment", [1.0] * PROMPTS))
     return write_plan(folder, cells)
 
 
@@ -79,7 +80,7 @@ def test_other_settings_than_the_strength_make_methods_of_their_own(tmp_path):
             cell = plan_cell("rpo_paired", {"beta": beta, "temperature": temperature}, 0, "sentiment", ("sentiment",))
             cells.append(cell)
             write_cell(tmp_path, cell, {"sentiment": [0.5] * PROMPTS}, [1.0] * PROMPTS)
-            write_measures(tmp_path, cell, [(1.0, 0.6, 1.0)], samples=f"hash of {[1.0] * PROMPTS}")
+            write_measures(tmp_path, cell, [(1.0, 0.6, 1.0)], samples=samples_hash("sentiment", [1.0] * PROMPTS))
     write_plan(tmp_path, cells)
     assert set(load_measures(tmp_path)["method"]) == {"rpo_paired temperature=0.1", "rpo_paired temperature=0.5"}
 

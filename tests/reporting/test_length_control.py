@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from harness.core.errors import UserError
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY, difficulty_table
 from harness.evaluation.alpaca_eval.metrics import length_controlled_win_rate, read_annotations
 from harness.evaluation.statistics.length_control import joint_difficulty, length_controlled
@@ -13,7 +14,15 @@ from harness.reporting.leaderboard import build_leaderboard
 from harness.reporting.results import load_results
 from harness.reporting.tables import markdown
 from tests.conftest import REPOSITORY
-from tests.reporting.results_folder import DECODING, plan_cell, write_cell, write_json, write_jsonl, write_plan
+from tests.reporting.results_folder import (
+    DECODING,
+    plan_cell,
+    replace_samples,
+    write_cell,
+    write_json,
+    write_jsonl,
+    write_plan,
+)
 
 PUBLISHED = REPOSITORY / "tests/evaluation/data/alpaca_eval/vicuna-7b.csv.gz"
 
@@ -26,7 +35,7 @@ def write_policy(folder, loss, preferences, lengths, *, seed=0, task="hh", basel
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row, length, baseline in zip(rows, lengths, np.broadcast_to(baselines, len(rows)), strict=True):
         row |= {"response": "r" * int(length), "baseline": "b" * int(baseline)}
-    write_jsonl(path, rows)
+    replace_samples(folder, cell, task, rows)
     return cell
 
 
@@ -135,6 +144,32 @@ def test_a_part_of_the_instructions_leaves_no_such_rate(alpaca_eval):
     index = {f"alpaca_eval-{i}": i for i in range(804)}
     write_json(judged / DIFFICULTY, difficulty_table("estimated").to_json(index))
     assert math.isnan(board(folder, cell).loc["dpo", "lc_win_rate"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[" * 100_000,
+        lambda text: "null",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: json.dumps({**json.loads(text), "anchors": {}}),
+        lambda text: json.dumps({**json.loads(text), "anchors": [1]}),
+        lambda text: json.dumps({**json.loads(text), "difficulty": json.loads(text)["difficulty"][:9]}),
+        lambda text: json.dumps({**json.loads(text), "difficulty": ["hard"] * 805}),
+        lambda text: json.dumps({**json.loads(text), "difficulty": [math.nan] * 805}),
+        lambda text: json.dumps({**json.loads(text), "index": None}),
+        lambda text: json.dumps({**json.loads(text), "index": {"a": "b"}}),
+    ],
+)
+def test_a_damaged_table_of_the_judge_is_said_with_what_to_do(tmp_path, damage):
+    cell = write_policy(tmp_path, "dpo", [1, 0], [10, 20])
+    file = tmp_path / "cells" / cell["key"] / "judge-hh" / DIFFICULTY
+    file.write_text(damage(json.dumps(difficulty_table("estimated").to_json({"hh-0": 0}))))
+    with pytest.raises(UserError, match=f"{file}: "):
+        board(tmp_path, cell)
 
 
 def test_the_days_of_the_judgements_stand_beside_the_rate(tmp_path):

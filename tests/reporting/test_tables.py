@@ -64,6 +64,17 @@ def test_a_single_seed_is_not_passed_off_as_several(tmp_path):
     assert "intervals over prompts (one seed: others may differ by more)" in page
 
 
+def test_graded_and_hard_verdicts_are_told_apart(tmp_path):
+    cells = [plan_cell(loss, {"beta": 0.1}, 0) for loss in ("dpo", "ipo")]
+    folder = write_plan(tmp_path / "run", cells)
+    for cell, graded in zip(cells, ([1.0, 1.0, 1.0, 1.0], [0.5, 0.0, None, 1.0]), strict=True):
+        write_cell(folder, cell, {"hh": [0.9, 1, "failed", 0]}, graded=graded)
+    board = build_leaderboard(load_results(folder))
+    assert board.set_index("loss")["graded_rate"].to_dict() == {"dpo": 1.0, "ipo": 0.5}
+    note = "Log-probs grade 75.0 % of its verdicts between 0 and 1 (mean of the rows, which have 50.0 to 100.0 %)"
+    assert f"{note}; the others are 0 or 1." in markdown(board, "run", DECODING)
+
+
 def test_what_others_wrote_is_no_markup(page):
     """The reason of the failed cell holds a pipe, HTML and a line break."""
     assert "the loss became nan \\| &lt;b&gt;step 3&lt;/b&gt; more" in page

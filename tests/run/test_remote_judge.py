@@ -51,7 +51,7 @@ def test_the_judge_s_verdicts_make_the_win_rates_and_are_paid_once(experiment, t
 
 
 @pytest.mark.slow
-def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experiment, tmp_path):
+def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experiment, tmp_path, capsys):
     broken = {"on": True, "seen": 0}
 
     def answer(request):
@@ -63,7 +63,8 @@ def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experi
 
     with FakeOpenAI(answer) as server:
         path = experiment(server)
-        assert run(path) == 0
+        assert run(path) == 1
+        assert capsys.readouterr().out.splitlines()[-1].startswith("incomplete: hh dpo beta=0.1 seed=0: judge-")
         frame = leaderboard(tmp_path)
         assert (frame.coverage < 1).any()
         incomplete = frame[frame.coverage < 1]
@@ -76,3 +77,19 @@ def test_a_failed_judgement_is_missing_and_the_next_run_asks_for_it_alone(experi
         assert len(server.requests) - before <= before // 3 + 1, "only what was missing is asked"
     written = [p for p in (tmp_path / "results").rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert written == [], "whatever the endpoint repeats, the key is in no file"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reply", [Reply(status=401, body={"error": {"message": "no such key"}}), None])
+def test_an_endpoint_that_answers_nothing_fails_the_cells_with_its_reason(experiment, tmp_path, capsys, reply):
+    with FakeOpenAI(lambda request: reply) as server:
+        path = experiment(server)
+        if reply is not None:
+            assert run(path) == 1
+    if reply is None:  # nobody listens there any more
+        assert run(path) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(
+        "failed: hh dpo beta=0.1 seed=0: judge-alpaca_eval: no verdict on any of 4 responses (4 failed"
+    )
+    assert KEY not in said and leaderboard(tmp_path).status.str.startswith("failed: seed 0, judge-").all()

@@ -1,8 +1,9 @@
-"""`python -m harness run`, killed with SIGKILL several times, leaves the same files as an uninterrupted run."""
+"""A run that is killed and started again leaves the same files as an uninterrupted one."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.core.store import read_json, read_jsonl
+from harness.core.store import partial_folder, read_json, read_jsonl
+from harness.experiment.draft import draft_plan
+from harness.experiment.file import load_experiment
+from harness.experiment.plan import Plan, make_plan
+from harness.run.stages.train import train
+from harness.run.worker import Worker
 from tests.conftest import REPOSITORY
 from tests.tiny_experiment import run, write_experiment
 
@@ -112,3 +118,66 @@ def test_a_run_that_is_killed_at_any_step_ends_bit_for_bit_as_one_that_is_not(
         assert resumed[0].keys() == expected[0].keys()
         for name, tensor in expected[0].items():
             assert torch.equal(resumed[0][name], tensor), name
+
+
+class Killed(BaseException):
+    """Not an `Exception`, so that nothing treats it as the failure of a cell."""
+
+
+# Losses whose needs load other models or run extra passes, some of them only on first use.
+LAZY = ["kto", "dpo", "bco", "sr_dpo", "dpo+wpo", "rpo_paired", "ppo_offline"]
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory, tiny_model, tiny_encoder) -> Plan:
+    """Return a plan whose policies are trained with dropout, in several forward passes a step, evaluated at each."""
+    lengths = {"max_prompt_tokens": 96, "max_completion_tokens": 32}
+    optim = {"lr": 1e-3, "optimizer": "adamw", "batch_size": 4, "micro_batch_tokens": 400, "checkpoint_every": "1"}
+    path = write_experiment(
+        tmp_path_factory.mktemp("dropping"),
+        tiny_model,
+        tiny_encoder,
+        model={"name": str(tiny_model), "tune": "lora", "lora": {"rank": 2, "dropout": 0.3}},
+        tasks={"hh": {"train_pairs": 12, "dev_pairs": 4, "test_prompts": 1, **lengths}},
+        seeds=[3],
+        losses={loss: {} for loss in LAZY},
+        sft=optim,
+        train={**optim, "eval_every": 1},
+    )
+    draft = draft_plan(load_experiment(path))
+    return make_plan(draft, draft.model())
+
+
+def ends_of(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Return the trained tensors and the log without its times."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return load_file(folder / "tensors.safetensors"), [{**row, "seconds": None} for row in rows]
+
+
+@pytest.mark.parametrize("loss", [LAZY[0], *(pytest.param(loss, marks=pytest.mark.slow) for loss in LAZY[1:])])
+def test_training_with_dropout_goes_on_from_every_step_bit_for_bit(dropping, loss):
+    """Each time in a new worker, which finds the reference's log-probs in the store and so need not load it."""
+    (cell,) = (cell for cell in dropping.cells if cell.loss == loss)
+    folder = dropping.folder(cell) / "train"
+
+    def nothing(done: int, total: int) -> None:
+        pass
+
+    train(Worker(dropping), cell, nothing)
+    tensors, log = ends_of(folder)
+    steps = sum(row["split"] == "train" for row in log)
+    assert steps == 3
+    for killed in range(1, steps + 1):
+        shutil.rmtree(folder)
+
+        def progress(done: int, total: int, killed: int = killed) -> None:
+            if total == steps and done == killed:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(Worker(dropping), cell, progress)
+        assert partial_folder(folder).exists() == (killed > 1)
+        train(Worker(dropping), cell, nothing)
+        resumed = ends_of(folder)
+        assert resumed[1] == log, f"killed at step {killed}"
+        assert all(torch.equal(resumed[0][name], tensor) for name, tensor in tensors.items())

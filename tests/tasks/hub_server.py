@@ -1,4 +1,4 @@
-"""A small hub on localhost. It serves data set repositories from a folder with the needed part of the hub's protocol.
+"""A small hub on localhost. It serves repositories of data sets and models with the needed part of the hub's protocol.
 
 python hub_server.py <folder with owner/name/...>      prints its address, then serves until stopped
 """
@@ -22,11 +22,12 @@ class Hub(BaseHTTPRequestHandler):
         parts = unquote(url.path).strip("/").split("/")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         api = parts[0] == "api"
-        owner, name, *rest = parts[2:] if api else parts[1:]
+        named = parts[2:] if api else parts[parts[0] == "datasets" :]  # a model's path has no such part
+        owner, name, *rest = [*named, "", ""]
         repository = self.root / owner / name
-        if not repository.is_dir():
+        if not (owner and name and repository.is_dir()):
             return self.answer(404, {"X-Error-Code": "RepoNotFound"})
-        action, *rest = rest or ["revision"]
+        action, *rest = rest[:-2] or ["revision"]
         path = repository.joinpath(*(rest[3:] if rest[:1] == ["refs"] else rest[1:]))  # after the revision
         if action == "resolve" and path.is_file():
             content = path.read_bytes()

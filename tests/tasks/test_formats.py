@@ -1,5 +1,7 @@
 """How rows in each accepted format are parsed, and the errors for other rows."""
 
+import json
+
 import pytest
 
 from harness.core.errors import UserError
@@ -24,6 +26,8 @@ ASK = (Message("user", "Why?"),)
 LONG = (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why?"))
 PAIR = {"chosen": "Because.", "rejected": "No."}
 TURNS = [user("Hi"), assistant("Hello."), user("Why?")]
+SYSTEM = {"role": "system", "content": "Be brief."}
+BRIEF = (Message("system", "Be brief."), *ASK)
 
 
 @pytest.mark.parametrize(
@@ -266,11 +270,23 @@ def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
         ({"prompt": [user("a"), assistant("b")], **PAIR}, "prompt does not end with a user turn"),
         (
             {"prompt": "a", "chosen": [user("x"), assistant("y")], "rejected": "z"},
-            "completion is more than one turn beyond the prompt",
+            "completion is a conversation on another prompt",
         ),
         ({"prompt": "a", "chosen": [user("a")], "rejected": "z"}, "last turn is not the assistant's"),
         (
             {"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]},
+            "chosen and rejected have different prompts",
+        ),
+        (
+            {"prompt": "a", "chosen": "\n\nHuman: x\n\nAssistant: y", "rejected": "z"},
+            "completion is a conversation on another prompt",
+        ),
+        (
+            {"prompt": "a", "chosen": "[{'role': 'user', 'content': 'a'}]", "rejected": "z"},
+            "messages as text that is not JSON",
+        ),
+        (
+            {"prompt": "a", "chosen": [SYSTEM, user("a"), assistant("b")], "rejected": "c"},
             "chosen and rejected have different prompts",
         ),
         ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a\n\nAssistant: b"}, "last turn is not the assistant's"),
@@ -285,6 +301,42 @@ def test_rows_that_real_data_contain_now_and_then_are_dropped_with_a_reason(valu
     with pytest.raises(Dropped) as dropped:
         parse(**values)
     assert str(dropped.value) == reason
+
+
+def as_dialogue(answer, line="\n"):
+    return f"{line}{line}Human: Why?{line}{line}Assistant: {answer}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "prompt"),
+    [
+        ("Why?", as_dialogue, ASK),
+        (as_dialogue("").rstrip(), as_dialogue, ASK),
+        (as_dialogue("").rstrip(), lambda answer: f" {answer}", ASK),
+        ("\n\nHuman: Why?", lambda answer: f"\n\nAssistant: {answer}", ASK),
+        ([user("Why?")], as_dialogue, ASK),
+        (None, lambda answer: as_dialogue(answer, "\r\n"), ASK),
+        (as_dialogue("", "\r\n").rstrip(), lambda answer: as_dialogue(answer, "\r\n"), ASK),
+        ("Why?", lambda answer: json.dumps([user("Why?"), assistant(answer)]), ASK),
+        (json.dumps([user("Why?")]), lambda answer: answer, ASK),
+        (None, lambda answer: json.dumps([SYSTEM, user("Why?"), assistant(answer)]), BRIEF),
+        ("Why?", lambda answer: [SYSTEM, user("Why?"), assistant(answer)], BRIEF),
+        ([SYSTEM, user("Why?")], lambda answer: [user("Why?"), assistant(answer)], BRIEF),
+        ([SYSTEM, user("Why?")], lambda answer: [SYSTEM, user("Why?"), assistant(answer)], BRIEF),
+        (TURNS[-1]["content"], lambda answer: [*TURNS, assistant(answer)], LONG),
+    ],
+)
+def test_a_conversation_beside_a_prompt_is_its_answer_and_what_comes_before_is_the_prompt(asked, answered, prompt):
+    """In Anthropic's format, as messages or as JSON text; a system turn may be in the conversation alone."""
+    parsed = parse(prompt=asked, chosen=answered("Because."), rejected=answered("No."))
+    assert parsed.prompt == prompt and parsed.preference == Preference(prompt, "Because.", "No.")
+    parsed = parse(prompt=asked, completion=answered("Because."), label=True)
+    assert parsed.prompt == prompt and parsed.preference == Preference(prompt, "Because.", None)
+
+
+@pytest.mark.parametrize("text", ["Human: I am.\n\nAssistant: So am I.", '["role"]', '{"role": "user"}', "a\r\nb"])
+def test_an_answer_that_only_looks_like_a_conversation_is_text(text):
+    assert parse(prompt="Why?", chosen=text, rejected="No.").preference == Preference(ASK, text, "No.")
 
 
 def test_a_dialogue_is_turns_in_order_without_surrounding_space():

@@ -46,7 +46,7 @@ def train(model, checkpoints, *, killed_after=None, tune="lora", optimizer="adam
     settings = OptimConfig(lr=lr, optimizer=optimizer, warmup_steps=3, schedule="cosine")
     batches = [torch.arange(k, k + 12)[None] for k in range(STEPS)]
     job = Job(Accelerator(cpu=True), Path(), checkpoints=checkpoints)
-    optimise(policy, batches, backward, settings, job, after_step, {"running": running})
+    optimise(policy, batches, backward, settings, job, seed=5, after_step=after_step, kept={"running": running})
     log = [{key: value for key, value in row.items() if key != "seconds"} for row in job.rows]
     return {name: p.detach().clone() for name, p in policy.trained().items()}, log, running
 

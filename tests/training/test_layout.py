@@ -29,8 +29,8 @@ GRADIENT, WEIGHTS = 1e-5, 1e-4  # largest relative differences, in norm
 
 
 @cache
-def in_one_piece(loss: str, steps: int):
-    return train(loss, EFFECTIVE, Accelerator(cpu=True), steps=steps)
+def in_one_piece(loss: str, steps: int, at_start: bool = False):
+    return train(loss, EFFECTIVE, Accelerator(cpu=True), steps=steps, at_start=at_start)
 
 
 def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -38,12 +38,13 @@ def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("at_start", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_and_gradient_are_those_of_the_whole_batch(loss):
-    whole = in_one_piece(loss, 1)
+def test_loss_and_gradient_are_those_of_the_whole_batch(loss, at_start):
+    whole = in_one_piece(loss, 1, at_start)
     passes = [whole.passes]
     for cut in CUTS[1:]:
-        trained = train(loss, cut, Accelerator(cpu=True), steps=1)
+        trained = train(loss, cut, Accelerator(cpu=True), steps=1, at_start=at_start)
         assert trained.value.item() == pytest.approx(whole.value.item(), rel=GRADIENT), cut
         assert difference(trained.gradient, whole.gradient) < GRADIENT, cut
         passes.append(trained.passes)

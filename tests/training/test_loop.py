@@ -35,7 +35,7 @@ def test_a_step_goes_downhill_and_reports_rate_and_norm(tiny_model, tmp_path, op
         return {"loss": loss.item()}
 
     config = OptimConfig(lr=1e-3, optimizer=optimizer, warmup_steps=1, clip=1.0)
-    optimise(policy, [None] * 6, backward, config, job)
+    optimise(policy, [None] * 6, backward, config, job, seed=0)
     first, second, *_, last = job.rows
     assert [row["step"] for row in job.rows] == [1, 2, 3, 4, 5, 6]
     assert last["loss"] < first["loss"]
@@ -61,7 +61,7 @@ def test_a_batch_is_asked_for_when_its_step_begins(tiny_model, tmp_path):
         return {"loss": loss.item()}
 
     job = Job(Accelerator(cpu=True), tmp_path, lambda done, total: events.append(("done", done)))
-    optimise(policy, Made(), backward, OptimConfig(lr=1e-3), job)
+    optimise(policy, Made(), backward, OptimConfig(lr=1e-3), job, seed=0)
     assert events == [("made", 0), ("done", 1), ("made", 1), ("done", 2), ("made", 2), ("done", 3)]
 
 
@@ -75,6 +75,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tiny_mod
         return {"loss": 1.0}
 
     with pytest.raises(Diverged, match=r"step 1: loss 1\.0, gradient norm"):
-        optimise(policy, [None], backward, OptimConfig(), Job(Accelerator(cpu=True), tmp_path))
+        optimise(policy, [None], backward, OptimConfig(), Job(Accelerator(cpu=True), tmp_path), seed=0)
     for name, parameter in policy.trained().items():
         torch.testing.assert_close(parameter, before[name])
+
+
+def test_what_a_step_draws_depends_on_the_seed_and_the_step_alone(tiny_model, tmp_path):
+    policy = load_policy(tiny_model, ModelConfig(tune="last_layers", last_layers=1))
+
+    def drawn(seed: int, between: int) -> list[float]:
+        draws = []
+
+        def backward(batch, back):
+            draws.append(torch.rand(1).item())
+            loss = policy.model(batch, labels=batch).loss
+            back(loss, True)
+            return {"loss": loss.item()}
+
+        job, batches = Job(Accelerator(cpu=True), tmp_path), [torch.arange(9)[None]] * 3
+        config = OptimConfig(lr=1e-3)
+        optimise(policy, batches, backward, config, job, seed=seed, after_step=lambda step: torch.rand(between))
+        return draws
+
+    draws = drawn(seed=0, between=0)
+    assert drawn(seed=0, between=5) == draws and len(set(draws)) == 3
+    assert not set(drawn(seed=1, between=0)) & set(draws)
+    assert drawn(seed=2**63, between=0) == drawn(seed=2**63, between=1)

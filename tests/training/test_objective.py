@@ -10,7 +10,7 @@ from harness.backbones.language_model.policy import load_policy
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
-from harness.training.objective import StartError
+from harness.training.objective import StartError, preference_metrics
 from losses import History, Lists, PreferenceBatch, Side, get_loss, list_losses
 from tests.training.conftest import augmented
 
@@ -141,8 +141,12 @@ def test_loss_and_gradient_equal_those_of_the_naive_path(bench, loss):
     assert relative_difference(ours, expected) < 1e-4
 
 
+@pytest.mark.parametrize("at_start", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_loss_and_gradient_do_not_depend_on_the_micro_batches(bench, loss):
+def test_loss_and_gradient_do_not_depend_on_the_micro_batches(bench, loss, at_start):
+    """At the start the policy is its reference, and log-ratios are what rounding makes of 0."""
+    if at_start:
+        bench.policy = deepcopy(bench.start)
     batch = bench.batch(loss)
     whole, expected = gradient(bench.objective(loss), batch)
     for budget in (1, 60, 150):
@@ -159,6 +163,18 @@ def test_only_a_coupled_loss_beyond_the_token_budget_runs_passes_twice(bench):
         objective = bench.objective(loss, budget=budget)
         objective.backward(bench.batch(loss))
         assert objective.sequences_forwarded in passes, (loss, budget)
+
+
+@pytest.mark.parametrize("loss", ["dpo+wpo", "sr_dpo", "kto", "hpo", "lipo"])
+def test_a_loss_that_is_trained_as_a_whole_has_the_gradient_of_its_parts(bench, loss):
+    """Whatever it needs: values of each step, of tokens, of other prompts, of lists."""
+    batch = bench.batch(loss)
+    parts, expected = gradient(bench.objective(loss, budget=60), batch)
+    objective = bench.objective(loss, budget=60)
+    objective.loss = replace(objective.loss, couples_examples=True)
+    whole, ours = gradient(objective, batch)
+    assert whole["loss"] == pytest.approx(parts["loss"], rel=1e-5)
+    assert relative_difference(ours, expected) < 1e-5
 
 
 def test_dropout_falls_alike_in_both_passes_of_a_coupled_loss(bench, tiny_model):
@@ -195,6 +211,32 @@ def test_metrics_are_in_nats_and_over_true_pairs(bench):
 def test_a_policy_that_is_its_reference_passes_the_check_of_step_0(bench, loss):
     bench.policy = deepcopy(bench.start)
     bench.objective(loss, budget=60).check_start(bench.batch(loss))
+
+
+@pytest.mark.parametrize("budget", [1, 60, 150, 10**6])
+def test_an_accuracy_of_ties_is_a_half_however_the_batch_is_cut(bench, budget):
+    """Margins are about 1e-6 nats of rounding, of either sign."""
+    bench.policy = deepcopy(bench.start)
+    batch = bench.batch("dpo")
+    metrics = bench.objective("dpo", budget=budget).backward(batch)
+    assert metrics["accuracy"] == 0.5 and 0 < abs(metrics["margin"]) < 1e-4
+    assert bench.objective("dpo", budget=budget).evaluate([batch], batch, paired=True)["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("margins", "layers", "accuracy"),
+    [
+        ([1e-4, 0.5, -1e-4, -0.5], torch.float32, 0.5),
+        ([1e-4, 0.5, 1e-4, -0.5], torch.float32, 0.75),
+        ([1e-6, 0.5, -1e-6, 0.0], torch.float32, 0.625),
+        ([0.05, 3.0, 0.05, 0.05], torch.bfloat16, 0.625),
+    ],
+)
+def test_a_margin_within_rounding_counts_as_half_right(margins, layers, accuracy):
+    """Log-probs of about -5: fp32 layers tell margins apart from 4e-5 nats on, bfloat16 ones from 0.2 nats on."""
+    reference = torch.full((4,), -5.0)
+    view = PreferenceBatch.from_logps(reference + torch.tensor(margins), *[reference] * 3, layers=layers)
+    assert preference_metrics(view, paired=True)["accuracy"].item() == accuracy
 
 
 def test_another_policy_than_the_reference_fails_the_check_of_step_0(bench):

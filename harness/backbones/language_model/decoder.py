@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,31 @@ from torch import Tensor, nn
 from harness.core.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+DROPOUT = re.compile(r"(?!classifier|summary).*(dropout|pdrop)")  # without those of heads for other tasks
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal LM that maps ids to hidden states."""
-    return model.get_decoder()
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder  # Llama 4's text model returns itself
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the decoder's layers, in order."""
-    return list(decoder_of(model).layers)
+    """Return the decoder's layers, in order: its longest list of modules."""
+    lists = [part for part in decoder_of(model).children() if isinstance(part, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))
 
 
 def last_layers(model: PreTrainedModel, count: int) -> list[nn.Module]:
-    """Return the decoder's last layers and its final norm: what `tune: last_layers` trains."""
-    return [*layers_of(model)[-count:], decoder_of(model).norm]
+    """Return the decoder's last layers and its final norm: what `tune: last_layers` trains.
+
+    Raises `UserError` as `split_decoder` does.
+    """
+    _, top = split_decoder(decoder_of(model), count)
+    return [*top.layers, top.norm]
 
 
 def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
@@ -39,6 +49,27 @@ def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
 def hidden_size(model: PreTrainedModel) -> int:
     """Return d, the size of a hidden state."""
     return model.config.get_text_config().hidden_size
+
+
+def context_of(settings: PretrainedConfig) -> int | None:
+    """Return how many tokens a sequence may have, by a model's configuration; None if it states no limit.
+
+    With longrope this is the original context. One sequence beyond it would change the positions of all sequences in
+    its forward pass, so that log-probs would depend on the batch.
+    """
+    text = settings.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    rope = getattr(text, "rope_parameters", None) or {}
+    for part in (rope, *rope.values()):  # some models have one for each kind of layer
+        if isinstance(part, Mapping) and part.get("rope_type") == "longrope":
+            limits.append(part.get("original_max_position_embeddings"))
+    return min(filter(None, limits), default=None)
+
+
+def dropout_rates(settings: PretrainedConfig) -> dict[str, float]:
+    """Return the rates of a model's own dropout, by their names in its configuration."""
+    rates = {name: value for name, value in vars(settings).items() if DROPOUT.match(name)}
+    return {name: value for name, value in rates.items() if isinstance(value, (int, float))}
 
 
 def why_one_each(model: PreTrainedModel, longest: int) -> str | None:

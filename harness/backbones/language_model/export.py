@@ -13,7 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.backbones.language_model.policy import TENSORS, load_policy, load_tokenizer, lora_targets
+from harness.backbones.language_model.adapters import lora_targets
+from harness.backbones.language_model.policy import TENSORS, load_plain, load_policy, load_tokenizer
+from harness.backbones.language_model.sampler import ends_named_by
 from harness.core.assets import quiet
 from harness.core.config import ModelConfig, SampleConfig
 from harness.core.errors import UserError
@@ -57,7 +59,7 @@ def export_model(trained: TrainedPolicy, folder: Path, decoding: SampleConfig, d
     with quiet():
         model.to(getattr(torch, dtype or checkpoint_dtype(trained.model))).save_pretrained(folder)
     load_tokenizer(trained.model, config).save_pretrained(folder)
-    written = _plain(folder, config, "auto")
+    written = load_plain(folder, config, "auto")
     return float((_probe(written) - expected).abs().max())
 
 
@@ -85,7 +87,7 @@ def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig,
         target_modules=lora_targets(config),
         task_type="CAUSAL_LM",
     )
-    model = _plain(trained.model, config, "float32")
+    model = load_plain(trained.model, config, "float32")
     with quiet():
         wrapped = get_peft_model(model, settings)
         parameters = dict(model.named_parameters())
@@ -95,7 +97,7 @@ def export_adapter(trained: TrainedPolicy, folder: Path, decoding: SampleConfig,
         wrapped.save_pretrained(folder)
         _generation(trained, model, decoding).save_pretrained(folder)
     load_tokenizer(trained.model, config).save_pretrained(folder)
-    written = PeftModel.from_pretrained(_plain(trained.model, config, "float32"), folder)
+    written = PeftModel.from_pretrained(load_plain(trained.model, config, "float32"), folder)
     return float((_probe(written) - expected).abs().max())
 
 
@@ -104,16 +106,6 @@ def checkpoint_dtype(folder: Path) -> str:
     with safe_open(sorted(Path(folder).glob("*.safetensors"))[0], "pt") as file:
         dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     return next((name for kind, name in DTYPES.items() if kind in dtypes), "float32")
-
-
-def _plain(folder: Path, config: ModelConfig, dtype: str) -> PreTrainedModel:
-    """Load a model folder with plain transformers code."""
-    from transformers import AutoModelForCausalLM
-
-    with quiet():
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=config.trust_remote_code
-        )
 
 
 def _merge_adapters(model: PreTrainedModel) -> None:
@@ -150,7 +142,7 @@ def _generation(trained: TrainedPolicy, model: PreTrainedModel, decoding: Sample
     )
     return GenerationConfig(
         bos_token_id=model.generation_config.bos_token_id,
-        eos_token_id=renderer.stop_tokens,
+        eos_token_id=sorted({*renderer.stop_tokens, *ends_named_by(trained.model)}),
         pad_token_id=renderer.pad_token,
         max_new_tokens=decoding.max_new_tokens,
         **sampling,

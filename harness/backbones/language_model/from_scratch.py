@@ -35,6 +35,7 @@ from harness.core.store import (
 from harness.tasks.reviews import ORIGIN, SHARES, load_reviews
 from harness.training.base import Job
 from harness.training.checkpoint import Checkpoints
+from harness.training.randomness import seeded
 
 MODEL, RECORD = "model", "pretrain.json"
 END = "<|endoftext|>"
@@ -52,8 +53,8 @@ def pretrain(config: FromScratchConfig, texts: Sequence[str], held_out: Sequence
         tokenizer.save_pretrained(folder / MODEL)
     tokenizer = load_tokenizer(folder / MODEL, ModelConfig())
     windows = cut_into_windows(tokenizer, texts, config.context)
-    torch.manual_seed(config.pretrain.seed)
-    model = LlamaForCausalLM(_architecture(config, tokenizer))
+    with seeded(config.pretrain.seed):
+        model = LlamaForCausalLM(_architecture(config, tokenizer))
     policy = LanguageModel(model, ModelConfig()).to(job.accelerator.device)
     source = BatchSource(windows, tokenizer.eos_token_id, config.pretrain.micro_batch_tokens)
     train_sft(policy, range(len(windows)), source, config.pretrain, job)

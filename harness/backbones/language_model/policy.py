@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.backbones.language_model.adapters import add_adapters, check_effect, nudged
 from harness.backbones.language_model.decoder import (
+    context_of,
     decoder_of,
+    dropout_rates,
     head_of,
     last_layers,
     layers_of,
@@ -27,15 +28,17 @@ from harness.backbones.language_model.decoder import (
 from harness.backbones.language_model.logprobs import CHUNK_LOGITS, token_collisions, token_logprobs
 from harness.backbones.language_model.rows import TokenBatch, collate
 from harness.backbones.language_model.tokens import Tokens
-from harness.core.assets import quiet
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
+from harness.core.pretrained import check_files, load_model, loading
+from harness.training.randomness import seeded
 from harness.training.sharding import whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TENSORS = "tensors.safetensors"
+CAUSAL = "AutoModelForCausalLM"
 
 
 class LanguageModel(nn.Module):
@@ -49,12 +52,28 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model
         self.compute_dtype = getattr(torch, config.dtype)
+        self.context = context_of(model.config)
+        self.adapted = config.tune == "lora"
+        self.own_dropout = config.dropout > 0
         self.together = False  # see `harness.training.base.Policy`, the protocol that this class implements
         self.trunk = self.top = self.value_head = None
         if config.tune == "last_layers":
             trunk, top = split_decoder(decoder_of(model), config.last_layers)
             object.__setattr__(self, "trunk", trunk)  # views of `model`, which must not be registered twice
             object.__setattr__(self, "top", top)
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Turn on dropout: that of the adapters, and the model's own if `model.dropout` is set.
+
+        Otherwise the model itself stays in eval mode, so that nothing in it is random.
+        """
+        super().train(mode)
+        if not self.own_dropout:
+            self.model.eval()
+            for name, module in self.model.named_modules():
+                if "lora_dropout" in name:
+                    module.train(mode)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -152,24 +171,35 @@ class LanguageModel(nn.Module):
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        This detects models that scale or cap their logits, or whose layers cannot be run separately or in part.
+        This detects models that scale or cap their logits, whose layers cannot be run separately or in part,
+        those that change their weights when they are first run, and adapters that would not be trained. Sampling has a
+        check of its own (`steps_of`).
         """
         ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
         prompt = 3
         batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
         batch, ids = batch.to(self.device), ids.to(self.device)
-        with self.autocast():
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
-        expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
+        versions = [parameter._version for parameter in self.parameters()]  # they count changes in place
+        self(batch)
+        if versions != [parameter._version for parameter in self.parameters()]:
+            raise UserError(
+                f"model {self.model.config.model_type}: it changes its own weights for evaluation, so that saved ones "
+                "would be changed again when they are loaded (for RWKV, set rescale_every to 0 in its config.json)"
+            )
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
-        for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
-            batch.hidden = hidden
-            if not torch.allclose(self(batch), expected, atol=tolerance):
-                how = "from its last layers alone" if hidden is not None else "from its last hidden state"
-                hint = "; use tune: full or lora" if hidden is not None else ""
-                raise UserError(
-                    f"model {self.model.config.model_type}: log-probs computed {how} differ from its own logits{hint}"
-                )
+        with nudged(self.trained() if self.adapted else {}):
+            if self.adapted:
+                check_effect(self.model, lambda: self(batch))
+            with self.autocast():
+                logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
+            expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
+            for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
+                batch.hidden = hidden
+                if not torch.allclose(self(batch), expected, atol=tolerance):
+                    how = "from its last layers alone" if hidden is not None else "from its last hidden state"
+                    hint = "; use tune: full or lora" if hidden is not None else ""
+                    kind = self.model.config.model_type
+                    raise UserError(f"model {kind}: log-probs computed {how} differ from its own logits{hint}")
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context in which the model runs, both for log-probs and for sampling."""
@@ -184,7 +214,7 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase
     """Load the tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
-    with quiet(), _user_error(f"tokenizer in {folder}"):
+    with loading(f"tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
@@ -192,8 +222,27 @@ def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:
     """Read a model's configuration (a transformers `PretrainedConfig`) without its weights."""
     from transformers import AutoConfig
 
-    with quiet(), _user_error(f"configuration in {folder}"):
+    with loading(f"configuration in {folder}"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+
+
+def load_plain(folder: Path, config: ModelConfig, dtype: str, **settings: object) -> PreTrainedModel:
+    """Load the model of a folder as transformers does, and check its weights; `dtype` may be "auto", the files' own.
+
+    `settings` replace those of its config.json.
+    """
+    what, remote = f"model in {folder}", config.trust_remote_code
+    return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote, **settings)
+
+
+def check_folder(folder: Path, config: ModelConfig) -> None:
+    """Raise `UserError` for a folder that `load_policy` would refuse by its files. Weights are not read."""
+    remote = config.trust_remote_code
+    model = check_files(CAUSAL, folder, f"model in {folder}", exact=True, trust_remote_code=remote)
+    if config.tune == "last_layers":
+        split_decoder(decoder_of(model), config.last_layers)
+    if config.dropout and not dropout_rates(model.config):
+        raise UserError(f"model.dropout={config.dropout:g}: the model in {folder} has no dropout of its own")
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> LanguageModel:
@@ -201,18 +250,19 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
 
     `trained` are folders that `LanguageModel.save` wrote. With LoRA each is a separate adapter, and a new one to be
     trained, initialised with `seed`, is added on top; it has no effect until it is trained. The policy is returned in
-    eval mode.
+    eval mode. Torch's random state is left as it was.
     """
-    from transformers import AutoModelForCausalLM
-
-    with quiet(), _user_error(f"model in {folder}"):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=config.trust_remote_code
-        )
-        tensors = [load_file(path / TENSORS) for path in trained]
-    torch.manual_seed(seed)
+    rates = dict.fromkeys(dropout_rates(model_settings(folder, config)), config.dropout) if config.dropout else {}
+    with seeded(seed):  # a model may draw numbers when it is made
+        model = load_plain(folder, config, config.dtype, **rates)
+    model.config.return_dict = True  # whatever the file says: outputs are read by name
+    tensors = []
+    for path in trained:
+        with loading(f"trained tensors in {path}"):
+            tensors.append(load_file(path / TENSORS))
     if config.tune == "lora":
-        _add_adapters(model, config, len(tensors) + 1)
+        with seeded(seed):
+            add_adapters(model, config, len(tensors) + 1)
     else:
         model.requires_grad_(config.tune == "full")
     if config.tune == "last_layers":
@@ -226,37 +276,6 @@ def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (),
     return LanguageModel(model, config).eval()
 
 
-def _add_adapters(model: PreTrainedModel, config: ModelConfig, count: int) -> None:
-    """Add `count` LoRA adapters to the model, all active, of which the last one is trainable.
-
-    They are not merged: in bf16 weights, most of a small change would be lost to rounding.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    lora = config.lora
-    targets = lora_targets(config)
-    settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    names = [f"adapter{i}" for i in range(count)]
-    with quiet(), _user_error("model.lora"):
-        wrapped = get_peft_model(model, settings, adapter_name=names[0])  # modifies `model` in place
-        for name in names[1:]:
-            wrapped.add_adapter(name, settings)
-    wrapped.base_model.set_adapter(names)
-    for name, parameter in model.named_parameters():
-        is_adapter = ".lora_" in name
-        parameter.requires_grad_(is_adapter and f".{names[-1]}." in name)
-        if is_adapter:
-            parameter.data = parameter.data.float()
-
-
-def lora_targets(config: ModelConfig) -> str | list[str]:
-    """Return the modules that get adapters, in peft's form."""
-    targets = config.lora.targets
-    return targets if targets == "all-linear" else [target.strip() for target in targets.split(",")]
-
-
 def _apply(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
     """Replace the model's parameters of the same names by trained tensors, fp32."""
     parameters = dict(model.named_parameters())
@@ -265,24 +284,3 @@ def _apply(model: PreTrainedModel, tensors: dict[str, Tensor]) -> None:
         raise UserError(f"trained tensors do not fit the model: it has no {missing[0]!r}")
     for name, tensor in tensors.items():
         parameters[name].data = tensor.to(parameters[name].device)
-
-
-class _user_error:
-    """Convert an exception that a library raises while loading `what` into a `UserError` that names it."""
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[False]:
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)) and not isinstance(
-            error, UserError
-        ):
-            raise UserError(
-                f"{self.what}: {str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__}"
-            ) from error
-        return False

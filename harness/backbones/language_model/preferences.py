@@ -19,7 +19,6 @@ from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, SampleConfig
 from harness.core.errors import UserError
 from harness.core.prompt import prompt_key, prompt_text
-from harness.core.render import Renderer
 from harness.core.store import read_jsonl, write_json, write_jsonl
 from harness.tasks.rewards.base import Reward
 from harness.training.batch import Example
@@ -48,6 +47,10 @@ class Generation:
         reward = [options.reward, self.reward.version()]
         return {"format": 1, "reward": reward, "samples": options.samples, "seed": options.seed, "limit": self.limit}
 
+    def decoding(self, batch_size: int) -> SampleConfig:
+        """Untruncated and at temperature 1, so that completions follow the policy's distribution."""
+        return SampleConfig(temperature=1.0, top_p=1.0, max_new_tokens=self.limit, batch_size=batch_size)
+
     @property
     def labelling(self) -> dict:
         """Everything that determines the labels, besides the scores."""
@@ -63,21 +66,17 @@ class Generation:
 
 def draw(
     policy: LanguageModel,
-    renderer: Renderer,
+    sampler: Sampler,
     splits: Mapping[str, TokenSplit],
     generation: Generation,
-    *,
-    batch_size: int,
     folder: Path,
     progress: Callable[[int, int], None],
 ) -> None:
     """Sample completions for every prompt, score them, and write one file per split.
 
-    Sampling is untruncated and at temperature 1, so that completions follow the policy's distribution. Their noise
-    depends on the prompt, so that adding prompts does not change existing completions.
+    Their noise depends on the prompt, so that adding prompts does not change existing completions.
     """
     options, reward = generation.options, generation.reward
-    decoding = SampleConfig(temperature=1.0, top_p=1.0, max_new_tokens=generation.limit, batch_size=batch_size)
     total = sum(len(split.examples) for split in splits.values()) * options.samples
     done, summary = 0, {}
     for name, split in splits.items():
@@ -85,7 +84,7 @@ def draw(
         texts = [prompt_text(example.prompt) for example in split.examples]
         keys = [prompt_key(example.prompt) for example in split.examples]
         before = done
-        samples = Sampler(decoding, options.seed, renderer)(
+        samples = sampler(
             policy,
             [ids for ids in prompts for _ in range(options.samples)],
             [f"{key}:{k}" for key in keys for k in range(options.samples)],
@@ -95,7 +94,7 @@ def draw(
         rows = []
         for i, (key, text) in enumerate(zip(keys, texts, strict=True)):
             own = samples[i * options.samples : (i + 1) * options.samples]
-            answers = [renderer.decode(s.ids) for s in own]
+            answers = [sampler.renderer.decode(s.ids) for s in own]
             scored = [
                 {"ids": list(s.ids), "text": answer, "score": reward(text, answer)}
                 for s, answer in zip(own, answers, strict=True)

@@ -111,7 +111,8 @@ class TokenBatch:
     the frozen trunk's activations if they were precomputed.
 
     If any row holds more than one completion, `segments`, `(rows, length)`, is 0 in prompts, positive in completions
-    and negative in padding, and `position_ids`, `(rows, length)`, restart after the prompt for each completion.
+    and negative in padding, and `position_ids`, `(rows, length)`, restart after the prompt for each completion. Padding
+    has position 0: some models look up or scale by the largest position of a pass, which must be that of a sequence.
     Otherwise both are None and no mask is needed: attention is causal and padding comes last, so no real token attends
     to it.
     """
@@ -152,13 +153,14 @@ def collate(sequences: Sequence[Tokens], pad_token: int, *, shared: bool = False
     length = max(start + len(s.completion) for (_, start), s in zip(places, sequences, strict=True))
     input_ids = torch.full((height, length), pad_token)
     segments = torch.full((height, length), -1)
-    position_ids = torch.arange(length).repeat(height, 1)
+    position_ids = torch.zeros((height, length), dtype=torch.long)
     position, sequence, targets = [], [], []
     for i, ((row, start), s) in enumerate(zip(places, sequences, strict=True)):
         prompt, end = len(s.prompt), start + len(s.completion)
         if start == prompt:
             input_ids[row, :prompt] = torch.tensor(s.prompt)
             segments[row, :prompt] = 0
+            position_ids[row, :prompt] = torch.arange(prompt)
         input_ids[row, start:end] = torch.tensor(s.completion)
         segments[row, start:end] = i + 1
         position_ids[row, start:end] = torch.arange(prompt, prompt + len(s.completion))

@@ -7,15 +7,15 @@ compared under common random numbers.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
+from harness.backbones.language_model.stepping import Cached, Steps
 from harness.core.config import SampleConfig
 
 CROWDED = 0.75  # finished rows are removed once at most this fraction is unfinished, because removal copies the rest
@@ -29,77 +29,63 @@ class Completion:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How completions are drawn: settings, the seed of the noise, the ids that stop and pad, and how tokens follow."""
+
+    decoding: SampleConfig
+    seed: int
+    stop_tokens: Sequence[int]
+    pad_token: int
+    steps: type[Steps] = Cached
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     ids: Sequence[str],
-    *,
-    decoding: SampleConfig,
-    seed: int,
-    stop_tokens: Sequence[int],
-    pad_token: int,
+    drawing: Drawing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Completion]:
     """Return one completion per prompt, in the order of `prompts`.
 
     `prompts` are token ids up to the start of the assistant's turn; `ids` are their names, which determine the noise.
-    Prompts are sorted by length into batches of `decoding.batch_size`, padded on the left. Greedy at temperature 0.
+    Prompts are sorted by length into batches of `decoding.batch_size`. Greedy at temperature 0.
     """
     model.eval()
+    decoding = drawing.decoding
     results: list[Completion | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), decoding.batch_size):
         rows = order[start : start + decoding.batch_size]
-        draw = _Draw(decoding, [ids[i] for i in rows], seed)
-        drawn = _complete(model, [prompts[i] for i in rows], draw, decoding.max_new_tokens, stop_tokens, pad_token)
-        for i, tokens in zip(rows, drawn, strict=True):
-            results[i] = Completion(tuple(tokens), finished=tokens[-1] in stop_tokens)
+        batch = drawing.steps(model, [prompts[i] for i in rows], drawing.pad_token)
+        draw = _Draw(decoding, [ids[i] for i in rows], drawing.seed)
+        for i, tokens in zip(rows, _complete(batch, len(rows), draw, drawing), strict=True):
+            results[i] = Completion(tuple(tokens), finished=tokens[-1] in drawing.stop_tokens)
         progress(min(start + len(rows), len(order)), len(order))
     return results
 
 
-def _complete(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    draw: _Draw,
-    limit: int,
-    stop_tokens: Sequence[int],
-    pad_token: int,
-) -> list[list[int]]:
-    """Return for each prompt the tokens up to a stop token or the limit. Finished rows are removed from the batch."""
-    device, accepted = model.device, inspect.signature(model.forward).parameters
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([[pad_token] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    completions: list[list[int]] = [[] for _ in prompts]
-    rows, running = list(range(len(prompts))), [True] * len(prompts)  # what is in the batch, and whether it goes on
+def _complete(batch: Steps, count: int, draw: _Draw, drawing: Drawing) -> list[list[int]]:
+    """Return for each of `count` rows the tokens up to a stop token or the limit. Finished rows leave the batch."""
+    completions: list[list[int]] = [[] for _ in range(count)]
+    rows, running = list(range(count)), [True] * count  # what is in the batch, and whether it goes on
     while True:
-        inputs = {
-            "input_ids": tokens,
-            "attention_mask": mask,
-            "position_ids": positions,
-            "past_key_values": cache,
-            "use_cache": True,
-            "logits_to_keep": 1,
-        }
-        logits = model(**{name: value for name, value in inputs.items() if name in accepted}).logits[:, -1]
-        drawn = draw(logits.float(), rows)
+        drawn = draw(batch.logits(), rows)
         for place, (row, token) in enumerate(zip(rows, drawn.tolist(), strict=True)):
             if running[place]:
                 completions[row].append(token)
-                running[place] = token not in stop_tokens and len(completions[row]) < limit
+                running[place] = (
+                    token not in drawing.stop_tokens and len(completions[row]) < drawing.decoding.max_new_tokens
+                )
         if not any(running):
             return completions
-        tokens, positions = drawn[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
+        batch.extend(drawn)
         if sum(running) <= CROWDED * len(rows):
-            stay = torch.tensor([place for place, goes_on in enumerate(running) if goes_on], device=device)
-            tokens, positions, mask = tokens[stay], positions[stay], mask[stay]
-            cache.batch_select_indices(stay)
-            rows = [rows[place] for place in stay.tolist()]
+            stay = [place for place, goes_on in enumerate(running) if goes_on]
+            batch.select(torch.tensor(stay, device=drawn.device))
+            rows = [rows[place] for place in stay]
             running = [True] * len(rows)
 
 

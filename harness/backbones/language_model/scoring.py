@@ -17,6 +17,7 @@ from harness.backbones.language_model.rows import TokenBatch, collate, layout, m
 from harness.backbones.language_model.token_values import by_row
 from harness.backbones.language_model.tokens import Tokens, hash_sequences
 from harness.core.config import ModelConfig
+from harness.core.errors import UserError
 from harness.core.store import Artifact, Store
 from harness.training.base import LogProbs, Progress
 
@@ -134,8 +135,18 @@ class BatchSource:
         return replace(self, sequences=list(index), trunk=None), places
 
     def batch(self, rows: Sequence[int], policy: LanguageModel) -> TokenBatch:
-        """Return the sequences `rows` as one batch on the policy's device."""
-        batch = collate([self.sequences[i] for i in rows], self.pad_token, shared=self.shared)
+        """Return the sequences `rows` as one batch on the policy's device.
+
+        Raises `UserError` for a sequence beyond the model's context: it would fail or change the others' log-probs.
+        """
+        sequences = [self.sequences[i] for i in rows]
+        longest = max(map(len, sequences))
+        if policy.context is not None and longest > policy.context:
+            raise UserError(
+                f"a sequence has {longest} tokens, and the context of the model {policy.context}; "
+                "lower max_prompt_tokens or max_completion_tokens of the task"
+            )
+        batch = collate(sequences, self.pad_token, shared=self.shared)
         if self._hidden is not None:
             batch.hidden = torch.zeros((*batch.input_ids.shape, self._hidden.shape[1]), dtype=policy.compute_dtype)
             for row, columns, stored in self.places(rows):

@@ -47,7 +47,7 @@ def train_sft(
         totals["forward_passes"] += len(rows)
         return {"loss": accelerator.reduce(total, "sum").item()}
 
-    optimise(policy, plan, backward, config, job, kept={"totals": totals})
+    optimise(policy, plan, backward, config, job, seed=config.seed, kept={"totals": totals})
     policy.save(job.folder, write=accelerator.is_main_process)
     write_jsonl(job.folder / "metrics.jsonl", job.rows)
     seconds = round(sum(r["seconds"] for r in job.rows), 3)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import torch
 
 from harness.backbones.language_model.decoder import why_one_each
 from harness.backbones.language_model.policy import LanguageModel
-from harness.backbones.language_model.rows import collate
+from harness.backbones.language_model.rows import collate, layout, padded_tokens
 from harness.backbones.language_model.tokens import Tokens
 
-PROMPTS = 4  # number of prompts in the trial
+ROWS = 4  # number of shared rows in the trial: the first ones and the longest
 # Largest relative difference of hidden states due to rounding. If completions attend to each other, it is larger.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -22,14 +21,16 @@ def why_apart(policy: LanguageModel, sequences: Sequence[Tokens], pad_token: int
     """Return why completions of one prompt need separate rows in this model; None if they can share a row.
 
     Besides the attention, the model must support positions that restart. Hidden states must then equal those of
-    separate rows, which is tested on the first few prompts with more than one completion.
+    separate rows, which is tested on a few shared rows. The longest is among them, because some models treat long rows
+    in another way than short ones.
     """
     if reason := why_one_each(policy.model, max(map(len, sequences))):
         return reason
-    sample = list(islice(_of_one_prompt(sequences), PROMPTS))
-    if not sample:
+    rows = list(_shared_rows(sequences))
+    if not rows:
         return None
-    few = [s for group in sample for s in group]
+    longest = max(rows, key=lambda row: padded_tokens(row, shared=True))
+    few = [s for row in [*rows[: ROWS - 1], longest] for s in row]
     policy.eval()
     try:
         apart, together = (
@@ -46,11 +47,13 @@ def why_apart(policy: LanguageModel, sequences: Sequence[Tokens], pad_token: int
     return None
 
 
-def _of_one_prompt(sequences: Sequence[Tokens]) -> Iterator[list[Tokens]]:
-    """Yield the sequences of each prompt with more than one, if they would share a row."""
+def _shared_rows(sequences: Sequence[Tokens]) -> Iterator[list[Tokens]]:
+    """Yield the sequences of each row that has more than one, if all sequences were in one batch."""
     groups: dict[tuple[int, ...], list[Tokens]] = {}
     for sequence in sequences:
         groups.setdefault(sequence.prompt, []).append(sequence)
     for group in groups.values():
-        if len(group) > 1 and collate(group, 0, shared=True).segments is not None:
-            yield group
+        rows: dict[int, list[Tokens]] = {}
+        for sequence, (row, _) in zip(group, layout(group, shared=True), strict=True):
+            rows.setdefault(row, []).append(sequence)
+        yield from (row for row in rows.values() if len(row) > 1)

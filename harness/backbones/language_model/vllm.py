@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.backbones.language_model.sampling import Completion
-from harness.core.config import ExperimentConfig, SampleConfig
+from harness.backbones.language_model.sampling import Completion, Drawing
+from harness.core.config import ExperimentConfig
 from harness.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def check_engine(experiment: ExperimentConfig, processes: int) -> None:
         )
 
 
-def request_parameters(name: str, decoding: SampleConfig, seed: int, stop_tokens: Sequence[int]) -> dict:
+def request_parameters(name: str, drawing: Drawing) -> dict:
     """Return the arguments of vLLM's `SamplingParams` for the prompt of that name."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{drawing.seed}:{name}".encode()).digest()
     return {
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "max_tokens": decoding.max_new_tokens,
-        "stop_token_ids": list(stop_tokens),  # vLLM includes the stop token in the output
+        "temperature": drawing.decoding.temperature,
+        "top_p": drawing.decoding.top_p,
+        "max_tokens": drawing.decoding.max_new_tokens,
+        "stop_token_ids": list(drawing.stop_tokens),  # vLLM includes the stop token in the output
         "ignore_eos": True,  # only our stop tokens end a sample, as in training
         "detokenize": False,
         "seed": int.from_bytes(digest[:4], "big"),
@@ -58,11 +58,7 @@ def sample_with_vllm(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     ids: Sequence[str],
-    *,
-    decoding: SampleConfig,
-    seed: int,
-    stop_tokens: Sequence[int],
-    pad_token: int,
+    drawing: Drawing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Completion]:
     """Return one completion per prompt, in the order of `prompts`; the arguments are those of `sampling.sample`.
@@ -83,7 +79,7 @@ def sample_with_vllm(
         try:
             outputs = engine.generate(
                 [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-                [SamplingParams(**request_parameters(name, decoding, seed, stop_tokens)) for name in ids],
+                [SamplingParams(**request_parameters(name, drawing)) for name in ids],
                 use_tqdm=False,
             )
         finally:
@@ -91,7 +87,7 @@ def sample_with_vllm(
             torch.cuda.empty_cache()
             model.to(device)
     progress(len(prompts), len(prompts))
-    return [_as_completion(output.outputs[0].token_ids, stop_tokens) for output in outputs]
+    return [_as_completion(output.outputs[0].token_ids, drawing.stop_tokens) for output in outputs]
 
 
 def _as_completion(token_ids: Sequence[int], stop_tokens: Sequence[int]) -> Completion:

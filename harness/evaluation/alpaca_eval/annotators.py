@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.core.hashing import hash_value
 from harness.evaluation.endpoint.reply import Reply, UnparsableError
 from losses.registry import nearest
@@ -27,6 +27,8 @@ TURN = re.compile(r"<\|im_start\|>(system|user|assistant)\n(.*?)<\|im_end\|>", r
 NOT_SENT = ("model_name", "requires_chatml", "price_per_token", "client_kwargs", "num_procs")
 CALLS = ("function_call", "functions", "tools")
 LONGEST_RANKING = 2000  # maximum characters of an answer that is parsed as a Python literal
+LONGEST_SCORES = 200  # maximum characters of a line with two scores
+PROBE = Reply({"logprobs": {"content": [{"token": "?", "top_logprobs": [{"token": "?", "logprob": 0.0}]}]}})
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Annotator:
     name: str
     settings: Mapping
     turns: tuple[tuple[str, str], ...]
+
+    @property
+    def question(self) -> str:
+        """The sha256 hex digest of the prompt without the texts to compare."""
+        return hash_value(self.turns)
 
     @property
     def hash(self) -> str:
@@ -101,6 +108,8 @@ def load_annotator(name: str) -> Annotator:
     what = f"annotator {name!r}"
     asking, parser = settings.get("fn_completions"), settings.get("fn_completion_parser", "regex_parser")
     request = settings.get("completions_kwargs") or {}
+    if not isinstance(request, dict):
+        raise UserError(f"{what}: its completions_kwargs are no mapping")
     beyond = [
         (asking != "openai_completions", f"it asks by {asking!r}"),
         (settings.get("batch_size", 1) != 1, "it has several comparisons in one request"),
@@ -122,7 +131,14 @@ def load_annotator(name: str) -> Annotator:
     missing = [mark for mark in PLACEHOLDERS if not any(mark in turn for _, turn in turns)]
     if missing:
         raise UserError(f"{what}: its prompt {template} lacks {' and '.join(missing)}")
-    return Annotator(settings_name, settings, turns)
+    annotator = Annotator(settings_name, settings, turns)
+    try:
+        annotator.read(PROBE)
+    except UnparsableError:
+        pass
+    except Exception as error:  # better now than for each paid answer
+        raise UserError(f"{what}: its completion_parser_kwargs do not fit {parser} ({one_line(error)})") from None
+    return annotator
 
 
 def load_settings(name: str) -> tuple[Path, str, dict]:
@@ -199,9 +215,11 @@ def _ranking(reply: Reply, model_1_name: str = "model_1") -> float:
 
 def _scores(reply: Reply) -> float:
     """Parse two scores from the first line, the first output's first."""
-    line = reply.text.split("\n")[0].replace(",", " ").split(" ")
+    line = reply.text.split("\n")[0]
     try:
-        first, second = map(float, line)
+        first, second = map(float, line[:LONGEST_SCORES].replace(",", " ").split(" "))
+        if not (math.isfinite(first) and math.isfinite(second)):
+            raise ValueError("no numbers")
     except ValueError:
         raise UnparsableError(f"no two scores in the first line: {reply.text[:80]!r}") from None
     return 0.5 if first == second else float(first > second)

@@ -12,13 +12,15 @@ import gzip
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from harness.core.assets import cache_folder
 from harness.core.errors import UserError
+from harness.core.records import Record
 from harness.core.store import write_text
 from harness.evaluation.statistics.length_control import Anchors
 
@@ -58,9 +60,37 @@ class DifficultyTable:
 
     @classmethod
     def from_json(cls, table: Mapping) -> DifficultyTable:
-        """Return the table from the result of `to_json`."""
-        anchors = Anchors(**{name: np.array(values) for name, values in table["anchors"].items()})
-        return cls(np.array(table["difficulty"]), anchors, table["origin"], table["note"])
+        """Return the table from the result of `to_json`. Raises `ValueError` for anything else."""
+        try:
+            values = {field.name: _numbers(table["anchors"][field.name]) for field in fields(Anchors)}
+            loaded = cls(_numbers(table["difficulty"]), Anchors(**values), str(table["origin"]), str(table["note"]))
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("it is no table of instruction difficulties") from None
+        if loaded.difficulty.shape != (INSTRUCTIONS,) or len({column.shape for column in values.values()}) > 1:
+            raise ValueError(f"it has no difficulty for each of {INSTRUCTIONS} instructions")
+        return loaded
+
+
+@dataclass(frozen=True)
+class StoredAnchors:
+    """`Anchors` as lists."""
+
+    terms: list[float]
+    difficulty: list[float]
+    preferences: list[float]
+
+
+@dataclass(frozen=True)
+class StoredTable(Record):
+    """The file that `DifficultyTable.to_json` makes."""
+
+    FILE: ClassVar[str] = DIFFICULTY
+
+    origin: str
+    index: Mapping[str, int]
+    difficulty: list[float]
+    anchors: StoredAnchors
+    note: str = ""
 
 
 def difficulty_table(wanted: str = "auto") -> DifficultyTable:
@@ -116,6 +146,13 @@ def read_table(text: str, origin: str) -> DifficultyTable:
     if not np.array_equal(index, np.tile(np.arange(INSTRUCTIONS), 2)):
         raise UserError(f"the {origin} table of instruction difficulties does not hold {INSTRUCTIONS} rows, twice")
     return DifficultyTable(difficulty[:INSTRUCTIONS], Anchors(np.tanh(differences), difficulty, preferences), origin)
+
+
+def _numbers(values: object) -> np.ndarray:
+    numbers = np.array(values, dtype=float)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a number of its table is not finite")
+    return numbers
 
 
 def _checked(content: bytes, sha256: str, where: str) -> str:

@@ -23,16 +23,16 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.core.hashing import hash_value
 from harness.core.prompt import readable_prompt
-from harness.core.store import read_json, write_json
+from harness.core.store import read_json, write_json, write_text
 from harness.evaluation.alpaca_eval.annotators import load_settings
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison
-from harness.evaluation.endpoint.options import read_key, url_of, without_key
+from harness.evaluation.endpoint.options import read_key, secrets_of, url_of, without
 
-FOLDER = "alpaca_eval-official"  # the folder of its answers in the cache
+FOLDER = "alpaca_eval-official"  # the folder of its answers in the cache, its owner's alone
 CHUNK = 16  # comparisons between two saves of its answers; a crash loses the answers since the last one
 
 
@@ -78,10 +78,11 @@ def annotate(
     """
     outputs = {readable_prompt(c.prompt): [c.baseline, c.response] for c in comparisons}
     if len(outputs) < len(comparisons):
-        raise UserError("judge.engine=official: the package takes one response to each instruction; some have several")
+        raise UserError("engine=official: the package takes one response to each instruction; some have several")
     config, key = config_of(options), read_key(options.key_env)
     kept = cache / FOLDER / f"{hash_value([config.hash, url_of(options)])[:16]}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")), tempfile.TemporaryDirectory() as folder:
         answered = _kept(kept)
         if answered:
@@ -106,15 +107,19 @@ def annotate(
             env=_environment(options, key),
             cwd=folder,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
+        secrets = secrets_of(options.key_env)
+        if kept.is_file():
+            _seal(kept, secrets)
         if process.returncode == 0:
             return read_json(Path(request["answer"])), ""
         answered = _kept(kept)
     last = next(iter(process.stderr.strip().splitlines()[::-1]), "no message")
     ours = [row for row in answered if outputs.get(row["instruction"]) == [row["output_1"], row["output_2"]]]
     preferences = {row["instruction"]: row["preference"] for row in ours}
-    return preferences, f"the package ended with: {without_key(last, key)[:200]}"
+    return preferences, f"the package ended with: {one_line(without(secrets, last))[:200]}"
 
 
 def _environment(options: AlpacaEvalOptions, key: str) -> dict[str, str]:
@@ -129,13 +134,24 @@ def _environment(options: AlpacaEvalOptions, key: str) -> dict[str, str]:
     }
 
 
+def _seal(path: Path, secrets: Sequence[str]) -> None:
+    """Remove secrets from the package's answers file, which has the endpoint's text, and make it its owner's alone."""
+    escaped = [secret.replace("/", "\\/") for secret in secrets]  # as pandas writes them
+    text = path.read_text(encoding="utf-8", errors="replace")
+    write_text(path, without([*secrets, *escaped], text))
+    path.chmod(0o600)
+
+
 def _kept(path: Path) -> list[dict]:
     """Return the rows of the package's answers file without its failures."""
     try:
         rows = read_json(path) if path.is_file() else []
-        return [row for row in rows if _is_preference(row["preference"])]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: the package's file of answers is damaged; move it away") from None
+        kept = [row for row in rows if _is_preference(row["preference"])]
+        if all(isinstance(row[name], str) for row in kept for name in ("instruction", "output_1", "output_2")):
+            return kept
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path}: the package's file of answers is damaged; move it away")
 
 
 def answer() -> None:

@@ -3,28 +3,34 @@
 All judges behind an endpoint use `ask_all`. The official client retries what HTTP allows to be retried (timeouts, lost
 connections, truncated bodies, and status 408, 409, 429 and 5xx, with exponential backoff and jitter or after the time
 in Retry-After). A complete but malformed response (no JSON, no choices) is retried here, with the same backoff.
+
+An endpoint is not trusted: whatever it answers becomes the answer to that one question, with a status and a reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from harness.core.errors import one_line
 from harness.core.hashing import hash_value
 from harness.core.records import Usage
 from harness.evaluation.base import Forecast
 from harness.evaluation.endpoint.cache import CACHE_FILE, AnswerCache, Kept
 from harness.evaluation.endpoint.money import BYTES_PER_TOKEN, Purse, bound_on, price_of, usage_in
-from harness.evaluation.endpoint.options import EndpointOptions, read_key, url_of, without_key
+from harness.evaluation.endpoint.options import EndpointOptions, read_key, secrets_of, url_of, without
 from harness.evaluation.endpoint.reply import Reply, SpoiltError, UnparsableError, first_choice, parsed
 
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+
+V = TypeVar("V")
 
 REFUSAL_CODES = ("content_filter", "content_policy_violation")  # error codes of endpoints that filter the request
 HOPELESS = {401: "the endpoint does not accept the key", 404: "the endpoint has no such model or address"}
@@ -47,7 +53,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Generic[V]):
     """The outcome of one question.
 
     `status` is "ok", with the reader's result in `value`, or "refused", "unparsable" or "failed", with the reason in
@@ -55,44 +61,50 @@ class Answer:
     """
 
     status: str
-    value: float | None = None
+    value: V | None = None
     detail: str = ""
-    text: str = ""
     usage: Usage | None = None
 
 
 def ask_all(
     asks: Sequence[Ask],
-    read: Callable[[Reply], float],
+    read: Callable[[Reply], V],
     options: EndpointOptions,
     parameters: Mapping[str, object],
     *,
     cache: Path,
     account: str,
     progress: Callable[[int], None] = lambda done: None,
-) -> list[Answer]:
-    """Ask every question that is not in the cache; return one answer per question, in order.
+) -> list[Answer[V]]:
+    """Ask each question whose reply is not in the cache, read all replies, and return one answer per question in order.
 
     - `read(reply)` returns the value of a usable reply, or raises `UnparsableError`. It is not called for refusals.
     - `parameters` are the request's fields besides `messages`: model, temperature, max_completion_tokens, ... If the
       endpoint rejects logprobs, the request is repeated without them.
-    - `cache` is the folder of cached answers; `account` is what spending is booked on (for `options.budget_usd`).
+    - `cache` is the folder of cached replies; `account` is what spending is booked on (for `options.budget_usd`).
     - `progress(k)` is called when k more questions are done.
 
-    Errors of the endpoint become answers with a status. Raises `UserError` for a missing key or a damaged cache.
+    A whole reply is paid for once, also one without a verdict (see `ask_again` of the options). Errors of the endpoint
+    become answers with a status, and are asked again by the next call. Raises `UserError` for a missing key or a
+    damaged cache.
     """
     return asyncio.run(_ask_all(asks, read, options, parameters, cache, account, progress)) if asks else []
 
 
 def forecast_asks(
-    asks: Sequence[Ask], options: EndpointOptions, parameters: Mapping[str, object], *, cache: Path
+    asks: Sequence[Ask],
+    read: Callable[[Reply], object],
+    options: EndpointOptions,
+    parameters: Mapping[str, object],
+    *,
+    cache: Path,
 ) -> Forecast:
     """Return the expected cost of `ask_all`. Makes no call and needs no key."""
     keys = {cache_key(ask, options, parameters): ask for ask in asks}
     missing = list(keys.values())
     if (cache / CACHE_FILE).is_file():
         with AnswerCache(cache / CACHE_FILE) as kept:
-            missing = [ask for key, ask in keys.items() if kept.get(key) is None]
+            missing = [ask for key, ask in keys.items() if _known(kept, key, read, options) is None]
     price, limit = price_of(options.model, options.price), parameters.get("max_completion_tokens")
     prompt = sum(bound_on(ask.messages, None, None).prompt_tokens for ask in missing) // BYTES_PER_TOKEN
     completion = len(missing) * limit if isinstance(limit, int) else None
@@ -110,51 +122,67 @@ def cache_key(ask: Ask, options: EndpointOptions, parameters: Mapping[str, objec
 
 async def _ask_all(
     asks: Sequence[Ask],
-    read: Callable[[Reply], float],
+    read: Callable[[Reply], V],
     options: EndpointOptions,
     parameters: Mapping[str, object],
     cache: Path,
     account: str,
     progress: Callable[[int], None],
-) -> list[Answer]:
-    import httpx2
+) -> list[Answer[V]]:
     from openai import AsyncOpenAI
+
+    from harness.evaluation.endpoint.http import BoundedClient
 
     key = read_key(options.key_env)
     keys = [cache_key(ask, options, parameters) for ask in asks]
-    limits = httpx2.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
-    http = httpx2.AsyncClient(
-        timeout=options.timeout, limits=limits, follow_redirects=False, event_hooks={"request": _pacers(options)}
-    )
+    http = BoundedClient(options)
     retries = {"max_retries": options.max_retries, "timeout": options.timeout}
     with AnswerCache(cache / CACHE_FILE) as kept:
         async with AsyncOpenAI(api_key=key, base_url=url_of(options), http_client=http, **retries) as client:
-            session = _Session(read, options, parameters, client, kept, account, key)
+            endpoint = _Endpoint(read, options, parameters, client, kept, account)
+            counts = Counter(keys)
 
-            async def one(cache_key: str, ask: Ask) -> Answer:
-                answer = await session.answer(cache_key, ask)
+            async def one(cache_key: str, ask: Ask) -> Answer[V]:
+                answer = await endpoint.answer(cache_key, ask)
                 progress(counts[cache_key])
                 return answer
 
-            counts = {key: keys.count(key) for key in keys} if len(set(keys)) < len(keys) else dict.fromkeys(keys, 1)
             first = dict(reversed(list(zip(keys, asks, strict=True))))  # equal questions are asked once
             order = list(dict.fromkeys(keys))
             answers = dict(zip(order, await asyncio.gather(*(one(k, first[k]) for k in order)), strict=True))
     return [answers[key] for key in keys]
 
 
-class _Session:
+def _known(cache: AnswerCache, key: str, read: Callable[[Reply], V], options: EndpointOptions) -> Answer[V] | None:
+    """Return the answer that the cache holds; None if the question has to be asked."""
+    kept = cache.get(key)
+    answer = _read(read, kept) if kept else None
+    return None if answer is None or (options.ask_again and answer.status != "ok") else answer
+
+
+def _read(read: Callable[[Reply], V], kept: Kept) -> Answer[V]:
+    """Return what a reply says. No reply and no fault of a reader may stop the other questions."""
+    if kept.reply.refusal:
+        return Answer("refused", detail=_short(kept.reply.refusal), usage=kept.usage)
+    try:
+        return Answer("ok", read(kept.reply), usage=kept.usage)
+    except UnparsableError as error:
+        return Answer("unparsable", detail=_short(str(error)), usage=kept.usage)
+    except Exception as error:
+        return Answer("failed", detail=_short(f"the answer cannot be read: {_described(error)}"), usage=kept.usage)
+
+
+class _Endpoint(Generic[V]):
     """The state of one `ask_all`: the client, the cache, the budget and the limit on concurrent requests."""
 
     def __init__(
         self,
-        read: Callable[[Reply], float],
+        read: Callable[[Reply], V],
         options: EndpointOptions,
         parameters: Mapping[str, object],
         client: AsyncOpenAI,
         cache: AnswerCache,
         account: str,
-        key: str,
     ):
         self.read = read
         self.options = options
@@ -162,80 +190,82 @@ class _Session:
         self.client = client
         self.cache = cache
         self.account = account
-        self.key = key
+        self.secrets = secrets_of(options.key_env)
         self.price = price_of(options.model, options.price)
-        self.purse = Purse(options.budget_usd, lambda: cache.spent(account))
+        self.purse = Purse()
         self.slots = asyncio.Semaphore(options.concurrency)
         self.hopeless = ""  # the reason why no further question is asked, "" if there is none
 
-    async def answer(self, cache_key: str, ask: Ask) -> Answer:
-        kept = self.cache.get(cache_key)
-        if kept is None:
-            async with self.slots:
-                kept = self.cache.get(cache_key)  # another process may have asked it in the meantime
-                if kept is None:
-                    return await self._ask_until_whole(cache_key, ask)
-        return Answer("ok", kept.value, text=kept.text, usage=kept.usage)
+    async def answer(self, cache_key: str, ask: Ask) -> Answer[V]:
+        """Return the answer to a question, from the cache if it is there."""
+        known = _known(self.cache, cache_key, self.read, self.options)
+        if known is None:
+            async with self.slots:  # another process may have asked it in the meantime
+                known = _known(self.cache, cache_key, self.read, self.options)
+                return known or await self._ask_until_whole(cache_key, ask)
+        return known
 
-    async def _ask_until_whole(self, cache_key: str, ask: Ask) -> Answer:
+    async def _ask_until_whole(self, cache_key: str, ask: Ask) -> Answer[V]:
         """Ask, and retry malformed responses at increasing intervals."""
         for attempt in range(self.options.max_retries + 1):
+            if self.hopeless:
+                return Answer("failed", detail=self.hopeless)
             try:
                 return await self._ask_within_budget(cache_key, ask)
             except SpoiltError as spoilt:
-                answer = Answer("failed", detail=self._short(spoilt))
+                failed: Answer[V] = Answer("failed", detail=self._short(spoilt))
             if attempt < self.options.max_retries:
                 await asyncio.sleep(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * (1 - random.random() / 4))
-        return answer
+        return failed
 
-    async def _ask_within_budget(self, cache_key: str, ask: Ask) -> Answer:
-        if self.hopeless:
-            return Answer("failed", detail=self.hopeless)
-        bound = bound_on(ask.messages, self.parameters.get("max_completion_tokens"), self.price)
-        if not await self.purse.take(bound.usd or 0.0):
-            self.hopeless = f"not asked: judge.budget_usd of {self.options.budget_usd:g} is spent"
+    async def _ask_within_budget(self, cache_key: str, ask: Ask) -> Answer[V]:
+        most = bound_on(ask.messages, self.parameters.get("max_completion_tokens"), self.price)
+        account, budget = self.account, self.options.budget_usd
+        entry = await self.purse.take(lambda: self.cache.set_aside(account, self.options.model, most, budget))
+        if entry is None:
+            self.hopeless = f"not asked: budget_usd of {budget:g} is spent"
+            if held := self.cache.spent(account, unanswered_only=True):
+                self.hopeless += f" or set aside ({held:.2g} USD for requests of other or interrupted processes)"
             return Answer("failed", detail=self.hopeless)
         try:
-            return await self._ask(cache_key, ask, bound)
+            return await self._ask(cache_key, ask, entry, most)
         finally:
-            await self.purse.give_back(bound.usd or 0.0)
+            await self.purse.done()
 
-    async def _ask(self, cache_key: str, ask: Ask, bound: Usage) -> Answer:
+    async def _ask(self, cache_key: str, ask: Ask, entry: int, most: Usage) -> Answer[V]:
+        """Ask once, keep the reply, book its cost and read it. Raises `SpoiltError` for a malformed response."""
+        try:
+            completion = parsed((await self._post(ask)).content)
+        except Exception as error:  # the client can raise anything; no error may stop the other questions
+            self.cache.release(entry)
+            if isinstance(error, SpoiltError):
+                raise
+            return self._failure(error)
+        usage = usage_in(completion, self.price) or most
+        try:
+            kept = Kept(Reply(first_choice(completion)).only_what_is_read(self._clean), usage)
+        except SpoiltError:
+            self.cache.book(entry, usage)
+            raise
+        served_by = completion.get("model")
+        self.cache.keep(cache_key, kept, self._short(served_by if isinstance(served_by, str) else ""), entry)
+        return _read(self.read, kept)
+
+    async def _post(self, ask: Ask) -> httpx2.Response:
+        """Return the client's raw response, whose content is checked here."""
         import httpx2
 
         body = {**self.parameters, "messages": list(ask.messages)}
         try:
-            # Get the client's raw response, because its content is checked here.
-            response = await self.client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-        except Exception as error:  # the client can raise anything; no error may stop the other questions
+            return await self.client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+        except Exception as error:
             if self._refuses_logprobs(error, body):
-                return await self._ask(cache_key, ask, bound)
-            return self._failure(error)
-        completion = parsed(response.content)
-        usage = usage_in(completion, self.price) or bound
-        try:
-            reply = Reply(first_choice(completion))
-            if reply.refusal:
-                answer = Answer("refused", detail=self._short(reply.refusal), usage=usage)
-            else:
-                answer = Answer("ok", self.read(reply), text=self._clean(reply.text), usage=usage)
-        except UnparsableError as error:
-            answer = Answer("unparsable", detail=self._short(error), usage=usage)
-        except SpoiltError:
-            self.cache.spend(self.account, self.options.model, usage)
+                return await self._post(ask)
             raise
-        if answer.value is None:
-            self.cache.spend(self.account, self.options.model, usage)
-        else:
-            served_by = self._clean(str(completion.get("model") or ""))
-            self.cache.keep(
-                cache_key, Kept(answer.value, answer.text, served_by, usage), self.account, self.options.model
-            )
-        return answer
 
     def _refuses_logprobs(self, error: Exception, body: Mapping) -> bool:
         """Return whether the request was rejected because of logprobs; if so, later requests do without them."""
-        refused = getattr(error, "status_code", None) in FORBIDDEN_STATUS and "logprob" in str(error).lower()
+        refused = getattr(error, "status_code", None) in FORBIDDEN_STATUS and "logprob" in _described(error).lower()
         if refused:
             self.parameters = {name: value for name, value in self.parameters.items() if name not in OPTIONAL}
         return refused and any(name in body for name in OPTIONAL)
@@ -243,38 +273,29 @@ class _Session:
     def _failure(self, error: Exception) -> Answer:
         name = type(error).__name__
         if getattr(error, "code", None) in REFUSAL_CODES:
-            return Answer("refused", detail=self._short(f"{name}: {error}"))
+            return Answer("refused", detail=self._short(f"{name}: {_described(error)}"))
         status = getattr(error, "status_code", None)
         if status in HOPELESS:  # its message is not repeated, because endpoints quote part of the key in it
             self.hopeless = f"{name}: {HOPELESS[status]}"
             return Answer("failed", detail=self.hopeless)
-        return Answer("failed", detail=self._short(f"{name}: {error}"))
+        cause = f" ({type(error.__cause__).__name__}: {_described(error.__cause__)})" if error.__cause__ else ""
+        return Answer("failed", detail=self._short(f"{name}: {_described(error)}{cause}"))
 
     def _short(self, text: object) -> str:
-        return " ".join(self._clean(str(text)).split())[:LONGEST_DETAIL]
+        return _short(self._clean(_described(text)))
 
     def _clean(self, text: str) -> str:
-        return without_key(text, self.key)
+        """Return text without secrets and without what no file can hold (half of a surrogate pair)."""
+        return without(self.secrets, text.encode("utf-8", "replace").decode())
 
 
-def _pacers(options: EndpointOptions) -> list[Callable]:
-    """Return request hooks that delay every attempt until the per-minute limits allow it."""
+def _described(error: object) -> str:
+    """Return an error as text, also where that fails, as for a message that is nested too deeply."""
+    try:
+        return str(error)
+    except RecursionError:
+        return "its message cannot be shown"
 
-    def pacer(per_minute: float, amount: Callable) -> Callable:
-        free_at = 0.0
 
-        async def wait(request: httpx2.Request) -> None:
-            nonlocal free_at
-            now = asyncio.get_running_loop().time()
-            start = max(now, free_at)
-            free_at = start + amount(request) * 60 / per_minute
-            await asyncio.sleep(start - now)
-
-        return wait
-
-    hooks = []
-    if options.requests_per_minute:
-        hooks.append(pacer(options.requests_per_minute, lambda request: 1))
-    if options.tokens_per_minute:
-        hooks.append(pacer(options.tokens_per_minute, lambda request: len(request.content) / BYTES_PER_TOKEN))
-    return hooks
+def _short(text: str) -> str:
+    return one_line(text)[:LONGEST_DETAIL]

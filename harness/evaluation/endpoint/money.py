@@ -1,4 +1,4 @@
-"""The cost of judging: token prices, an upper bound per request, and a budget that is never exceeded."""
+"""The cost of judging: token prices, an upper bound per request, and who waits for a budget."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.core.records import Usage
 
 TABLE = Path(__file__).parent / "prices.yaml"
 MILLION = 1_000_000
+MOST_TOKENS = 1_000_000_000  # of one answer; beyond it a count is nonsense
 BYTES_PER_TOKEN = 4  # for estimates on English text; upper bounds count one token per byte
 
 
@@ -53,10 +54,10 @@ def check_money(model: str, price: Mapping[str, float], budget: float | None, an
 
 
 def usage_in(completion: Mapping, price: Price | None) -> Usage | None:
-    """Return the usage that a completion reports, with its cost; None if it reports none."""
+    """Return the usage that a completion reports, with its cost; None if it reports none that could be true."""
     used = completion.get("usage")
     counts = [used.get(name) if isinstance(used, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):  # a bool is no count
         return None
     return Usage(*counts, price.of(*counts) if price else None)
 
@@ -68,43 +69,29 @@ def bound_on(messages: Sequence[Mapping], answer_tokens: int | None, price: Pric
 
 
 class Purse:
-    """A budget shared by concurrent requests; no request that could exceed it is started.
+    """A budget's queue among the concurrent requests of one process.
 
-    `spent()` returns the USD booked so far, also by other processes. The maximum cost of a request is reserved while
-    it runs. A request that does not fit waits, because running requests may cost less than reserved, and is refused
-    when none is running.
+    A request for which nothing can be set aside waits for those under way, which may cost less than was set aside for
+    them. It gets nothing if none is under way.
     """
 
-    def __init__(self, budget: float | None, spent: Callable[[], float]):
-        self._budget = budget
-        self._spent = spent
-        self._set_aside = 0.0
+    def __init__(self) -> None:
         self._under_way = 0
         self._changed = asyncio.Condition()
 
-    async def take(self, bound: float) -> bool:
-        """Reserve `bound` USD and return True, or return False if the budget does not allow it."""
-        if self._budget is None:
-            return True
+    async def take(self, set_aside: Callable[[], int | None]) -> int | None:
+        """Return what `set_aside()` returns, once that is an entry or no request is under way."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._fits(bound) or not self._under_way)
-            if not self._fits(bound):
-                return False
-            self._set_aside += bound
-            self._under_way += 1
-            return True
+            while (entry := set_aside()) is None and self._under_way:
+                await self._changed.wait()
+            self._under_way += entry is not None
+            return entry
 
-    async def give_back(self, bound: float) -> None:
-        """Release the reservation of `take`; the actual cost must have been booked before."""
-        if self._budget is None:
-            return
+    async def done(self) -> None:
+        """Say that the request of an entry is over, and its cost booked."""
         async with self._changed:
             self._under_way -= 1
-            self._set_aside = self._set_aside - bound if self._under_way else 0.0
             self._changed.notify_all()
-
-    def _fits(self, bound: float) -> bool:
-        return self._spent() + self._set_aside + bound <= self._budget
 
 
 @lru_cache(maxsize=1)

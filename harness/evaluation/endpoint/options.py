@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from harness.core.dials import dial
 from harness.core.errors import UserError
+from harness.core.secrets import secrets
 from harness.evaluation.endpoint.money import check_money
 
 OPENAI_URL = "https://api.openai.com/v1"
 RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
-SHORTEST_SECRET = 8  # characters; a shorter "key" is a dummy for a server without keys, and may occur in ordinary text
+SHORTEST_KEY = 8  # characters; a shorter "key" is a dummy for a server without keys, and may occur in ordinary text
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_VARIABLE = re.compile(r"[A-Z]{1,20}(_[A-Z0-9]{1,20}){1,4}")  # no key looks like that
+PRINTABLE = re.compile(r"[!-~]+")  # ASCII without spaces and control characters
 
 
 @dataclass
@@ -31,6 +36,8 @@ class EndpointOptions:
     timeout: float = dial(60.0, above=0, numeric=False)  # seconds for one attempt
     # After a timeout, a lost connection, status 408, 409, 429 or 5xx, or a malformed response.
     max_retries: int = dial(6, at_least=0, numeric=False)
+    # Pay once more for answers without a verdict (refused, unparsable), which are kept like all others.
+    ask_again: bool = dial(False, numeric=False)
     # USD per million tokens: {input: ..., output: ...}
     price: dict[str, float] = dial({}, at_least=0, numeric=False)
     # The limit of this experiment's spending on this judge, over all runs.
@@ -38,14 +45,22 @@ class EndpointOptions:
 
 
 def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
-    """Raise `UserError` for an invalid URL, price or budget. Planning needs no key, which `check_key` checks.
+    """Raise `UserError` for an invalid URL, name of a key, price or budget. The key itself is for `check_key`.
 
     `answer_tokens` is the limit on an answer's length, or None without a limit.
     """
-    if options.base_url and not _is_url(options.base_url):
+    source, url = ("judge.base_url", options.base_url) if options.base_url else ("$OPENAI_BASE_URL", url_of(options))
+    if any(mark in url for mark in "@?#") or any(secret in url for secret in secrets()):
         raise UserError(
-            f"judge.base_url {options.base_url!r} is not of the form http://host:port/v1 "
-            "(a name and password in it would be written down)"
+            f"{source} holds a name, a password, a key or a query, which would be written down; leave it at "
+            "http://host:port/v1, and put the key into the variable that judge.key_env names"
+        )
+    if not _is_url(url):
+        raise UserError(f"{source} {url!r} is not of the form http://host:port/v1")
+    if not VARIABLE.fullmatch(options.key_env):
+        raise UserError(
+            "judge.key_env wants the name of the environment variable with the key, such as OPENAI_API_KEY, and this "
+            "is no name (it is not shown, as it may be the key)"
         )
     check_money(options.model, options.price, options.budget_usd, answer_tokens)
 
@@ -71,25 +86,37 @@ def read_key(name: str) -> str:
     """Return the key in an environment variable. Raises `UserError`, which never quotes it, if unset or invalid."""
     key = os.environ.get(name, "").strip()
     if not key:
+        shown = name if PLAIN_VARIABLE.fullmatch(name) else "that judge.key_env names (not shown, as it may be a key)"
         raise UserError(
-            f"judge: the environment variable {name} holds no key; set it"
+            f"the environment variable {shown} holds no key; set it"
             " (to any word if the server at judge.base_url asks for none)"
         )
-    if not (key.isascii() and key.isprintable()):  # the HTTP library would quote it in its error
-        raise UserError(f"judge: the key in {name} holds characters that no key has; set it again")
+    if not PRINTABLE.fullmatch(key) or set(key) & set("'\"\\"):  # the HTTP library would quote it in its error
+        raise UserError(f"the key in {name} holds characters that no key has; set it again")
     return key
 
 
-def without_key(text: str, key: str) -> str:
-    """Return an endpoint's text with the key removed, so that it cannot get into a file."""
-    return text.replace(key, "(key)") if len(key) >= SHORTEST_SECRET else text
+def secrets_of(key_env: str) -> list[str]:
+    """Return what must not be written down from an endpoint's text: its key, and all that looks like a secret."""
+    own = os.environ.get(key_env, "").strip()
+    return [own, *secrets()] if len(own) >= SHORTEST_KEY else list(secrets())
+
+
+def without(secrets: Sequence[str], text: str) -> str:
+    """Return an endpoint's text with these secrets removed, so that they cannot get into a file."""
+    for secret in secrets:
+        text = text.replace(secret, "(key)")
+    return text
 
 
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+            bool(PRINTABLE.fullmatch(text))
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
         )
     except ValueError:
         return False

@@ -35,9 +35,9 @@ def check(options: AlpacaEvalOptions) -> None:
         check_official(options)
         return
     annotator = load_annotator(options.annotator)
-    own = (annotator.settings["completions_kwargs"].get("client_kwargs") or {}).get("base_url")
-    if own and not options.base_url:
-        raise UserError(f"annotator {annotator.name!r} is meant for another endpoint; set judge.base_url (its: {own})")
+    client = annotator.settings["completions_kwargs"].get("client_kwargs")
+    if isinstance(client, dict) and client.get("base_url") and not options.base_url:
+        raise UserError(f"annotator {annotator.name!r} is meant for another endpoint; set judge.base_url as it has it")
     limit = annotator.parameters(options.request).get("max_completion_tokens")
     check_endpoint(replace(options, model=options.model or annotator.model), limit)
 
@@ -102,7 +102,7 @@ class AlpacaEvalJudge:
     def forecast(self, comparisons: Sequence[Comparison]) -> Forecast:
         """See the module's `forecast`."""
         asks = [self._ask(comparison) for comparison in comparisons if identical(comparison) is None]
-        return forecast_asks(asks, *self._asking, cache=self.context.cache)
+        return forecast_asks(asks, self.annotator.read, *self._asking, cache=self.context.cache)
 
     def difficulty(self, comparisons: Sequence[Comparison]) -> dict | None:
         """See `difficulty_of`."""
@@ -116,13 +116,13 @@ class AlpacaEvalJudge:
         if self._policy_first(comparison):
             outputs.reverse()
         instruction = readable_prompt(comparison.prompt)
-        identity = {"annotator": self.annotator.hash, "instruction": instruction, "outputs": outputs}
+        identity = {"annotator": self.annotator.question, "instruction": instruction, "outputs": outputs}
         return Ask(identity, self.annotator.messages(instruction, *outputs))
 
     def _judgement(self, comparison: Comparison, answer: Answer) -> Judgement:
         if answer.status != "ok":
             return Judgement(comparison.id, answer.status, None, detail=answer.detail, usage=answer.usage)
-        return one_order(comparison.id, answer.value, self._policy_first(comparison), answer.usage)
+        return one_order(comparison.id, answer.value, self._policy_first(comparison), usage=answer.usage)
 
 
 class OfficialJudge:

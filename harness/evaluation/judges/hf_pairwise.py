@@ -26,8 +26,10 @@ from harness.evaluation.judges.template import Template, load_template
 if TYPE_CHECKING:
     import torch
 
+    from harness.core.render import Renderer
+
 KIND, FILE = "pairwise-verdicts", "verdicts.json"
-FORMAT = 1  # incremented when the tokens of a request change
+FORMAT = 2  # incremented when the tokens of a request change
 
 
 @dataclass
@@ -88,9 +90,7 @@ class PairwiseJudge:
 
     def _judgement(self, comparison: Comparison, first: float | None, second: float | None) -> Judgement:
         if first is None or second is None:
-            return Judgement(
-                comparison.id, "failed", None, detail=f"longer than judge.max_tokens={self.options.max_tokens}"
-            )
+            return Judgement(comparison.id, "failed", None, detail=f"longer than max_tokens={self.options.max_tokens}")
         return both_orders(comparison.id, first, second)
 
     def _verdicts(self, orders: Sequence[tuple[Comparison, str, str]]) -> list[float | None]:
@@ -134,17 +134,20 @@ class PairwiseJudge:
             verdicts[i] = sure
         return verdicts
 
-    def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
-        """Return a request's token ids up to where the two labels diverge, and the two tokens at that position."""
+    @cached_property
+    def _renderer(self) -> Renderer:
         from harness.core.render import Renderer
 
-        renderer = Renderer(self._model.tokenizer)
-        asked = renderer.prompt((Message("user", request),), limit=1 << 30, keep="end").ids
+        return Renderer(self._model.tokenizer)
+
+    def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Return a request's token ids up to where the two labels diverge, and the two tokens at that position."""
+        asked = self._renderer.prompt((Message("user", request),), limit=1 << 30, keep="end")
         first, second = (
-            self._model.tokenizer(f"{self.template.verdict} {label}", add_special_tokens=False)["input_ids"]
+            self._renderer.completion(f"{self.template.verdict} {label}", limit=1 << 30, after=asked)[0]
             for label in self.template.labels
         )
         parting = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
         if parting is None:
             raise UserError(f"judge hf_pairwise: the tokenizer of {self.options.model} cannot tell the labels apart")
-        return (*asked, *first[:parting]), (first[parting], second[parting])
+        return (*asked.ids, *first[:parting]), (first[parting], second[parting])

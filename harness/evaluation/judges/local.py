@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.core.assets import model_folder, quiet, weights_hash
+from harness.core.assets import model_folder, weights_hash
 from harness.core.dials import dial
-from harness.core.errors import UserError
+from harness.core.pretrained import check_files, check_ids, load_model, loading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,55 +36,37 @@ def check_local(options: LocalOptions) -> None:
 
 
 class LocalModel:
-    """A model folder with its content hash; tokenizer and weights are loaded on first use."""
+    """A model folder with its content hash and the model's configuration; the rest is loaded on first use.
+
+    Raises `UserError` for a folder with another kind of model.
+    """
 
     def __init__(self, options: LocalOptions, auto_class: str):
         self.options = options
         self.folder: Path = model_folder(options.model, options.revision)
         self.hash = weights_hash(self.folder)
         self._auto_class = auto_class
+        self._what = f"judge model in {self.folder}"
+        self.settings: PretrainedConfig = check_files(auto_class, self.folder, self._what).config
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer."""
         from transformers import AutoTokenizer
 
-        with quiet():
+        with loading(self._what):
             return AutoTokenizer.from_pretrained(self.folder)
-
-    @property
-    def settings(self) -> PretrainedConfig:
-        """The model's configuration; the weights are not loaded."""
-        from transformers import AutoConfig
-
-        try:
-            with quiet():
-                return AutoConfig.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from None
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model in eval mode, on its device. Raises `UserError` if the folder has another kind of model."""
+        """The model in eval mode, on its device. Raises `UserError` if its weights are damaged."""
         import torch
-        import transformers
 
         spread = {"device_map": self.options.device_map} if self.options.device_map else {}
-        try:
-            with quiet():
-                load = getattr(transformers, self._auto_class).from_pretrained
-                dtype = getattr(torch, self.options.dtype)
-                model, report = load(self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"judge model in {self.folder} cannot be loaded: {reason}") from error
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise UserError(f"judge model in {self.folder} lacks the weights {missing}; it is another kind of model")
+        model = load_model(self._auto_class, self.folder, self._what, dtype=self.options.dtype, **spread)
         if not spread:
             model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return model.eval()
+        return model
 
     def run(self, encoded: Sequence[Mapping[str, Sequence[int]]], read: Callable) -> list:
         """Return the results of `read(logits, last)` for the encoded texts, in order.
@@ -96,6 +78,7 @@ class LocalModel:
         """
         import torch
 
+        check_ids([text["input_ids"] for text in encoded], self.tokenizer, self.settings, self._what)
         results: list = [None] * len(encoded)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         for start in range(0, len(order), self.options.batch_size):

@@ -2,7 +2,8 @@
 
 Each comparison is asked in both orders. Two equal verdicts give a preference; two opposite ones show that the order
 decided, and give a tie. If the answer to an order is unusable (refused, unparsable, failed), the comparison gets that
-status and no preference. Only usable answers are cached, so the next run asks for the others again.
+status and no preference. Whole replies are paid for once, with or without a verdict; the next run asks again only where
+none arrived.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, Forecast, JudgeContext, register_judge
 from harness.evaluation.endpoint.ask import Answer, Ask, ask_all, forecast_asks
 from harness.evaluation.endpoint.options import EndpointOptions, check_endpoint, check_key, check_request
+from harness.evaluation.endpoint.reply import Reply
 from harness.evaluation.judges.orders import both_orders, identical, one_order, policy_first
 from harness.evaluation.judges.template import Template, load_template
 
@@ -109,7 +111,7 @@ class OpenAIJudge:
             progress(unasked)
         flat = [ask for each in asks for ask in each]
         where = {"cache": self.context.cache, "account": self.context.account}
-        answers = iter(ask_all(flat, self.template.read, *self._asking, **where, progress=advance))
+        answers = iter(ask_all(flat, self._read, *self._asking, **where, progress=advance))
         return [
             self._judgement(comparison, [next(answers) for _ in each])
             for comparison, each in zip(comparisons, asks, strict=True)
@@ -118,7 +120,11 @@ class OpenAIJudge:
     def forecast(self, comparisons: Sequence[Comparison]) -> Forecast:
         """See the module's `forecast`."""
         asks = [ask for comparison in comparisons for ask in self._asks(comparison)]
-        return forecast_asks(asks, *self._asking, cache=self.context.cache)
+        return forecast_asks(asks, self._read, *self._asking, cache=self.context.cache)
+
+    def _read(self, reply: Reply) -> tuple[float, bool]:
+        """Return an answer's preference for the response shown first, and whether it comes from log-probs."""
+        return self.template.read(reply), self.template.grades(reply)
 
     def _asks(self, comparison: Comparison) -> list[Ask]:
         if identical(comparison):
@@ -131,7 +137,7 @@ class OpenAIJudge:
     def _ask(self, comparison: Comparison, response_1: str, response_2: str) -> Ask:
         """Return the question; its identity has the responses in the order shown, but not the fences' random mark."""
         turns = [[message.role, message.content] for message in comparison.prompt]
-        identity = {"template": self.template.hash, "prompt": turns, "responses": [response_1, response_2]}
+        identity = {"template": self.template.question, "prompt": turns, "responses": [response_1, response_2]}
         content = self.template.fill(comparison.prompt, response_1, response_2)
         return Ask(identity, [{"role": "user", "content": content}])
 
@@ -146,6 +152,8 @@ class OpenAIJudge:
         for answer, order in zip(answers, orders, strict=True):
             if answer.status != "ok":
                 return Judgement(comparison.id, answer.status, None, None, f"{order}: {answer.detail}", usage=usage)
+        preferences, graded = zip(*(answer.value for answer in answers), strict=True)
+        told = {"graded": sum(graded) / len(graded), "usage": usage}
         if len(answers) == 1:
-            return one_order(comparison.id, answers[0].value, policy_first(comparison), usage)
-        return both_orders(comparison.id, answers[0].value, answers[1].value, usage)
+            return one_order(comparison.id, *preferences, policy_first(comparison), **told)
+        return both_orders(comparison.id, *preferences, **told)

@@ -19,14 +19,21 @@ def policy_first(comparison: Comparison) -> bool:
     return int(hash_value([comparison.id, comparison.response, comparison.baseline])[0], 16) % 2 == 0
 
 
-def one_order(id: str, first: float, policy_is_first: bool, usage: Usage | None = None) -> Judgement:
+def one_order(
+    id: str, first: float, policy_is_first: bool, *, graded: float | None = None, usage: Usage | None = None
+) -> Judgement:
     """Return the judgement from one verdict: `first` is the judge's preference for the first response, in [0, 1]."""
     preference = first if policy_is_first else 1 - first
-    return Judgement(id, "tie" if preference == 0.5 else "ok", preference, usage=usage)
+    return Judgement(id, "tie" if preference == 0.5 else "ok", preference, graded=graded, usage=usage)
 
 
 def both_orders(
-    id: str, policy_shown_first: float, baseline_shown_first: float, usage: Usage | None = None
+    id: str,
+    policy_shown_first: float,
+    baseline_shown_first: float,
+    *,
+    graded: float | None = None,
+    usage: Usage | None = None,
 ) -> Judgement:
     """Return the judgement from two verdicts, each the judge's preference for the response shown first, in [0, 1].
 
@@ -36,9 +43,10 @@ def both_orders(
     sides = [_side(preference) for preference in for_policy]
     first = (_side(policy_shown_first) + _side(baseline_shown_first) + 2) / 4
     if sides[0] * sides[1] < 0:
-        return Judgement(id, "tie", 0.5, True, first=first, usage=usage)
+        return Judgement(id, "tie", 0.5, True, first=first, graded=graded, usage=usage)
     preference = sum(for_policy) / 2
-    return Judgement(id, "tie" if preference == 0.5 else "ok", preference, False, first=first, usage=usage)
+    status = "tie" if preference == 0.5 else "ok"
+    return Judgement(id, status, preference, False, first=first, graded=graded, usage=usage)
 
 
 def _side(sure: float) -> int:

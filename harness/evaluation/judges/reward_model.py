@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 KIND, FILE = "reward-scores", "scores.json"
-FORMAT = 1  # incremented when the tokens of a text change
+FORMAT = 2  # incremented when the tokens of a text change
 
 
 @register_judge("reward_model", options=LocalOptions, check=check_local)
@@ -105,9 +105,12 @@ class RewardModelJudge:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) > limit:
-            renderer = Renderer(tokenizer)
-            answer, _ = renderer.completion(response, limit=limit // 2)
-            ids = [*renderer.prompt(prompt, limit=limit - len(answer), keep="end").ids, *answer]
+            try:
+                renderer = Renderer(tokenizer)
+                answer, _ = renderer.completion(response, limit=limit // 2)
+                ids = [*renderer.prompt(prompt, limit=limit - len(answer), keep="end").ids, *answer]
+            except UserError:  # a template by which no policy could be trained
+                ids = ids[-limit:]
         return {"input_ids": ids}
 
 

@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -31,7 +32,11 @@ ANSWER = """First compare the two in one or two sentences. Then end with a line 
 Preferred: 1
 Preferred: 2"""
 VERDICT, LABELS = "Preferred:", ("1", "2")
-READER = 2  # incremented when the same answer would be parsed as another verdict
+READER = 3  # incremented when the same answer would be parsed as another verdict
+EMPHASIS, OPENING, CLOSING = "[*_`]*", r"""[*_`"'“\[(]*""", r"""[*_`"'”\])]*"""  # Markdown, quotes and brackets
+AROUND_LABEL = "*_`\"'“”[]()."
+NO_TEXT = re.compile(r"[\s*_`~=-]*")  # a line that says nothing: the end of a code block, a rule
+LONGEST_VERDICT = 200  # characters of its line; a longer one is prose
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,14 @@ class Template:
     answer: str = ANSWER
 
     @property
+    def question(self) -> str:
+        """The sha256 hex digest of what is asked, without the texts to judge."""
+        return hash_value([RULES, self.text, self.answer])
+
+    @property
     def hash(self) -> str:
-        """The sha256 hex digest of the request without the texts to judge, and of how the answer is parsed."""
-        return hash_value([RULES, self.text, self.answer, self.verdict, self.labels, READER])
+        """The sha256 hex digest of what is asked, without the texts to judge, and of how the answer is parsed."""
+        return hash_value([self.question, self.verdict, self.labels, READER])
 
     @property
     def label(self) -> str:
@@ -76,18 +86,39 @@ class Template:
         With log-probs for the label's token, it is the first label's probability among the two labels; else it is 1 or
         0. Raises `UnparsableError` if the last line is not a verdict, or if the answer is empty or was cut off.
         """
-        text = reply.text.rstrip()
-        if not text:
-            raise UnparsableError(f"empty answer (finish_reason {reply.finish_reason:.20})")
+        label, position = self._label(reply)
+        graded = self._graded(reply, position)
+        return float(label == self.labels[0]) if graded is None else graded
+
+    def grades(self, reply: Reply) -> bool:
+        """Return whether the preference that `read` returns comes from log-probs."""
+        return self._graded(reply, self._label(reply)[1]) is not None
+
+    def _label(self, reply: Reply) -> tuple[str, int]:
+        """Return the label in the answer's last line, and its position in the text.
+
+        The line may hold nothing but the verdict, Markdown around it or its label, and a full stop.
+        """
+        if not reply.text.strip():
+            raise UnparsableError(f"empty answer (finish_reason {reply.finish_reason or 'not given'})")
         if reply.finish_reason == "length":
-            raise UnparsableError("the answer was cut off; raise judge.max_tokens")
-        line = text[text.rfind("\n") + 1 :]
-        first, second = map(re.escape, self.labels)
-        match = re.fullmatch(rf'\s*{re.escape(self.verdict)}\s*"?({first}|{second})"?', line)
+            raise UnparsableError("the answer was cut off; raise max_tokens")
+        lines = reply.text.split("\n")
+        while len(lines) > 1 and NO_TEXT.fullmatch(lines[-1]):
+            lines.pop()
+        line = lines.pop()
+        match = self._verdict_line.fullmatch(line) if len(line) <= LONGEST_VERDICT else None
         if match is None:
-            raise UnparsableError(f"no verdict in the last line: {line[-80:]!r}")
-        sure = self._graded(reply, len(text) - len(line) + match.start(1))
-        return float(match.group(1) == self.labels[0]) if sure is None else sure
+            raise UnparsableError(f"no verdict in the last line: {line.strip()[-80:]!r}")
+        return match.group(1), sum(len(earlier) + 1 for earlier in lines) + match.start(1)
+
+    @cached_property
+    def _verdict_line(self) -> re.Pattern:
+        words = re.escape(self.verdict.removesuffix(":")) + (f"{EMPHASIS}:" if self.verdict.endswith(":") else "")
+        label = "|".join(map(re.escape, self.labels))
+        return re.compile(
+            rf"\s*(?:#{{1,6}}\s+)?{EMPHASIS}{words}{EMPHASIS}\s*{OPENING}({label}){CLOSING}\.?{CLOSING}\s*#*\s*"
+        )
 
     def _graded(self, reply: Reply, position: int) -> float | None:
         """Return the first label's probability at a position of the text; None without log-probs at that position."""
@@ -95,16 +126,17 @@ class Template:
         for token, alternatives in reply.tokens:
             end += len(token)
             if end > position:
-                return first_of_two(self.labels, alternatives) if _label(token) in self.labels else None
+                is_label = any(_is_label(token, label) for label in self.labels)
+                return first_of_two(self.labels, alternatives) if is_label else None
         return None
 
 
 def first_of_two(labels: tuple[str, str], logprobs: dict[str, float]) -> float | None:
     """Return the first label's probability among the two, from log-probs of tokens; None if neither label is there.
 
-    The probabilities of a label's variants that differ in spaces and quotes (` 1` and `1`) are summed.
+    The probabilities of a label's variants that differ in spaces, quotes and Markdown (` 1` and `1`) are summed.
     """
-    weights = [sum(math.exp(logp) for token, logp in logprobs.items() if _label(token) == label) for label in labels]
+    weights = [sum(math.exp(logp) for token, logp in logprobs.items() if _is_label(token, label)) for label in labels]
     return weights[0] / sum(weights) if sum(weights) > 0 else None
 
 
@@ -155,8 +187,9 @@ def _settings(path: Path, text: str) -> tuple[dict, str]:
     return settings, text
 
 
-def _label(token: str) -> str:
-    return token.strip().strip('"')
+def _is_label(token: str, label: str) -> bool:
+    bare = token.strip()
+    return label in (bare, bare.strip(AROUND_LABEL))
 
 
 def _fenced(name: str, mark: str, text: str) -> str:

@@ -157,6 +157,12 @@ def flip_rate(flipped: Iterable[bool | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are known, None if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _rows_with_values(matrix: np.ndarray) -> np.ndarray:
     """Return the matrix without its all-NaN rows: a seed without judgements must not be drawn."""
     matrix = np.atleast_2d(np.asarray(matrix, dtype=float))

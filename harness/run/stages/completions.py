@@ -36,15 +36,9 @@ def completions(worker: Worker, task: str, progress: Progress) -> Artifact:
     sft(worker, task, progress)
 
     def build(folder: Path) -> None:
-        draw(
-            worker.reference_policy(task),
-            worker.plan.renderer,
-            planned.prepared.splits,
-            planned.generation,
-            batch_size=worker.experiment.sample.batch_size,
-            folder=folder,
-            progress=progress,
-        )
+        decoding = planned.generation.decoding(worker.experiment.sample.batch_size)
+        sampler = worker.sampler(decoding, planned.generation.options.seed)
+        draw(worker.reference_policy(task), sampler, planned.prepared.splits, planned.generation, folder, progress)
 
     return worker.store.artifact("completions", drawing_inputs(planned, worker.plan.starts[task]), build)
 

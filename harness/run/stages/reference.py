@@ -41,7 +41,8 @@ def second_reference(worker: Worker, task: str, split: str, progress: Progress) 
     def load() -> LanguageModel:
         return worker.to_device(load_policy(folder, model))
 
-    return reference_logprobs(worker.store, load, weights_hash(folder), model.dtype, source, progress)
+    weights = weights_hash(folder, code=model.trust_remote_code)
+    return reference_logprobs(worker.store, load, weights, model.dtype, source, progress)
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:

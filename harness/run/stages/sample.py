@@ -7,10 +7,9 @@ from pathlib import Path
 
 from harness.backbones.language_model.policy import TENSORS
 from harness.backbones.language_model.responses import draw_responses
-from harness.backbones.language_model.sampler import Sampler
-from harness.core.record_files import read_records, write_records
+from harness.core.record_files import read_mapping, read_records, write_records
 from harness.core.records import SAMPLE, SFT, START, TRAIN, Sample, stage_folder
-from harness.core.store import Artifact, find_artifact, read_json, write_json
+from harness.core.store import Artifact, find_artifact, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_each_evaluation
 from harness.run.stages.sft import sft
@@ -28,11 +27,12 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     inputs = {
         "format": 1,
         "model": plan.model_hash,
-        "start": read_json(trained.path / START)[TENSORS],
+        "start": read_mapping(trained.path / START).get(TENSORS),
         "trained": trained.manifest["files"].get(TENSORS),
         "decoding": plan.decoding,
         "seed": cell.seed,
         "prompts": asked.hash,
+        **({"ends": plan.ends} if plan.ends else {}),
     }
     path = plan.folder(cell) / stage_folder(SAMPLE, target.task, split=target.split)
     if sampled := find_artifact(path, inputs):
@@ -69,7 +69,7 @@ def draw_samples(
         policies,
         plan.tasks[target.task].prepared.questions[target.split],
         baselines,
-        Sampler(worker.experiment.sample, cell.seed, plan.renderer),
+        worker.sampler(worker.experiment.sample, cell.seed, plan.ends),
         worker.bare_source,
         worker.accelerator,
         progress,

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.backbones.language_model.policy import TENSORS, load_policy
 from harness.backbones.language_model.sft import train_sft
 from harness.core.hashing import hash_value
+from harness.core.record_files import write_record
 from harness.core.store import Artifact, partial_folder
 from harness.experiment.cells import Cell
 from harness.run.sources import training_source
@@ -24,6 +25,7 @@ def sft(worker: Worker, task: str, progress: Progress) -> Artifact:
     path = worker.sft_folder(task)
 
     def build(folder: Path) -> None:
+        write_record(folder, worker.environment())
         split = worker.plan.tasks[task].prepared.splits["train"]
         completions = [e.chosen for e in split.examples if e.chosen is not None]
         policy = worker.to_train(load_policy(worker.plan.model, worker.experiment.model, seed=config.seed))
@@ -32,7 +34,11 @@ def sft(worker: Worker, task: str, progress: Progress) -> Artifact:
         checkpoints = Checkpoints(partial_folder(path), inputs, config.checkpoint_every)
         train_sft(policy, completions, source, config, Job(worker.accelerator, folder, progress, checkpoints))
 
-    return build_together(worker.accelerator, path, "sft", inputs, build)
+    return build_together(worker.accelerator, path, "sft", inputs, build, _has_tensors)
+
+
+def _has_tensors(trained: Artifact) -> bool:
+    return TENSORS in trained.manifest["files"]
 
 
 def reference_hash(worker: Worker, task: str, progress: Progress) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 from harness.backbones.language_model.needs import SUPPLIERS, LanguageModelSplit
 from harness.backbones.language_model.policy import TENSORS, load_policy
 from harness.backbones.language_model.self_refinement import augmented_prompt
-from harness.core.environment import environment
+from harness.core.errors import UserError
 from harness.core.prompt import Prompt, prompt_text
-from harness.core.record_files import write_record
+from harness.core.record_files import read_mapping, write_record
 from harness.core.records import SFT, START, TRAIN, TrainSummary
-from harness.core.store import Artifact, find_artifact, partial_folder, read_json, write_json
+from harness.core.store import Artifact, find_artifact, partial_folder, write_json
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_the_cell
 from harness.run.stages.completions import preferences
@@ -48,7 +48,7 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
     def build(folder: Path) -> None:
         worker.drop_policies()
         write_json(folder / START, {TENSORS: start.manifest["files"][TENSORS]})
-        write_json(folder / "environment.json", environment() | {"shared_prompt": worker.check_model() or "on"})
+        write_record(folder, worker.environment())
         if cell.loss == SFT:
             write_record(folder, TrainSummary())
             return
@@ -74,7 +74,10 @@ def train(worker: Worker, cell: Cell, progress: Progress) -> Artifact:
 
 def _is_from(start: Artifact, trained: Artifact) -> bool:
     """Whether a policy was trained from this SFT policy: trained again elsewhere, that may have other weights."""
-    return read_json(trained.path / START)[TENSORS] == start.manifest["files"][TENSORS]
+    try:
+        return read_mapping(trained.path / START).get(TENSORS) == start.manifest["files"].get(TENSORS)
+    except UserError:  # another version wrote it
+        return False
 
 
 def training_split(worker: Worker, task: str, split: str, progress: Progress) -> LanguageModelSplit:

@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.assets import model_folder, quiet, weights_hash
+from harness.core.assets import model_folder, weights_hash
 from harness.core.errors import UserError
+from harness.core.pretrained import check_files, load_model, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,10 +25,8 @@ class ClassifierReward:
         self.folder: Path = model_folder(name)
         self.hash = weights_hash(self.folder)
         self._name = name
-        with quiet():
-            from transformers import AutoConfig
-
-            labels = AutoConfig.from_pretrained(self.folder).id2label
+        what = f"classifier in {self.folder}"
+        labels = check_files("AutoModelForSequenceClassification", self.folder, what).config.id2label
         self._positive = next((i for i, label in labels.items() if str(label).lower().startswith("pos")), None)
         if self._positive is None:
             raise UserError(
@@ -47,10 +46,11 @@ class ClassifierReward:
     @cached_property
     def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        with quiet():
+        what = f"classifier in {self.folder}"
+        with loading(what):
             tokenizer = AutoTokenizer.from_pretrained(self.folder)
-            model = AutoModelForSequenceClassification.from_pretrained(self.folder, use_safetensors=True).eval()
+        model = load_model("AutoModelForSequenceClassification", self.folder, what)
         tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings - 2)
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")

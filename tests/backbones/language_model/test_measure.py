@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.backbones.language_model.measure import divergences
 from harness.backbones.language_model.policy import LanguageModel
-from harness.backbones.language_model.sampling import sample
+from harness.backbones.language_model.sampling import Drawing, sample
 from harness.backbones.language_model.scoring import BatchSource
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, SampleConfig
@@ -77,9 +77,7 @@ def test_it_varies_less_than_the_plain_estimate_and_is_never_negative(enumerated
 def test_on_the_policy_s_own_samples_both_estimates_are_within_their_error(enumerated):
     policy, n = enumerated["policy"], 2000
     decoding = SampleConfig(temperature=1.0, top_p=1.0, max_new_tokens=LENGTH, batch_size=n)
-    drawn = sample(
-        policy.model, [PROMPT] * n, [str(i) for i in range(n)], decoding=decoding, seed=0, stop_tokens=[], pad_token=0
-    )
+    drawn = sample(policy.model, [PROMPT] * n, [str(i) for i in range(n)], Drawing(decoding, 0, [], 0))
     source = BatchSource([Tokens(PROMPT, s.ids) for s in drawn], pad_token=0, budget=10**5)
     ours, theirs = (s.sums(range(n)).double().numpy() for s in source.score([policy, enumerated["reference"]]))
     kl, _ = divergences(policy, enumerated["reference"], source)

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, RwkvConfig
 
-from harness.backbones.language_model.policy import TENSORS, load_policy, model_settings
+from harness.backbones.language_model.policy import TENSORS, LanguageModel, load_policy, model_settings
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.scoring import BatchSource, trunk_activations
 from harness.backbones.language_model.tokens import Tokens
@@ -41,6 +42,16 @@ def test_what_was_trained_comes_back(tiny_model, tmp_path, tune):
     again = load_policy(tiny_model, config, [tmp_path])
     assert not torch.allclose(before, logits(policy))
     torch.testing.assert_close(logits(again), logits(policy), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
+def test_loading_leaves_the_random_state_as_it_was(tiny_model, tune):
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    one, other = (load_policy(tiny_model, ModelConfig(tune=tune, last_layers=1), seed=seed) for seed in (3, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+    same = [torch.equal(p, q) for p, q in zip(one.trained().values(), other.trained().values(), strict=True)]
+    assert not all(same) if tune == "lora" else all(same), "the seed is that of new adapters"
 
 
 @pytest.mark.parametrize("tune", ["full", "last_layers", "lora"])
@@ -175,3 +186,15 @@ def test_a_broken_configuration_is_named(tiny_model, tmp_path):
 
 def test_settings_are_read_without_the_weights(tiny_model):
     assert model_settings(tiny_model, ModelConfig()).max_position_embeddings == 512
+
+
+def test_a_model_that_changes_its_own_weights_for_evaluation_is_refused():
+    """RWKV halves weights of later layers for evaluation: saved then, they would be halved again when loaded."""
+    settings = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 3}
+    halved, plain = (
+        LanguageModel(AutoModelForCausalLM.from_config(RwkvConfig(**settings, rescale_every=every)), ModelConfig())
+        for every in (2, 0)
+    )
+    plain.eval().verify()
+    with pytest.raises(UserError, match=r"changes its own weights for evaluation, .*set rescale_every to 0"):
+        halved.eval().verify()

@@ -5,6 +5,8 @@ import pytest
 
 from harness.backbones.language_model.policy import load_policy, load_tokenizer
 from harness.backbones.language_model.preferences import Drawn, Generation, draw, label_completions, read_labelled
+from harness.backbones.language_model.sampler import Sampler
+from harness.backbones.language_model.sampling import Drawing
 from harness.backbones.language_model.tokens import Tokens, TokenSplit
 from harness.core.config import GenerateConfig, ModelConfig
 from harness.core.errors import UserError
@@ -93,15 +95,10 @@ def drawn_in(tiny_model, tmp_path_factory):
         generation = Generation(GenerateConfig(**{"samples": 3, **options}), SHORTER, limit=6)
         seen = []
         splits = {"train": prompts(count), "dev": prompts(2)}
-        draw(
-            policy,
-            renderer,
-            splits,
-            generation,
-            batch_size=batch_size,
-            folder=folder,
-            progress=lambda *n: seen.append(n),
+        drawing = Drawing(
+            generation.decoding(batch_size), generation.options.seed, renderer.stop_tokens, renderer.pad_token
         )
+        draw(policy, Sampler(drawing, renderer), splits, generation, folder, lambda *n: seen.append(n))
         assert seen[-1] == (3 * (count + 2), 3 * (count + 2))
         return folder
 

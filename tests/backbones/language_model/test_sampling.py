@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from harness.backbones.language_model.policy import load_policy
-from harness.backbones.language_model.sampling import sample
+from harness.backbones.language_model.sampling import Drawing, sample
 from harness.core.config import ModelConfig, SampleConfig
 
 STOP, PAD = [2], 2
@@ -25,7 +25,7 @@ def prompts():
 
 def draw(model, prompts, ids=IDS, *, seed=0, stop=STOP, **decoding):
     settings = SampleConfig(**{"max_new_tokens": 12, "batch_size": 3, **decoding})
-    return sample(model, prompts, ids, decoding=settings, seed=seed, stop_tokens=stop, pad_token=PAD)
+    return sample(model, prompts, ids, Drawing(settings, seed, stop, PAD))
 
 
 def test_a_sample_does_not_depend_on_its_batch_or_on_the_order(model, prompts):
@@ -126,16 +126,8 @@ def test_top_p_keeps_to_the_nucleus(model, prompts):
 
 def test_progress_reaches_the_end(model, prompts):
     seen = []
-    sample(
-        model,
-        prompts,
-        IDS,
-        decoding=SampleConfig(max_new_tokens=2, batch_size=3),
-        seed=0,
-        stop_tokens=STOP,
-        pad_token=PAD,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    drawing = Drawing(SampleConfig(max_new_tokens=2, batch_size=3), 0, STOP, PAD)
+    sample(model, prompts, IDS, drawing, lambda done, total: seen.append((done, total)))
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 

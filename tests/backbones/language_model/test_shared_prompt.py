@@ -168,9 +168,68 @@ def random_policy(config) -> LanguageModel:
     return LanguageModel(model, ModelConfig()).eval()
 
 
-@pytest.mark.parametrize("kind", ["mamba", "bloom"])
+# Contexts so short that a shared row is longer than one, though no sequence is.
+CONTEXT = 45
+SMALL = {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": CONTEXT}
+EXPERTS = {**SMALL, "num_experts_per_tok": 2, "experts_implementation": "eager"}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "original_max_position_embeddings": CONTEXT,
+}
+SHARING = {
+    "llama": SMALL,
+    "llama with dynamic RoPE": {**SMALL, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+    "phi3 with longrope": {
+        **SMALL,
+        "pad_token_id": 0,
+        "max_position_embeddings": 8 * CONTEXT,
+        "original_max_position_embeddings": CONTEXT,
+        "rope_parameters": LONGROPE,
+    },
+    "gpt2 with learned positions": {"n_positions": CONTEXT},
+    "opt with learned positions": {"max_position_embeddings": CONTEXT, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gpt_neox": {"max_position_embeddings": CONTEXT, "intermediate_size": 64},
+    "phi": SMALL,
+    "qwen2": SMALL,
+    "qwen3": {**SMALL, "head_dim": 8},
+    "gemma": {**SMALL, "head_dim": 8, "pad_token_id": 0},
+    "mixtral": {**EXPERTS, "num_local_experts": 4},
+    "qwen3_moe": {**EXPERTS, "num_experts": 4, "moe_intermediate_size": 32, "head_dim": 8},
+    "olmo2": {**SMALL, "pad_token_id": 0},
+    "falcon": {},
+    "stablelm": SMALL,
+    "starcoder2": SMALL,
+}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_log_probs_are_those_of_rows_of_their_own_where_a_row_is_longer_than_the_context(kind):
+    """Padding takes no position that no sequence has: RoPE that looks at the largest position would change."""
+    policy, sequences = random_policy(config_of(kind.split()[0], **SHARING[kind])), lists(3, 4)
+    assert max(map(len, sequences)) <= CONTEXT < max(collate(sequences, 2, shared=True).input_ids.shape)
+    assert why_apart(policy, sequences, 2) is None
+    (apart,) = BatchSource(sequences, 2, budget=1).score([policy])
+    for budget in (100, 10**6):
+        (together,) = BatchSource(sequences, 2, budget, shared=True).score([policy])
+        np.testing.assert_allclose(together.values, apart.values, rtol=1e-4, atol=1e-4)
+
+
+def test_what_changes_in_long_rows_alone_is_seen_by_the_trial():
+    """Llama 4 scales attention by the place in the row, from the 60th on. The first prompts' rows are shorter."""
+    experts = {"num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8, "pad_token_id": 0}
+    config = config_of("llama4_text", **SMALL, **experts, no_rope_layers=[0, 0], floor_scale=60, attn_scale=2.0)
+    policy = random_policy(config)
+    short = [Tokens((5 + i, *range(20)), tuple(range(10 + size))) for i in range(4) for size in (0, 1)]
+    assert why_apart(policy, short, 2) is None
+    long = [*short, *(Tokens(tuple(range(9, 30)), tuple(range(10 + size))) for size in range(9))]
+    assert "hidden states differ by" in why_apart(policy, long, 2)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "bloom", "mpt"])
 def test_recurrent_layers_and_positions_of_a_row_keep_completions_apart(kind):
-    """Mamba has a state instead of attention. Bloom's attention (ALiBi) uses places in a row, not position ids."""
+    """Mamba has a state instead of attention. ALiBi (Bloom, MPT) uses places in a row, not position ids."""
     assert why_apart(random_policy(config_of(kind)), lists(3, 2), 2) is not None
 
 

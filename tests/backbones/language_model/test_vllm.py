@@ -1,10 +1,12 @@
 """The vLLM engine, tested without vLLM and a GPU: the parameters of a request, and the settings that are refused."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
 from harness.backbones.language_model import vllm as vllm_engine
+from harness.backbones.language_model.sampling import Drawing
 from harness.backbones.language_model.vllm import check_engine, request_parameters
 from harness.core.config import ExperimentConfig, ModelConfig, SampleConfig
 from harness.core.errors import UserError
@@ -18,8 +20,8 @@ def experiment(tune="full", engine="vllm"):
 
 
 def test_vllm_is_asked_for_the_experiment_s_decoding():
-    decoding = SampleConfig(temperature=0.7, top_p=0.9, max_new_tokens=33)
-    asked = request_parameters("question-1", decoding, 5, [2, 7])
+    drawing = Drawing(SampleConfig(temperature=0.7, top_p=0.9, max_new_tokens=33), 5, [2, 7], 2)
+    asked = request_parameters("question-1", drawing)
     seed = asked.pop("seed")
     assert asked == {
         "temperature": 0.7,
@@ -29,9 +31,9 @@ def test_vllm_is_asked_for_the_experiment_s_decoding():
         "ignore_eos": True,
         "detokenize": False,
     }
-    assert seed == request_parameters("question-1", decoding, 5, [2, 7])["seed"]
-    others = [request_parameters(name, decoding, s, [2])["seed"] for name, s in (("question-2", 5), ("question-1", 6))]
-    assert seed not in others, "noise belongs to the seed and the prompt"
+    assert seed == request_parameters("question-1", drawing)["seed"]
+    other = request_parameters("question-2", drawing), request_parameters("question-1", replace(drawing, seed=6))
+    assert seed not in [asked["seed"] for asked in other], "noise belongs to the seed and the prompt"
 
 
 def test_a_completion_has_ended_if_its_last_id_is_a_stop_token():

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
@@ -97,11 +98,12 @@ def test_a_storm_of_faults_costs_no_judgement_and_counts_none_wrongly(server, ju
     assert len(storm.met) == len(Storm.FAULTS), "every fault was met"
     assert {j.status for j in first} == {"ok", "refused"}, "only what a retry does not mend is missing"
     assert all(j.preference is None for j in first if j.status == "refused")
+    assert judge(comparisons, **settings) == first, "whole replies are paid for once, refusals too"
     judgements = first
     for _ in range(5):
         if all(j.status == "ok" for j in judgements):
             break
-        judgements = judge(comparisons, **settings)
+        judgements = judge(comparisons, ask_again=True, **settings)
     assert [j.id for j in judgements] == [c.id for c in comparisons]
     assert {round(p if int(j.id) % 2 == 0 else 1 - p, 6) for j in judgements for p in [j.preference]} <= {
         1.0,
@@ -202,13 +204,82 @@ def test_a_budget_is_never_passed_and_what_was_paid_is_kept(server, judge, make_
     with AnswerCache(make_context().cache / CACHE_FILE) as cache:
         assert 1.0 < cache.spent("tests") <= 3.0
     stopped = [j for j in first if j.status == "failed"]
-    assert stopped and all("judge.budget_usd of 3 is spent" in j.detail for j in stopped)
+    assert stopped and all("budget_usd of 3 is spent" in j.detail for j in stopped)
     assert sum(right(first)) + len(stopped) == 40
     paid = len(server.requests)
     judge(questions(40), budget_usd=3.0, **settings)
     assert len(server.requests) == paid, "the budget is that of all runs together"
     assert all(right(judge(questions(40), budget_usd=30.0, **settings)))
     assert len(server.requests) == 80
+
+
+def test_two_runs_on_one_budget_do_not_pass_it_together(server, make_context):
+    """Each request may cost 1.3 USD, so that no more than two of both runs may be under way at a time."""
+    honest = server.respond
+
+    def respond(request):
+        reply = honest(request)
+        reply.delay = 0.02
+        return reply
+
+    server.respond = respond
+    settings = {"price": PRICE, "max_tokens": 10, "concurrency": 8, "budget_usd": 3.0}
+
+    def run(start: int) -> list:
+        return judge_of(server, make_context(), **settings).judge(questions(40)[start::2], lambda done: None)
+
+    with ThreadPoolExecutor(2) as runs:
+        first, second = runs.map(run, (0, 1))
+    assert server.busiest <= 2
+    with AnswerCache(make_context().cache / CACHE_FILE) as cache:
+        assert 1.5 < cache.spent("tests") <= 3.0
+        assert cache.spent("tests", unanswered_only=True) == 0
+    paid = len(server.requests)
+    assert all(j.status in ("ok", "failed") for j in first + second)
+    assert all(right(judge_of(server, make_context(), **settings | {"budget_usd": 30.0}).judge(questions(40), print)))
+    assert len(server.requests) == 80 > paid
+
+
+def test_what_a_process_had_under_way_when_it_died_counts_at_its_most(server, judge, make_context):
+    """The endpoint may have charged for it. The reason of what is not asked says how much that is."""
+    with AnswerCache(make_context().cache / CACHE_FILE) as cache:
+        assert cache.set_aside("tests", "judge", Usage(1500, 0, 1.5), budget=3.0)
+        assert cache.set_aside("tests", "judge", Usage(1500, 0, 1.5), budget=3.0)
+        assert cache.set_aside("tests", "judge", Usage(1, 0, 0.001), budget=3.0) is None
+        assert cache.set_aside("others", "judge", Usage(1, 0, 0.001), budget=3.0)
+    (judgement,) = judge(questions(1), price=PRICE, max_tokens=10, budget_usd=3.0)
+    assert judgement.detail == (
+        "policy first: not asked: budget_usd of 3 is spent or set aside "
+        "(3 USD for requests of other or interrupted processes)"
+    )
+    assert server.requests == []
+
+
+def test_a_request_without_an_answer_costs_nothing(server, judge, make_context):
+    server.respond = lambda request: Reply(status=500)
+    judge(questions(2), price=PRICE, max_tokens=10, budget_usd=9.0)
+    with AnswerCache(make_context().cache / CACHE_FILE) as cache:
+        assert cache.spent("tests") == 0
+
+
+def test_an_answer_without_a_verdict_is_paid_for_once_unless_asked_again(server, judge):
+    server.respond = lambda request: Reply("I like both.")
+    first = judge(questions(2))
+    assert {j.status for j in first} == {"unparsable"}
+    server.respond = prefers("good")
+    assert judge(questions(2)) == first and len(server.requests) == 4
+    assert all(right(judge(questions(2), ask_again=True))) and len(server.requests) == 8
+    assert all(right(judge(questions(2), ask_again=True))) and len(server.requests) == 8
+
+
+def test_a_reply_is_read_anew_by_a_mended_reader_without_paying(server, judge, make_context, tmp_path):
+    """The template's file says how an answer is read; what it asks stays the same."""
+    server.respond = lambda request: Reply("In short, choose 1")
+    own = tmp_path / "own.txt"
+    for verdict, status in (("Choice:", "unparsable"), ("In short, choose", "ok")):
+        own.write_text(f"---\nverdict: '{verdict}'\n---\n{{prompt}} {{response_1}} {{response_2}}")
+        (judgement,) = judge(questions(1), both_orders=False, template=str(own))
+        assert (judgement.status, len(server.requests)) == (status, 1)
 
 
 def test_an_unusable_answer_costs_as_much_and_one_without_usage_is_booked_at_its_most(server, judge, make_context):
@@ -218,7 +289,7 @@ def test_an_unusable_answer_costs_as_much_and_one_without_usage_is_booked_at_its
     with AnswerCache(make_context().cache / CACHE_FILE) as cache:
         assert cache.spent("tests") == pytest.approx(0.2)
     server.respond = lambda request: Reply("Preferred: 1", usage=None)
-    (judgement,) = judge(questions(1), **settings)
+    (judgement,) = judge(questions(3)[2:], **settings)
     assert judgement.usage.prompt_tokens >= len(server.requests[-1].content)
     assert judgement.usage.usd == pytest.approx(judgement.usage.prompt_tokens / 1000)
 

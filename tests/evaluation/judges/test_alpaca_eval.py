@@ -4,20 +4,25 @@ import json
 import math
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 import harness.evaluation.judges
 from harness.cli.main import main
 from harness.core.errors import UserError
+from harness.core.hashing import hash_value
 from harness.core.prompt import Message
-from harness.evaluation.alpaca_eval.annotators import annotators_folder, load_annotator
+from harness.evaluation.alpaca_eval.annotators import PARSERS, annotators_folder, load_annotator
 from harness.evaluation.alpaca_eval.metrics import shows_model_first
+from harness.evaluation.alpaca_eval.official import FOLDER, config_of
 from harness.evaluation.base import JUDGES, Comparison
+from harness.evaluation.endpoint.options import url_of
 from harness.evaluation.endpoint.reply import Reply as Read
 from harness.evaluation.endpoint.reply import UnparsableError
 from harness.evaluation.judges.alpaca_eval import AlpacaEvalOptions, check, forecast, make, ready
@@ -138,7 +143,7 @@ def test_an_answer_without_a_label_is_no_preference(server, judge_of):
     (judgement,) = judged(judge_of(), comparison(0))
     assert (judgement.status, judgement.detail) == ("unparsable", "the answer has no logprobs")
     server.respond = lambda request: Reply("I", tokens=[("I", {"I": -0.1, "It": -2.0})])
-    (judgement,) = judged(judge_of(), comparison(0))
+    (judgement,) = judged(judge_of(), comparison(1))
     assert (judgement.status, judgement.detail) == ("unparsable", "none of M, m is among the likeliest tokens")
 
 
@@ -343,8 +348,55 @@ def test_the_package_itself_answers_the_same_in_a_process_of_its_own(server, jud
         "what was answered is kept"
     )
     assert again[5].status == "failed" and again[5].detail.startswith("the package ended with: ")
+    server.respond = lambda request: Reply(f"m {KEY}", tokens=[("m", {"m": -0.1, "M": -3.0})])
+    assert judged(official, comparison(8))[0].status == "ok"
     written = [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert KEY not in again[5].detail and written == [] and "OPENAI_BASE_URL" not in os.environ
+    (answers,) = tmp_path.rglob("alpaca_eval-official/*.json")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (answers, answers.parent)] == [0o600, 0o700]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "5", '["a"]', '[{"a": 1}]', '[{"preference": 1.5}]', "[" * 100_000),
+        '[{"preference": 1, "instruction": [], "output_1": "a", "output_2": "b"}]',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_damaged_file_of_the_package_s_answers_is_the_users_to_mend(server, judge_of, make_context, content):
+    options = AlpacaEvalOptions(engine="official", base_url=server.url)
+    file = make_context().cache / FOLDER / f"{hash_value([config_of(options).hash, url_of(options)])[:16]}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(UserError, match=rf"{file}: the package's file of answers is damaged; move it away"):
+        judged(judge_of(engine="official"), comparison(0))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fn_completion_parser": "regex_parser"},
+        {"completion_parser_kwargs": {"numerator_token": "m"}},
+        {"completion_parser_kwargs": {"numerator_token": "m", "denominator_tokens": 5}},
+        {"completion_parser_kwargs": {"numerator_token": "m", "denominator_tokens": ["m"], "log_prob_index": "x"}},
+        {"fn_completion_parser": "regex_parser", "completion_parser_kwargs": {"outputs_to_match": {1: "("}}},
+        {"completions_kwargs": ["model_name"]},
+    ],
+)
+def test_an_annotator_that_could_read_no_answer_is_refused_before_any_is_paid(tmp_path, settings):
+    source = annotators_folder() / DEFAULT / "configs.yaml"
+    own = yaml.safe_load(source.read_text())[DEFAULT]
+    own["prompt_template"] = str(annotators_folder() / own["prompt_template"])
+    (tmp_path / "configs.yaml").write_text(yaml.safe_dump({"own": own | settings}))
+    with pytest.raises(UserError, match=r"annotator .*: its completion"):
+        load_annotator(str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["nan nan", "nan 1", "inf inf", "1 -inf", "1", "1 2 3", "", "1" * 5000 + " 2"])
+def test_scores_that_are_no_two_numbers_are_no_verdict(line):
+    with pytest.raises(UnparsableError, match="no two scores"):
+        PARSERS["lmsys_parser"](Read({"message": {"content": line}}))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
@@ -120,15 +121,12 @@ def test_a_prompt_too_long_for_a_reward_model_loses_its_beginning(reward_folder,
 
 
 def test_a_model_that_is_no_reward_model_is_refused(tiny_model, make_context, tmp_path):
-    """By its configuration before a run starts, or by its weights if its configuration claims to be a reward model."""
-    with pytest.raises(UserError, match="has 2 outputs; a reward model has one"):
-        reward_model.make(LocalOptions(str(tiny_model)), make_context())
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    model.config.num_labels = 1
-    model.save_pretrained(tmp_path / "claims")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "claims")
+    """Before a run starts: by the names of its weights, or by its configuration."""
     with pytest.raises(UserError, match=r"lacks the weights score\.weight"):
-        judged(reward_model.make(LocalOptions(str(tmp_path / "claims")), make_context()))
+        reward_model.make(LocalOptions(str(tiny_model)), make_context())
+    AutoModelForSequenceClassification.from_pretrained(tiny_model).save_pretrained(tmp_path / "two")
+    with pytest.raises(UserError, match="has 2 outputs; a reward model has one"):
+        reward_model.make(LocalOptions(str(tmp_path / "two")), make_context())
     with pytest.raises(UserError, match="neither a packaged model"):
         reward_model.check_local(LocalOptions("no-such-model"))
 

@@ -1,10 +1,13 @@
 """The judge behind an OpenAI-compatible endpoint, against a real HTTP server on this machine."""
 
+import json
 import logging
 import math
 import sqlite3
+import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ from harness.experiment.file import merged
 from harness.tasks.base import Preference
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, judge_of, prefers
 
-KEY = "sk-very-secret-0123456789"
+KEY, OTHER = "sk-very-secret-0123456789", "hf_another-secret"
 PROMPT = (Message("user", "How do I boil an egg?"),)
 GOOD_FIRST = Comparison("a", PROMPT, "a good answer", "a poor answer")
 GOOD_THIRD = Comparison("c", PROMPT, "a good answer too", "another poor answer")
@@ -105,7 +108,7 @@ UNUSABLE = {
 @pytest.mark.parametrize(("status", "reply"), [(status, reply) for status in UNUSABLE for reply in UNUSABLE[status]])
 def test_an_unusable_answer_is_recorded_and_is_never_a_loss(server, ask, status, reply):
     server.respond = lambda request: reply
-    (judgement,) = ask(GOOD_FIRST, timeout=0.3)
+    (judgement,) = ask(GOOD_FIRST, timeout=0.3 if reply.delay else 60.0)
     assert (judgement.status, judgement.preference, judgement.flipped) == (status, None, None)
     assert judgement.detail and "\n" not in judgement.detail and KEY[:6] not in judgement.detail
 
@@ -200,7 +203,7 @@ def test_an_interrupted_run_keeps_the_answers_that_it_had(server, make_context):
     with pytest.raises(KeyboardInterrupt):
         judge_of(server, make_context(), concurrency=1).judge(comparisons, interrupt)
     with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
-        (kept,) = database.execute("SELECT COUNT(*) FROM answers").fetchone()
+        (kept,) = database.execute("SELECT COUNT(*) FROM replies").fetchone()
     assert kept >= 6
     before = len(server.requests)
     judgements = judge_of(server, make_context()).judge(comparisons, lambda done: None)
@@ -282,37 +285,78 @@ def test_a_dialogue_is_shown_with_its_speakers(server, ask):
     assert server.requests[0].prompt == "User: Hi\n\nAssistant: Hello\n\nUser: An egg?"
 
 
-def test_the_key_is_in_no_file_no_judgement_and_no_log(server, ask, tmp_path, caplog):
+def test_the_key_is_in_no_file_no_judgement_and_no_log(server, ask, make_context, monkeypatch, tmp_path, caplog):
     """Not even if the endpoint repeats it in an error or an answer."""
     caplog.set_level(logging.DEBUG)
-    server.respond = lambda request: Reply(f"{KEY}\nPreferred: {1 if 'good' in request.responses[0] else 2}")
+    monkeypatch.setenv("HF_TOKEN", OTHER)  # of the same environment, though not the endpoint's
+    label = {True: 1, False: 2}
+    server.respond = lambda request: Reply(f"{KEY} {OTHER}\nPreferred: {label['good' in request.responses[0]]}")
     judgements = ask(GOOD_FIRST)
+    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY)
+    tokens = [(part, {part: -1.0, KEY: -2.0}) for part in (KEY[:9], KEY[9:], "\nPreferred: ", "1")]
     for reply in (
         Reply(status=400, body={"error": {"message": f"I dislike {KEY}"}}),
         Reply(status=401, body={"error": {"message": f"Incorrect key {KEY}"}}),
         Reply(refusal=f"no {KEY}"),
         Reply(f"what is {KEY}?"),
+        Reply(KEY + "." * 70),  # the end that is quoted begins within the key
+        Reply(f"{KEY}\nPreferred: 1", tokens=tokens, finish_reason=KEY),
+        Reply(body=f'{{"choices": [{{"message": {{"content": "{escaped}\\nPreferred: 1"}}}}], "model": "{escaped}"}}'),
     ):
         server.respond = lambda request, reply=reply: reply
-        judgements += ask(GOOD_SECOND)
-    assert [j.status for j in judgements] == ["ok", "failed", "failed", "refused", "unparsable"]
-    assert KEY not in repr(judgements)
+        judgements += ask(Comparison("d", PROMPT, f"{len(judgements)} good", "poor"))
+    statuses = ["ok", "failed", "failed", "refused", "unparsable", "unparsable", "tie", "tie"]
+    assert [j.status for j in judgements] == statuses
+    assert KEY not in repr(judgements) and KEY[9:] not in repr(judgements)
     assert KEY not in caplog.text
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == CACHE_FILE for path in files)
-    assert not any(KEY.encode() in path.read_bytes() for path in files)
-
-
-def test_the_cache_keeps_the_whole_answer_and_the_model_that_served_it(server, ask, make_context):
-    ask(GOOD_FIRST)
+    assert make_context().cache / CACHE_FILE in files
     with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
-        rows = database.execute("SELECT value, text, served_by FROM answers ORDER BY value DESC").fetchall()
+        replies = [str(zlib.decompress(reply)) for (reply,) in database.execute("SELECT reply FROM replies")]
+    for written in (*replies, *(str(path.read_bytes()) for path in files)):
+        assert KEY not in written and KEY[9:] not in written and OTHER not in written
+
+
+def test_the_cache_keeps_the_whole_reply_and_the_model_that_served_it(server, ask, make_context):
+    """Without whatever else the endpoint sends."""
+    sure = {"1": -0.1, "2": -math.inf}
+    server.respond = lambda request: Reply("Preferred: 1", tokens=[("Preferred: ", {}), ("1", sure)])
+    ask(GOOD_FIRST, both_orders=False)
+    with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
+        ((reply, served_by),) = database.execute("SELECT reply, served_by FROM replies").fetchall()
         (mode,) = database.execute("PRAGMA journal_mode").fetchone()
-    assert rows == [
-        (1, "One says good.\nPreferred: 1", "judge-2026"),
-        (0, "One says good.\nPreferred: 2", "judge-2026"),
-    ]
-    assert mode == "wal"
+    alternatives = [{"token": "1", "logprob": -0.1}, {"token": "2", "logprob": -math.inf}]
+    content = [{"token": "Preferred: ", "top_logprobs": []}, {"token": "1", "top_logprobs": alternatives}]
+    assert json.loads(zlib.decompress(reply)) == {
+        "message": {"content": "Preferred: 1", "refusal": ""},
+        "finish_reason": "stop",
+        "logprobs": {"content": content},
+    }
+    assert (served_by, mode) == ("judge-2026", "wal")
+
+
+def test_answers_are_their_owner_s_alone(server, ask, make_context):
+    ask(GOOD_FIRST)
+    file = make_context().cache / CACHE_FILE
+    with sqlite3.connect(file) as database:
+        database.execute("BEGIN IMMEDIATE")  # makes SQLite's other files
+        database.execute("DELETE FROM replies")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.parent.iterdir()}
+    assert modes == dict.fromkeys([file.name, f"{file.name}-wal", f"{file.name}-shm"], 0o600)
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+def test_a_damaged_reply_is_asked_again_and_a_damaged_usage_too(server, ask, make_context):
+    ask(GOOD_FIRST)
+    damages = ["reply = 'x'", "reply = x'00'", f"reply = x'{zlib.compress(b'[1]').hex()}'", "usd = 'much'"]
+    damages += [f"reply = x'{zlib.compress(b'[' * 100_000).hex()}'", "prompt_tokens = 'many'"]
+    for damage in damages:
+        with sqlite3.connect(make_context().cache / CACHE_FILE) as database:
+            database.execute(f"UPDATE replies SET {damage} WHERE key = (SELECT key FROM replies LIMIT 1)")
+        database.close()
+        before = len(server.requests)
+        (judgement,) = ask(GOOD_FIRST)
+        assert (judgement.preference, len(server.requests) - before) == (1.0, 1), damage
 
 
 def test_a_damaged_cache_is_the_users_to_mend(ask, make_context):
@@ -402,6 +446,46 @@ def test_a_key_that_is_not_set_is_said_before_a_run():
     JUDGES.get("openai").ready(OpenAIOptions("judge"))
     with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
         JUDGES.get("openai").ready(OpenAIOptions("judge", key_env="NO_SUCH_KEY"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://user:{KEY}@host/v1",
+        f"https://{KEY}@host/v1",
+        f"https://host/v1?key={KEY}",
+        f"https://host/v1#{KEY}",
+        f"https://host/{KEY}/v1",
+        f"//{KEY}",
+    ],
+)
+@pytest.mark.parametrize("place", ["base_url", "OPENAI_BASE_URL"])
+def test_a_url_that_holds_a_secret_is_refused_without_showing_it(monkeypatch, url, place):
+    options = OpenAIOptions("judge", base_url=url) if place == "base_url" else OpenAIOptions("judge")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(UserError, match=rf"{place} holds .*key_env") as caught:
+        JUDGES.get("openai").check(options)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host/v1 x", "http://host/v1\n", "http://[::1/v1", "ftp://host/v1", "http:///v1"]
+)
+def test_a_url_that_cannot_be_asked_is_refused(url):
+    with pytest.raises(UserError, match=r"judge\.base_url .* is not of the form"):
+        JUDGES.get("openai").check(OpenAIOptions("judge", base_url=url))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [KEY, "gsk_abcdefGHIJKL0123456789", "AIzaSyA-0123456789", "0123456789abcdef0123456789abcdef", "AKIA0123456789", ""],
+)
+def test_a_key_in_the_place_of_its_name_is_never_shown(value):
+    kind, options = JUDGES.get("openai"), OpenAIOptions("judge", key_env=value)
+    with pytest.raises(UserError, match="key_env") as caught:
+        kind.check(options)
+        kind.ready(options)
+    assert not value or value not in str(caught.value)
 
 
 def test_a_template_without_a_placeholder_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from harness.core.prompt import Message
 from harness.evaluation.base import Comparison
 from harness.evaluation.endpoint.reply import Reply, UnparsableError
 from harness.evaluation.judges.orders import both_orders, one_order, policy_first
-from harness.evaluation.judges.template import FOLDER, load_template
+from harness.evaluation.judges.template import FOLDER, Template, load_template
 
 PROMPT = (Message("user", "Which?"),)
 BUILT_IN = sorted(path.stem for path in FOLDER.glob("*.txt"))
@@ -52,6 +52,114 @@ def test_the_last_line_is_the_verdict(text):
     assert load_template("hh").read(reply(text)) == 1.0
 
 
+LONE = [  # with {} for the label
+    "**Preferred: {}**",
+    "**Preferred:** {}",
+    "**Preferred**: {}",
+    "Preferred: **{}**",
+    "**Preferred:** **{}**",
+    "***Preferred: {}***",
+    "__Preferred: {}__",
+    "_Preferred: {}_",
+    "Preferred: {}.",
+    "**Preferred: {}.**",
+    "**Preferred: {}**.",
+    "Preferred: [{}]",
+    "Preferred: [[{}]]",
+    "Preferred: ({}).",
+    "Preferred: `{}`",
+    "`Preferred: {}`",
+    "Preferred: '{}'",
+    "Preferred: “{}”",
+    "### Preferred: {}",
+    "## **Preferred: {}**",
+    "# Preferred: {} #",
+    "  **Preferred: {}**  ",
+    "```\nPreferred: {}\n```",
+    "Preferred: {}\n\n---\n",
+    "**Preferred: {}\n**",
+    "Preferred:{}\r\n",
+]
+
+
+@pytest.mark.parametrize("text", LONE)
+@pytest.mark.parametrize("name", ["hh", "dpo_hh"])
+def test_markdown_and_a_full_stop_around_a_lone_verdict_are_read(name, text):
+    template = load_template(name)
+    stem = template.verdict.removesuffix(":")
+    for label, sure in zip(template.labels, (1.0, 0.0), strict=True):
+        assert template.read(reply(f"One is clearer.\n{text.format(label).replace('Preferred', stem)}")) == sure
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Preferred: 1 or 2",
+        "Preferred: 1, 2",
+        "Preferred: 1/2",
+        "Preferred: [1] [2]",
+        "Preferred: 1. Preferred: 2.",
+        "**Preferred: 1** **Preferred: 2**",
+        "**Preferred: 1** or **2**",
+        "Preferred: neither 1 nor 2",
+        "Preferred: not 1",
+        "Preferred: -1",
+        "Preferred: 1?",
+        "Preferred: 1!",
+        "Preferred: 1...",
+        "Preferred: 11",
+        "Preferred: 1.5",
+        "Preferred: 12.",
+        "Preferred: one",
+        "Preferred:",
+        "**Preferred:**",
+        "**Preferred: **",
+        "My verdict: **Preferred: 1**",
+        "**Preferred: 1** because it is clearer",
+        "Not Preferred: 2",
+        "Preferred: ~~1~~",
+        "~~Preferred: 1~~",
+        "> Preferred: 1",
+        "- Preferred: 1",
+        '"Preferred: 1"',
+        "1. Preferred: 2",
+        "| Preferred: 1 |",
+        "Preferred: 1 > 2",
+        "Preferred: <b>1</b>",
+        "preferred: 1",
+        "1",
+        "**1**",
+        "**Preferred: 1**\nBut one could also prefer 2.",
+        f"Preferred: 1{'*' * 100_000}x",
+        f"{'*' * 100_000}Preferred: 1",
+    ],
+)
+def test_a_verdict_is_never_guessed_from_prose(text):
+    with pytest.raises(UnparsableError, match="no verdict in the last line"):
+        load_template("hh").read(reply(f"Compared.\n{text}"))
+
+
+def test_labels_may_be_markdown_themselves(tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("---\nlabels: ['[[A]]', '*']\nverdict: 'My choice is'\n---\n{prompt} {response_1} {response_2}")
+    template = load_template(str(own))
+    assert template.read(reply("My choice is [[A]]")) == template.read(reply("**My choice is [[A]].**")) == 1.0
+    assert template.read(reply("My choice is *")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("token", "rest"), [("1", "**"), (" **1", "**"), ("[1]", ""), ("1.", ""), ('"1"', "")], ids=str
+)
+def test_a_label_in_markdown_is_graded_like_a_plain_one(token, rest):
+    sure = {token: math.log(0.6), token.replace("1", "2"): math.log(0.2), "!": math.log(0.2)}
+    template, answer = (
+        load_template("hh"),
+        reply(f"Preferred: {token}{rest}", [("Preferred: ", {}), (token, sure), (rest, {})]),
+    )
+    assert template.read(answer) == pytest.approx(0.75)
+    assert template.grades(answer)
+
+
 def test_logprobs_of_the_label_grade_the_verdict_wherever_it_stands():
     """`1` and ` 1` are the same label. The earlier 1 in the reasoning and other words are ignored."""
     tokens = [
@@ -76,6 +184,7 @@ def test_logprobs_of_the_label_grade_the_verdict_wherever_it_stands():
 )
 def test_without_logprobs_for_the_label_the_text_decides(tokens):
     assert load_template("hh").read(reply("Preferred: 1", tokens)) == 1.0
+    assert not load_template("hh").grades(reply("Preferred: 1", tokens))
 
 
 @pytest.mark.parametrize("bad", [None, "text", {"content": "text"}, {"content": [{"token": 1}]}, {"content": [5]}])
@@ -120,6 +229,14 @@ def test_the_hash_follows_what_is_asked_and_read_and_not_the_source(tmp_path):
     plain = hash_of("source: ours")
     assert hash_of("source: theirs") == plain
     assert len({plain, hash_of("verdict: 'V:'"), hash_of("verdict: 'V:'\nlabels: [A, B]")}) == 3
+
+
+def test_what_is_asked_does_not_depend_on_how_it_is_read():
+    """So that a paid reply can be read in another way."""
+    text = "{prompt} {response_1} {response_2} V: or W:"
+    one, other = (Template("own", text, verdict=verdict, answer="") for verdict in ("V:", "W:"))
+    assert one.question == other.question != Template("own", text + "!", verdict="V:", answer="").question
+    assert one.hash != other.hash
 
 
 @pytest.mark.parametrize(

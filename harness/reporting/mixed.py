@@ -1,0 +1,36 @@
+"""Whether the policies of a report were computed alike: with the same versions, device and numerical choices.
+
+These are in no key: a store that moves to another machine would otherwise be computed again for differences in the last
+digits. They are kept with every policy instead, and a report says where they differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from harness.core.record_files import read_record
+from harness.core.records import SFT, TRAIN, Environment
+from harness.reporting.cell_files import ExperimentFiles
+
+PACKAGES = ("torch", "transformers", "peft", "python")  # whose versions change numbers
+
+
+def mixed_lines(folder: Path) -> list[str]:
+    """Return a line for each way in which the policies behind a results folder's report were not computed alike."""
+    files = ExperimentFiles(Path(folder))
+    starts = [files.store / SFT / key for key in files.plan.starts.values()] if files.plan else []
+    policies = [*starts, *(cell.folder / TRAIN for cell in files.planned)]
+    environments = [read_record(Environment, policy) for policy in policies if (policy / Environment.FILE).is_file()]
+    lines = []
+    for name in dict.fromkeys(name for environment in environments for name in _choices(environment)):
+        counts = Counter(_choices(environment).get(name, "unknown") for environment in environments)
+        if len(counts) > 1:
+            told = ", ".join(f"{value} ({count} policies)" for value, count in counts.most_common())
+            lines.append(f"the policies of this report differ in {name}: {told}; their numbers may differ by rounding")
+    return lines
+
+
+def _choices(environment: Environment) -> dict[str, str]:
+    versions = {name: str(environment.versions[name]) for name in PACKAGES if environment.versions.get(name)}
+    return {**environment.numerics, **versions}
