@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.cli.arguments import add_command
+from harness.cli.arguments import add_command, home
 from harness.core.terminal import Terminal
 
 HELP = "Check every stored file: sizes, hashes, keys and rows. Needs no torch, GPU or key."
@@ -17,7 +17,7 @@ It reads and hashes every file of the experiments and of what they share, and sa
 do. It mends nothing. Runs and reports check what they use themselves, and hash a file only if its size or times have
 changed; this command also finds damage that leaves those as they were, on a failing disk for example.
 
-exit status: 0 everything is as it was written, 1 something is damaged, 2 something else must be changed first"""
+exit status: 0 everything is as it was written, 1 something is damaged, 2 something must be changed first"""
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -25,6 +25,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     command = add_command(commands, "verify", run, HELP, HELP, EPILOG)
     command.add_argument(
         "results",
+        type=home,
         nargs="?",
         default="results",
         metavar="RESULTS",

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "10,000 nodes": ("tests/experiment/test_file.py", "test_aliases_that_expand_to_more_than_memory"),
     "are spelled out, and an error is one line": ("tests/core/test_terminal.py", "test_a_line_is_one_line_whatever"),
     "would run as a formula": ("tests/reporting/test_tables.py", "test_no_text_is_a_formula_in_a_spreadsheet"),
+    "the owner alone (0600)": ("tests/evaluation/judges/test_openai.py", "test_answers_are_their_owner_s_alone"),
     "no markup, no HTML": ("tests/reporting/test_tables.py", "test_what_others_wrote_is_no_markup"),
     "are refused in every setting but `key_env`": ("tests/experiment/test_file.py", "test_the_environment_is_not_read"),
     "(eight characters or more) is refused": ("tests/experiment/test_file.py", "test_a_secret_among_the_settings"),
