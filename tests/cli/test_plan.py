@@ -54,6 +54,7 @@ def test_it_shows_a_training_example_with_its_mask(plan):
         assert 0 < trained < tokens and (answer.endswith("<|im_end|>") or trained == 32)
 
 
+@pytest.mark.slow
 def test_what_is_changed_in_the_data_and_by_the_template_is_told(plan, tmp_path, tiny_model, capsys):
     """In the plan and in the announcement of a run, and not in the manifest alone."""
     rows = [{"prompt": f"Question {i}?", "chosen": f"Yes {i}.<|im_end|>", "rejected": f"No {i}."} for i in range(60)]
