@@ -124,6 +124,7 @@ class TaskConfig:
     dev_prompts: int | None = dial(256, at_least=1)  # questions for model selection; sampled only on request
     test_prompts: int | None = dial(256, at_least=1)
     judge_pairs: int | None = dial(None, at_least=1)  # pairs that no policy trains on, for fitting the preference model
+    # Prompt and completion together must fit the model's context: with longrope, its original one.
     max_prompt_tokens: int = dial(256, at_least=1)
     max_completion_tokens: int = dial(256, at_least=1)
     overlong: Literal["truncate", "drop"] = "truncate"  # what happens to longer rows; both are counted
