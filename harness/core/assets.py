@@ -139,7 +139,7 @@ def _snapshot(name: str, revision: str | None, code: bool) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars, warnings and notices of transformers and peft, which would break the harness's own display."""
+    """Silence progress bars, warnings and notices of transformers and peft, which would break the harness's display."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
