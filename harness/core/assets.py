@@ -156,7 +156,7 @@ def _snapshot(name: str, revision: str | None, code: bool) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of transformers and peft, which would break the harness's own display."""
+    """Silence progress bars, warnings and notices of transformers and peft, which would break the harness's display."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
@@ -164,7 +164,7 @@ def quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(level)

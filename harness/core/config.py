@@ -130,6 +130,7 @@ class TaskConfig:
     test_prompts: int | None = dial(256, at_least=1, at_most=MOST)
     # Pairs that no policy trains on, for fitting the preference model.
     judge_pairs: int | None = dial(None, at_least=1, at_most=MOST)
+    # Prompt and completion together must fit the model's context: with longrope, its original one.
     max_prompt_tokens: int = dial(256, at_least=1, at_most=MOST)
     max_completion_tokens: int = dial(256, at_least=1, at_most=MOST)
     overlong: Literal["truncate", "drop"] = "truncate"  # what happens to longer rows; both are counted

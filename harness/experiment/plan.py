@@ -188,7 +188,7 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
     if not name:
         raise UserError(f"loss {wanting[0]!r} needs a second reference; name a model in 'second_reference'")
     folder = model_folder(name, None, code=experiment.model.trust_remote_code)
-    check_folder(folder, dataclasses.replace(experiment.model, tune="full"))
+    check_folder(folder, dataclasses.replace(experiment.model, tune="full", dropout=0.0))
     if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
     return folder

@@ -102,7 +102,7 @@ class Worker:
         return self.store.path("sft", self.plan.starts[task])
 
     def check_model(self) -> str | None:
-        """Load the base model once and check what training relies on; raises `UserError`.
+        """Load the base model and a second reference once and check what training relies on; raises `UserError`.
 
         Return why completions of one prompt do not share a row in it, or None if they do.
         """
@@ -124,6 +124,8 @@ class Worker:
         self.attention = getattr(policy.model.config, "_attn_implementation", None) or "unknown"
         policy.verify()
         self.steps(policy)
+        if folder := self.plan.second_reference:
+            load_policy(folder, dataclasses.replace(self.experiment.model, tune="full")).verify()
         if not self.experiment.train.shared_prompt:
             return "train.shared_prompt=false"
         splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from harness.cli.main import COMMANDS, main
 from harness.conformance.catalogue import losses_table
@@ -367,6 +368,18 @@ def test_last_layers_of_a_model_whose_layers_have_other_names(refuses, tiny_mode
     capsys.readouterr()
     message = refuses(model={"name": str(folder), "tune": "last_layers", "last_layers": 1})
     assert "tune: last_layers does not know the layers of GPT2Model; use lora or full" in message
+
+
+def test_a_second_reference_whose_logits_are_scaled(refuses, tiny_model, tmp_path, capsys):
+    """Its log-probs would be wrong, like those of a model to be trained."""
+    folder, sizes = tmp_path / "granite", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = GraniteConfig(vocab_size=600, num_hidden_layers=1, num_key_value_heads=4, logits_scaling=8.0, **sizes)
+    GraniteForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    capsys.readouterr()
+    message = refuses(losses={"mrpo": {}}, second_reference=str(folder))
+    assert "model granite: log-probs computed from its last hidden states" in message
 
 
 def test_adapters_that_would_not_be_trained(refuses, tiny_model):

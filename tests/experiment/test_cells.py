@@ -4,10 +4,13 @@ from pathlib import Path
 
 import losses
 from harness.backbones.language_model.needs import SUPPLIERS
+from harness.backbones.language_model.tokens import PreparedTask, TokenSplit
+from harness.core.config import ExperimentConfig, ModelConfig
 from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source
-from harness.experiment.cells import loss_files
+from harness.experiment.cells import PlannedTask, loss_files, start_inputs
 from harness.experiment.plugins import load_plugins
+from harness.tasks import TASKS
 from harness.training.supply import KeyInputs, supplier_of
 from losses import get_loss, register_loss, register_need, register_weighting
 from losses.needs import NEEDS
@@ -73,3 +76,21 @@ def test_a_need_brings_its_part_of_the_key():
     parts = {need: supplier_of(need, SUPPLIERS).key(inputs) for need in NEEDS}
     expected = {"prompt_embeddings": embedded, "density_ratios": embedded, "second_reference": "of second"}
     assert parts == dict.fromkeys(NEEDS) | expected
+
+
+def start(asked: float, **rates: float) -> dict:
+    """The inputs of an SFT policy's key for a model whose configuration has these rates of dropout."""
+    experiment = ExperimentConfig(model=ModelConfig(dropout=asked))
+    split = TokenSplit([], [])
+    planned = PlannedTask("hh", TASKS.get("hh"), PreparedTask({"train": split}, {}, [], [], "", {}), "")
+    return start_inputs(experiment, "of model", rates, planned)
+
+
+def test_dropout_is_part_of_the_key_only_where_it_is_not_the_model_s_own():
+    """A model without dropout has the key that it always had; GPT-2 without its dropout is another policy."""
+    plain = start(0.0)
+    assert "dropout" not in plain
+    assert start(0.0, attention_dropout=0.0) == plain
+    assert start(0.1, resid_pdrop=0.1, attn_pdrop=0.1) == plain
+    assert start(0.0, resid_pdrop=0.1, attn_pdrop=0.1) == {**plain, "dropout": 0.0}
+    assert start(0.1, dropout=0.1, attention_dropout=0.0) == {**plain, "dropout": 0.1}

@@ -45,6 +45,7 @@ KINDS = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_of_all_linear_modules_are_accepted(tmp_path, kind):
     load_policy(folder_of(tmp_path, kind, **KINDS[kind]), with_targets("all-linear")).verify()
