@@ -7,10 +7,14 @@ from harness.backbones.language_model.needs import SUPPLIERS
 from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source
 from harness.experiment.cells import loss_files
+from harness.experiment.draft import draft_plan
+from harness.experiment.file import load_experiment
+from harness.experiment.plan import make_plan
 from harness.experiment.plugins import load_plugins
 from harness.training.supply import KeyInputs, supplier_of
 from losses import get_loss, register_loss, register_need, register_weighting
 from losses.needs import NEEDS
+from tests.tiny_experiment import write_experiment
 
 FOLDER = Path(losses.__file__).parent
 
@@ -73,3 +77,15 @@ def test_a_need_brings_its_part_of_the_key():
     parts = {need: supplier_of(need, SUPPLIERS).key(inputs) for need in NEEDS}
     expected = {"prompt_embeddings": embedded, "density_ratios": embedded, "second_reference": "of second"}
     assert parts == dict.fromkeys(NEEDS) | expected
+
+
+def test_how_dropout_is_seeded_is_part_of_the_key_only_where_there_is_dropout(tmp_path, tiny_model, tiny_encoder):
+    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
+
+    def start(*overrides: str) -> dict:
+        draft = draft_plan(load_experiment(path, overrides))
+        return make_plan(draft, draft.model()).starts["hh"]
+
+    assert "randomness" not in start() | start("model.tune=lora")
+    assert start("model.tune=lora", "model.lora.dropout=0.1")["randomness"] == "seeded by step"
+    assert start("model.tune=full", "model.dropout=0.1")["randomness"] == "seeded by step"
