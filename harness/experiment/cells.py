@@ -119,6 +119,7 @@ def start_inputs(
     `dropout` are the rates in the model's configuration; the experiment's is named where it differs from them.
     """
     model = experiment.model
+    drops = model.dropout > 0 or (model.tune == "lora" and model.lora.dropout > 0)
     tuning = {"full": {}, "last_layers": {"last_layers": model.last_layers}, "lora": numeric(model.lora)}[model.tune]
     return {
         "format": FORMAT,
@@ -128,6 +129,7 @@ def start_inputs(
         "tokens": planned.prepared.splits["train"].hash,
         "sft": numeric(experiment.sft),
         **({} if set(dropout.values()) <= {model.dropout} else {"dropout": model.dropout}),
+        **({"randomness": "seeded by step"} if drops else {}),
     }
 
 

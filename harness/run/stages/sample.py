@@ -25,7 +25,7 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     trained = find_artifact(plan.folder(cell) / TRAIN)
     asked = plan.tasks[target.task].prepared.questions[target.split]
     inputs = {
-        "format": 1,
+        "format": 2,
         "model": plan.model_hash,
         "start": read_mapping(trained.path / START).get(TENSORS),
         "trained": trained.manifest["files"].get(TENSORS),
