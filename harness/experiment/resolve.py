@@ -41,9 +41,9 @@ class JudgeChoice:
 
     @property
     def source(self) -> str:
-        """A hash of the code of a judge of the user's own; "" for a built-in one, whose id has its version."""
+        """A hash of the code of a judge of the user's own; "" for a built-in one, and for one that is in no file."""
         file = Path(JUDGES.origin(self.kind.name).rpartition(":")[0])
-        return "" if is_of_project(file) else hash_source(file)
+        return hash_source(file) if file.is_file() and not is_of_project(file) else ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,7 @@ from harness.reporting.judge_checks import FOLDER, read_check
 from harness.reporting.results import is_of_samples
 
 STORE = "store"
-ANEW = "delete {path} and run the experiment again, which makes it anew"
+ANEW = "delete {path} and run the experiment again, which makes it anew if it needs it"
 REWRITTEN = "run the experiment again, which writes it anew"
 MOVE = "move it away; its answers are asked for again"
 KINDS = {SAMPLE: Sample, JUDGE: Judgement, MEASURE: Measure}  # the rows of each stage
@@ -94,11 +95,14 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _leftovers(folder: Path) -> Iterator[Finding]:
-    """Yield what interrupted builds have left in a folder."""
+    """Yield what interrupted builds and writes have left in a folder."""
     for path in sorted(folder.glob(".*.tmp-*")):
         artifact = path.with_name(path.name[1:].rpartition(".tmp-")[0])
         if not _is_built_now(artifact):
             yield Finding(path, "left by a build that was killed", "delete it", damage=False)
+    for path in sorted(folder.glob(".*")):
+        if path.is_file() and re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):  # see `harness.core.store.write_text`
+            yield Finding(path, "left by a write that was killed", "delete it", damage=False)
     for path in sorted(folder.glob("*.partial")):
         if not _is_built_now(path.with_suffix("")):
             what = "the checkpoints of a build that was interrupted"
@@ -156,6 +160,7 @@ def _answers(store: Path) -> Iterator[Finding]:
 
 def _experiment(folder: Path) -> Iterator[Finding | None]:
     """Check an experiment: its plan, its manifest and its cells."""
+    yield from _leftovers(folder)
     for kind in (PlanRecord, RunManifest):
         if (folder / kind.FILE).is_file():
             yield from _unreadable(folder / kind.FILE, REWRITTEN, read_record, kind, folder)

@@ -167,9 +167,11 @@ def test_what_killed_builds_left_is_named_and_is_no_damage(results, verify):
     (cell(results) / ".train.tmp-dead").mkdir()
     (one(results, "store/sft/[!.]*").parent / "abc.partial").mkdir()
     (cell(results) / "train/notes.txt").write_text("mine")
+    (results / "tiny/.plan.json.0a1b2c3d").write_text("{")
     status, lines, last = verify(results)
     assert status == 0 and last.endswith("as it was written")
     assert sorted(line.partition("; ")[2] for line in lines) == [
+        "delete it",
         "delete it",
         "delete it, or move it away",
         "the next run goes on from there",
