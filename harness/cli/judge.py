@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Judge a file, write the judgements and print a summary; raises `UserError` for invalid files or options."""
     from harness.core.store import write_jsonl
     from harness.evaluation.alpaca_eval.metrics import metrics_of
+    from harness.evaluation.missing import how_to_ask, why_missing
     from harness.evaluation.outputs import judged_summary, read_comparisons
     from harness.run.judging import standalone_judge
 
@@ -68,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
     )
     table = made.judge.difficulty(comparisons) if hasattr(made.judge, "difficulty") else None
     of_alpaca_eval = metrics_of(comparisons, judgements, table) if table else {}
-    summary = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval, "judgements": str(out)}
+    missing = why_missing(judgements) + how_to_ask(judgements, made.choice.options)
+    summary = {"judge": made.judge.id, **judged_summary(judgements), **of_alpaca_eval}
+    summary |= {"missing": missing, "judgements": str(out)}
     Terminal().lines(json.dumps(summary, indent=2) if options.json else judged_text(summary))
     return 0 if summary["coverage"] == 1 else 1
 
@@ -99,6 +102,7 @@ def judged_text(summary: dict) -> str:
         "win rate": f"{interval or '-'} (95 % interval over prompts; a tie is half a win) of {summary['n']}",
         "LC": _length_controlled(summary),
         "coverage": f"{percent(summary['coverage'])} ({', '.join(f'{n} {s}' for s, n in summary['statuses'].items())})",
+        "missing": summary["missing"],
         "flip rate": percent(summary["flip_rate"]),
         "first shown": percent(summary["first_rate"]),
         **graded_line(summary["graded_rate"]),

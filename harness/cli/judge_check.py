@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from harness.core.store import write_json
     from harness.evaluation.judge_check import check_measures
     from harness.evaluation.labelled import load_labelled
+    from harness.evaluation.missing import how_to_ask, why_missing
     from harness.reporting.judge_checks import check_file
     from harness.run.judging import standalone_judge
 
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         "dropped": labelled.dropped,
         "options": made.choice.kind.identity(made.choice.options),
         **check_measures(labelled.rows, judgements),
+        "reasons": why_missing(judgements) + how_to_ask(judgements, made.choice.options),
     }
     kept = "nowhere, because nothing was measured"
     if result["n"]:
@@ -97,7 +99,7 @@ def check_text(result: dict, asked: int, kept: str) -> str:
         "accuracy": measured if result["n"] else f"not measured (0 of {asked})",
         **{f"  {name}": accuracy(row) for name, row in result["subsets"].items()},
         "Cohen's kappa": "-" if result["kappa"] is None else f"{result['kappa']:.3f}",
-        "coverage": percent(result["coverage"]) + "".join(f"; {n} {status}" for status, n in result["missing"].items()),
+        "coverage": percent(result["coverage"]) + (f"; {result['reasons']}" if result["reasons"] else ""),
         "flip rate": percent(result["flip_rate"]),
         "first shown": percent(result["first_rate"]) if result["first_rate"] is not None else "- (no order)",
         **graded_line(result["graded_rate"]),

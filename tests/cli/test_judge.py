@@ -341,7 +341,8 @@ def test_a_check_in_which_nothing_was_judged_is_not_kept(command, server, tmp_pa
     server.respond = lambda request: Reply("I like both.")
     status, out, _ = command(*arguments)
     assert status == 1
-    assert "accuracy       not measured (0 of 3)\n" in out and "nothing was measured" in out and "3 unparsable" in out
+    assert "accuracy       not measured (0 of 3)\n" in out and "nothing was measured" in out
+    assert "0.0 %; 3 unparsable: policy first: no verdict in the last line: 'I like both.' (kept answers" in out
     printed = json.loads(command(*arguments, "--json")[1])
     assert (printed["accuracy"], printed["n"], printed["coverage"]) == (None, 0, 0.0)
     assert not list((tmp_path / "results").rglob("judge-checks"))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.errors import UserError, one_line
+from harness.core.errors import UserError
 from harness.core.record_files import read_records, write_record, write_records
 from harness.core.records import COUNTED, JUDGE, SAMPLE, Judgement, JudgeRecord, Sample, stage_folder
 from harness.core.store import Artifact, build_artifact, find_artifact, write_json
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.evaluation.base import Comparison, Judge
+from harness.evaluation.missing import how_to_ask, why_missing
 from harness.experiment.cells import Cell
 from harness.experiment.plan import Plan
 from harness.run.judging import comparisons_of
@@ -77,9 +77,13 @@ def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> Arti
     artifact = build_artifact(path, JUDGE, inputs, build, accept=complete)
     missing = [row for row in rows if row.status not in COUNTED]
     if len(missing) == len(rows):
-        raise UserError(f"no verdict on any of {len(rows)} responses ({_reason(missing)}); the next run asks again")
+        raise UserError(
+            f"no verdict on any of {len(rows)} responses ({why_missing(rows)}); the next run asks again"
+            f"{how_to_ask(rows, choice.options)}"
+        )
     if missing:
-        told = f"{len(missing)} of {len(rows)} verdicts are missing ({_reason(missing)}); the next run asks for them"
+        told = f"{len(missing)} of {len(rows)} verdicts are missing ({why_missing(rows)}); the next run asks for them"
+        told += how_to_ask(rows, choice.options)
         worker.unjudged.append(f"{cell.label}: {path.name}: {told}")
     return artifact
 
@@ -104,12 +108,6 @@ def _by_id(judge: Judge, asked: Sequence[Comparison], given: Sequence[Judgement]
             what = "several judgements" if id in judgements else "a judgement that was not asked for"
             raise UserError(f"the judge {judge.id} gave {what} of {id!r}")
     return judgements | {row.id: row for row in given}
-
-
-def _reason(missing: Sequence[Judgement]) -> str:
-    """Return the most frequent reason for a missing verdict, with its number."""
-    ((status, detail), count), *_ = Counter((row.status, row.detail) for row in missing).most_common(1)
-    return one_line(f"{count} {status}{f': {detail}' if detail else ''}")
 
 
 STAGE = Stage(JUDGE, targets, make, alone=True)
