@@ -13,9 +13,9 @@ HELP = "Say what an experiment will take: cells, steps, judge calls, tokens, cos
 EPILOG = """example:
   python -m harness plan experiments/rpo_vs_dpo.yaml
 
-Nothing is trained or asked, and no key is needed; the tokens of the data are kept for the run. Of a model from scratch
-that is not trained yet, what depends on its tokenizer is not known. Tokens of requests are estimates (a quarter of
-their bytes); answers count as long as they may be, and responses that are not sampled yet as long as
+Nothing is trained or asked, and no key is needed. The tokens of large data are kept for the run. Of a model from
+scratch that is not trained yet, what depends on its tokenizer is not known. Tokens of requests are estimates (a quarter
+of their bytes); answers count as long as they may be, and responses that are not sampled yet as long as
 `sample.max_new_tokens` allows. Of each task, the first training example is shown as the model sees it, with the tokens
 that the loss is computed on set off.
 exit status: 0 planned, 2 something must be changed first"""

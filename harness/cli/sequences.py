@@ -26,7 +26,7 @@ def sequence_parts(
     for number, sequence in enumerate(sequences, start=1):
         about = f"{sequence.role}: {sequence.tokens} tokens, {sequence.trained} trained on"
         yield Text(visible(f"\n{number}  {about}"), style="cyan")
-        parts = [(_shortened(part, longest), of_loss) for part, of_loss in sequence.parts]
+        parts = [(_shortened(part.text, longest), part.trained) for part in sequence.parts]
         if marked:  # not wrapped, so that a file holds exactly what the model sees
             yield Text("".join(f"⟦{_unmarked(part)}⟧" if of_loss else _unmarked(part) for part, of_loss in parts))
         else:

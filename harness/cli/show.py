@@ -16,7 +16,7 @@ from harness.cli.arguments import add_cell_command
 from harness.cli.sequences import SET_OFF, sequence_parts
 from harness.core.duration import duration_text
 from harness.core.errors import UserError
-from harness.core.records import SeenSequence
+from harness.core.records import SeenPart, SeenSequence
 from harness.core.terminal import Terminal, visible
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def cell_parts(facts: Mapping, *, marked: bool) -> Iterable[RenderableType]:
     yield from _section("settings", _settings(facts))
     yield from _section("data", _data(facts))
     if facts["example"]:
-        example = [SeenSequence(**sequence) for sequence in facts["example"]]
+        example = [
+            SeenSequence(**{**sequence, "parts": tuple(SeenPart(**part) for part in sequence["parts"])})
+            for sequence in facts["example"]
+        ]
         yield Text(f"\nfirst training example{SET_OFF[marked]}", style="bold")
         yield from sequence_parts(example, marked=marked, longest=LONGEST)
     if facts["trajectory"]:

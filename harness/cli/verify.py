@@ -43,9 +43,8 @@ def run(options: argparse.Namespace) -> int:
             artifacts += 1
             continue
         damaged += finding.damage
-        console.say(
-            f"{'damaged' if finding.damage else 'left over'}: {finding}", style="red" if finding.damage else "yellow"
-        )
+        what, style = ("damaged", "red") if finding.damage else ("left over", "yellow")
+        console.say(f"{what}: {finding}", style=style)
     told = f"faults: {damaged}" if damaged else "all that is complete is as it was written"
     console.say(f"{options.results}: {artifacts} artifacts checked; {told}")
     return 1 if damaged else 0

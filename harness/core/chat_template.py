@@ -137,7 +137,10 @@ class ChatTemplate:
         """
         if self.continues:
             return (*self._tokens(answer), self.end_of_turn)
-        whole = _rendered(self.tokenizer, (*turns, Message("assistant", answer)))
+        try:
+            whole = _rendered(self.tokenizer, (*turns, Message("assistant", answer)))
+        except UserError as error:
+            raise Unrenderable(str(error)) from None
         if not whole.startswith(text):
             raise Unrenderable("the chat template renders the prompt otherwise with this answer behind it")
         rest = whole[len(text) :]

@@ -128,7 +128,7 @@ class Environment(Record):
 class RunManifest(Record):
     """The last run of an experiment that computed something.
 
-    `counts`: for each task, the numbers of rows that were read, cut and dropped.
+    For each task, `counts` has the numbers of rows that were read, cut and dropped, `examples` a training example.
     """
 
     FILE: ClassVar[str] = "manifest.json"
@@ -138,6 +138,7 @@ class RunManifest(Record):
     environment: Environment = field(default_factory=Environment)
     hashes: ContentHashes = field(default_factory=ContentHashes)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    examples: Mapping[str, tuple[SeenSequence, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -265,9 +266,9 @@ class Judgement(Record):
       tie, and values in between if the judge reports its confidence.
     - `flipped`: whether the two orders gave opposite verdicts; `first`: the share of verdicts for the response shown
       first. Both are None if the judge does not depend on the order, or was asked in one order.
+    - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     - `graded`: the share of its verdicts that come from log-probs, so that they lie between 0 and 1; the others are 0
       or 1. None for a judge without such verdicts.
-    - `detail` is the reason for a failure; `usage` is what the answers used when they were paid for.
     """
 
     FILE: ClassVar[str] = "judgements.jsonl"
@@ -279,8 +280,8 @@ class Judgement(Record):
     flipped: bool | None = None
     detail: str = ""
     first: float | None = None
-    graded: float | None = None
     usage: Usage | None = None
+    graded: float | None = None
 
 
 @dataclass(frozen=True)
@@ -307,15 +308,23 @@ class JudgeRecord(Record):
 
 
 @dataclass(frozen=True)
+class SeenPart:
+    """A part of a sequence; `trained` is whether the loss is computed on its tokens."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
 class SeenSequence:
     """One sequence as the model sees it in training.
 
-    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order, each with whether the
-    loss is computed on its tokens. `tokens` counts all tokens, `trained` those that the loss is computed on.
+    `role` is chosen, rejected, further response or demonstration. `parts` are its text in order. `tokens` counts all
+    tokens, `trained` those that the loss is computed on.
     """
 
     role: str
-    parts: tuple[tuple[str, bool], ...]
+    parts: tuple[SeenPart, ...]
     tokens: int
     trained: int
 

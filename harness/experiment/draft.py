@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.backbones.language_model.decoder import context_of
 from harness.backbones.language_model.from_scratch import find_pretrained
 from harness.backbones.language_model.needs import SUPPLIERS
-from harness.backbones.language_model.policy import check_folder, model_settings
+from harness.backbones.language_model.policy import check_folder
 from harness.core.assets import model_folder
 from harness.core.config import ExperimentConfig
 from harness.core.encoder import Encoder
@@ -68,20 +68,16 @@ def draft_plan(experiment: ExperimentConfig, *, to_run: bool = True) -> Draft:
         with user_code(f"tasks.{name}", task.load.__module__):
             data[name] = task.load(experiment.tasks[name])
     draft = Draft(experiment, resolved, data, encoder, store)
-    _check_model(draft)
     check_lengths(experiment, _context(draft))
     return draft
 
 
 def _context(draft: Draft) -> int | None:
-    """Return the model's context in tokens; None if its configuration does not state it."""
+    """Return the model's context in tokens; None if its configuration does not state it.
+
+    Raises `UserError` for a model that cannot be loaded or trained as asked, as far as that shows without its weights.
+    """
     model = draft.experiment.model
     if model.from_scratch:
         return model.from_scratch.context
-    return context_of(model_settings(draft.model(), model))
-
-
-def _check_model(draft: Draft) -> None:
-    """Reject a model that cannot be read or trained as asked, as far as that shows without its weights."""
-    if folder := draft.model():
-        check_folder(folder, draft.experiment.model)
+    return context_of(check_folder(draft.model(), model))

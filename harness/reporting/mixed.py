@@ -24,9 +24,9 @@ def mixed_lines(folder: Path) -> list[str]:
     environments = [read_record(Environment, policy) for policy in policies if (policy / Environment.FILE).is_file()]
     lines = []
     for name in dict.fromkeys(name for environment in environments for name in _choices(environment)):
-        counts = Counter(_choices(environment).get(name, "unknown") for environment in environments)
+        counts = Counter(choices[name] for choices in map(_choices, environments) if name in choices)
         if len(counts) > 1:
-            told = ", ".join(f"{value} ({count} policies)" for value, count in counts.most_common())
+            told = ", ".join(f"{value} ({count} of {sum(counts.values())})" for value, count in counts.most_common())
             lines.append(f"the policies of this report differ in {name}: {told}; their numbers may differ by rounding")
     return lines
 

@@ -39,10 +39,11 @@ from harness.core.records import (
     stage_folder,
 )
 from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_json, read_manifest
+from harness.evaluation.endpoint.cache import CACHE_FILE
 from harness.reporting.judge_checks import FOLDER, read_check
 from harness.reporting.results import is_of_samples
 
-STORE, ANSWERS = "store", "judgements.sqlite"
+STORE = "store"
 ANEW = "delete {path} and run the experiment again, which makes it anew"
 REWRITTEN = "run the experiment again, which writes it anew"
 MOVE = "move it away; its answers are asked for again"
@@ -140,7 +141,7 @@ def _artifact(path: Path) -> Iterator[Finding | None]:
 
 def _answers(store: Path) -> Iterator[Finding]:
     """Check the answers that were paid for."""
-    file = store / ANSWERS
+    file = store / CACHE_FILE
     if file.is_file():
         try:
             with sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True) as connection:

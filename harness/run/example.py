@@ -8,7 +8,7 @@ import torch
 
 from harness.backbones.language_model.rows import collate
 from harness.backbones.language_model.tokens import Tokens
-from harness.core.records import SeenSequence
+from harness.core.records import SeenPart, SeenSequence
 from harness.core.render import Renderer
 from harness.experiment.cells import PlannedTask
 
@@ -33,5 +33,5 @@ def seen(role: str, sequence: Tokens, renderer: Renderer) -> SeenSequence:
     trained = torch.zeros(len(ids), dtype=torch.bool)
     trained[batch.position + 1] = True
     runs = groupby(zip(ids, trained.tolist(), strict=True), key=lambda pair: pair[1])
-    parts = tuple((renderer.text([i for i, _ in run], special=True), of_loss) for of_loss, run in runs)
+    parts = tuple(SeenPart(renderer.text([i for i, _ in run], special=True), of_loss) for of_loss, run in runs)
     return SeenSequence(role, parts, len(ids), int(trained.sum()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import yaml
@@ -81,10 +83,13 @@ def _folder_for(into: Path) -> Iterator[Path]:
     building = None
     try:
         there = os.path.lexists(target)
-        if there and (not target.is_dir() or any(target.iterdir())):
+        beside = target if there else target.parent
+        left = list(beside.glob(f".{escape(target.name)}.tmp-*"))
+        if there and (not target.is_dir() or set(target.iterdir()) - set(left)):
             raise UserError(f"--into {into}: it is not empty, and nothing is overwritten; name another folder")
-        name = f".{target.name}.tmp-{uuid.uuid4().hex[:8]}"
-        building = (target if there else target.parent) / name
+        for path in left:
+            warnings.warn(f"{path} was left by an export that was killed; delete it", stacklevel=4)
+        building = beside / f".{target.name}.tmp-{uuid.uuid4().hex[:8]}"
         building.mkdir(parents=True)
         yield building
         if there:  # it may be somebody's working folder, so it is not replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from harness.core.terminal import Terminal
 from harness.experiment.draft import Draft
 from harness.experiment.plan import Plan, make_plan
 
-NOTEWORTHY = 1.0  # seconds after which a stage leaves a line whether or not it reported progress
+NOTEWORTHY = 1.0
 
 
 class Display:
@@ -55,8 +56,11 @@ class Display:
         self._bars.update(self._cells, completed=self._done)
 
     @contextmanager
-    def stage(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a stage while it runs; yields `update(done, total)`. A stage with nothing to do leaves no line."""
+    def stage(self, label: str, noteworthy: float = NOTEWORTHY) -> Iterator[Callable[[int, int], None]]:
+        """Show a stage while it runs; yields `update(done, total)`.
+
+        It leaves a line if it reported progress or took more than `noteworthy` seconds.
+        """
         bar = self._bars.add_task(one_line(label), total=None)
         started = time.monotonic()
         worked = False
@@ -71,11 +75,11 @@ class Display:
         finally:
             self._bars.remove_task(bar)
         seconds = time.monotonic() - started
-        if worked or seconds > NOTEWORTHY:
+        if worked or seconds > noteworthy:
             self.line(f"[{self._done + 1:>3}/{self._total}] {label}: {duration_text(seconds)}")
 
 
 def plan_with_progress(draft: Draft, model: Path, console: Terminal) -> Plan:
     """Return `make_plan`'s plan, with a bar while large data are tokenised."""
-    with Display(console, 1) as display, display.stage("planning") as progress:
+    with Display(console, 1) as display, display.stage("planning", math.inf) as progress:
         return make_plan(draft, model, progress)

@@ -348,6 +348,27 @@ def test_nothing_is_overwritten(results, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["a new folder", "an empty one"])
+def test_what_a_killed_export_left_is_named_and_in_nobody_s_way(results, tmp_path, there):
+    left = (tmp_path / "out" if there else tmp_path) / ".out.tmp-dead"
+    left.mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"\.out\.tmp-dead was left by an export that was killed; delete it"):
+        assert export(results, cell_of(results, "full").key, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file() and left.is_dir()
+
+
+def test_an_artifact_that_names_the_inputs_of_another_cell_is_not_exported(refused, results):
+    full = cell_of(results, "full")
+
+    def other(copy: Path) -> None:
+        path = copy / "full/cells" / full.key / "train/artifact.json"
+        manifest = read_json(path)
+        manifest["inputs"]["seed"] = 9
+        write_json(path, manifest)
+
+    assert "artifact.json names inputs of another cell" in refused(full.key, damage=other)
+
+
 def test_the_model_is_told_by_the_cell_s_key_and_not_by_the_last_run(results):
     parts = trained_policy(cell_of(results, "lora"), ExportOptions())
     assert isinstance(parts.config, ModelConfig) and parts.config.lora == LoraConfig(rank=4, alpha=8.0)

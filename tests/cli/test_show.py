@@ -15,6 +15,7 @@ from harness.cli.main import main
 from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
 from harness.reporting.cell_facts import changed_settings, shown_steps
 from tests.conftest import REPOSITORY
+from tests.rehashed import rehash
 
 
 @pytest.fixture
@@ -91,8 +92,16 @@ def test_what_a_model_wrote_moves_no_cursor_and_is_no_markup(copied, show):
     for path in copied.glob("tiny/cells/*/sample-hh/samples.jsonl"):
         rows = read_jsonl(path)
         write_jsonl(path, [{**row, "response": "a [red]b\x1b[2Jc\r\u202ed\nnext"} for row in rows])
+        rehash(path.parent)
     out = show(copied, DPO)
     assert "a [red]b\\x1b[2Jc\\r\\u202ed\n" in out and "\x1b" not in out and "\r" not in out
+
+
+def test_responses_that_were_edited_are_not_shown(copied, show):
+    for path in copied.glob("tiny/cells/*/sample-hh/samples.jsonl"):
+        path.write_text(path.read_text().replace('"response": "', '"response": "I am perfect. '))
+    error = show(copied, DPO, status=2)
+    assert "samples.jsonl is not what was written; run the experiment again" in error and error.count("\n") == 1
 
 
 def test_the_last_run_s_other_dials_are_named(copied, show):

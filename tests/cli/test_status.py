@@ -46,6 +46,24 @@ def cell_of(results: Path, settings: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda train: (train / "artifact.json").write_text(""), "artifact.json cannot be read"),
+        (lambda train: (train / "artifact.json").write_text('{"files": 3}'), "artifact.json cannot be read"),
+        (lambda train: (train / "metrics.jsonl").write_text("{}"), "metrics.jsonl has 2 bytes and was written with"),
+        (lambda train: (train / "tensors.safetensors").unlink(), "tensors.safetensors is missing"),
+    ],
+)
+def test_what_is_damaged_is_to_do_again_and_named_and_the_rest_is_shown(copied, status, damage, said):
+    folder = cell_of(copied, "dpo0.5")
+    damage(folder / "train")
+    out = " ".join(status(copied).split())
+    assert f"damaged; the next run makes them anew: hh/dpo/beta=0.5/0: train: {said}" in out
+    stages = {one["key"]: one["stages"] for one in json.loads(status(copied, "--json"))["each"]}[folder.name]
+    assert [stage["state"] for stage in stages] == ["to do", "done", "done", "done", "done"]
+
+
 def test_a_finished_run_says_what_failed_and_why_and_nothing_else_is_left_of_the_others(finished, status):
     out = status(finished.parent / "results")
     assert "experiment tiny: 3 of 4 cells done, 1 failed" in out

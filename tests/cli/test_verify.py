@@ -12,8 +12,9 @@ import pytest
 from filelock import FileLock
 
 from harness.cli.main import main
-from harness.core.hashing import hash_file
 from harness.core.store import read_json, read_jsonl, write_json, write_jsonl
+from harness.evaluation.endpoint.cache import CACHE_FILE
+from tests.rehashed import rehash
 
 
 @pytest.fixture
@@ -38,14 +39,6 @@ def cell(results: Path, loss: str = "dpo") -> Path:
     return next(
         path.parent for path in sorted(results.glob("tiny/cells/*/cell.json")) if read_json(path)["loss"] == loss
     )
-
-
-def rehash(folder: Path) -> None:
-    """Make a damage look as if the folder had been written like that."""
-    manifest = read_json(folder / "artifact.json")
-    manifest["files"] = {name: hash_file(folder / name) for name in manifest["files"]}
-    manifest["sizes"] = {name: (folder / name).stat().st_size for name in manifest["files"]}
-    write_json(folder / "artifact.json", manifest)
 
 
 def test_a_store_as_it_was_written_is_clean_and_is_not_changed(results, verify):
@@ -79,6 +72,13 @@ def one(results: Path, pattern: str) -> Path:
 
 def edit(file: Path, **changes) -> None:
     write_json(file, {**read_json(file), **changes})
+
+
+def answers(results: Path) -> Path:
+    """The file of the answers that were paid for."""
+    file = results / "store" / CACHE_FILE
+    file.parent.mkdir(exist_ok=True)
+    return file
 
 
 def rows_of(file: Path, change) -> None:
@@ -136,7 +136,7 @@ DAMAGES = {
         "row 1: field 'status': expected str, got 1",
     ),
     "answers": (
-        lambda r: (r / "store/judgements.sqlite").write_bytes(b"no data base" * 100),
+        lambda r: answers(r).write_bytes(b"no data base" * 100),
         "the data base is damaged",
     ),
     "check": (
@@ -158,7 +158,7 @@ def test_a_damage_is_one_line_that_says_what_to_do(results, verify, damage):
 
 
 def test_answers_that_can_be_read_are_fine(results, verify):
-    with sqlite3.connect(results / "store/judgements.sqlite") as connection:
+    with sqlite3.connect(answers(results)) as connection:
         connection.execute("CREATE TABLE answers (key TEXT)")
     assert verify(results)[0] == 0
 

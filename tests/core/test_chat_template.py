@@ -202,6 +202,13 @@ def test_an_answer_that_the_template_would_not_write_as_it_is_is_refused(name, a
         renderer.completion(answer, limit=99)
 
 
+def test_a_template_that_refuses_an_answer_says_why():
+    template = "{% if 'no' in messages[-1].content %}{{ raise_exception('not no') }}{% endif %}" + CHATML
+    renderer = Renderer(make_tokenizer(Family(template, IM)))
+    with pytest.raises(Unrenderable, match="refuses a prompt with the turns user, assistant: not no"):
+        renderer.completion("no", limit=99)
+
+
 def test_reasoning_of_a_tokenizer_without_tokens_for_it_is_refused_too():
     renderer = Renderer(make_tokenizer(Family(FAMILIES["qwen3, with an empty thinking block"].template, IM)))
     with pytest.raises(Unrenderable, match="renders the prompt otherwise with this answer"):

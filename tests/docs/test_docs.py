@@ -61,12 +61,17 @@ def test_every_built_in_loss_says_its_equation_its_source_and_what_it_was_checke
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
-    headings = set(re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE))
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        else:
-            assert target.startswith("https://") or (DOCS / target).exists(), target
+        if not target.startswith("https://"):
+            name, _, anchor = target.partition("#")
+            page = DOCS / name if name else path
+            assert page.exists() and (not anchor or anchor in anchors(page)), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what links to the headings of a page end with, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 PRINTED = {

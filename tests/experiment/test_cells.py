@@ -5,7 +5,9 @@ from pathlib import Path
 import losses
 from harness.backbones.language_model.needs import SUPPLIERS
 from harness.core.encoder import MAX_PIECES
+from harness.core.hashing import hash_source
 from harness.experiment.cells import loss_files
+from harness.experiment.plugins import load_plugins
 from harness.training.supply import KeyInputs, supplier_of
 from losses import get_loss, register_loss, register_need, register_weighting
 from losses.needs import NEEDS
@@ -30,6 +32,24 @@ def test_a_weighting_of_the_user_s_own_is_part_of_the_key():
         FOLDER / "batch.py",
         Path(__file__),
     ]
+
+
+def test_the_modules_that_a_plugin_imports_are_part_of_the_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "constants_of_mine.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "loss_of_mine.py").write_text(
+        "from constants_of_mine import SCALE\nfrom losses import register_loss\n\n\n"
+        "@register_loss('test_only')\ndef test_only(batch, *, beta: float = 0.1):\n"
+        "    return -SCALE * beta * batch.logratio_margin\n"
+    )
+    load_plugins(["loss_of_mine.py"])
+    first, *_ = loss_files(get_loss("test_only"), {"beta": 0.1})
+    before = hash_source(first)
+    (tmp_path / "constants_of_mine.py").write_text("SCALE = 1.0  # the same\n")
+    assert hash_source(first) == before
+    (tmp_path / "constants_of_mine.py").write_text("SCALE = -100.0\n")
+    assert hash_source(first) != before
 
 
 def test_a_need_of_the_user_s_own_is_part_of_the_key():

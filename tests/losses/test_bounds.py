@@ -14,9 +14,8 @@ def test_every_number_of_a_built_in_loss_says_where_it_ends(name, parameter):
     """A negative beta, for example, trains away from what is chosen."""
     assert str(parameter.bounds), f"{name}: {parameter.name} has no bounds"
     assert all(value in parameter.bounds for value in (parameter.default, *parameter.grid))
-    with pytest.raises(
-        RegistryError, match=rf"loss '{name}': {parameter.name} must be a float (above|at least) .*, got -1.0"
-    ):
+    beyond = rf"loss '{name}': {parameter.name} must be a float (above|at least) .*, got -1.0"
+    with pytest.raises(RegistryError, match=beyond):
         get_loss(name).settings({parameter.name: -1})
 
 

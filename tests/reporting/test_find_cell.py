@@ -121,3 +121,16 @@ def test_where_nothing_is(tmp_path):
         find_cell("a", tmp_path)
     with pytest.raises(UserError, match=r"no folder .*--results"):
         find_cell("a", tmp_path / "nowhere")
+
+
+def test_damage_elsewhere_hides_no_cell_and_is_told_where_none_is_found(example, tmp_path):
+    shutil.copytree(example, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "plan.json").write_text("{")
+    left = tmp_path / "one" / "cells" / "of-an-earlier-plan"
+    left.mkdir()
+    (left / "cell.json").write_text("[]")
+    with pytest.warns(UserWarning, match=r"of-an-earlier-plan/cell\.json: expected the fields of a CellRecord"):
+        assert find_cell("hh/dpo/beta=0.1/1", tmp_path).key == "hh-dpo-0.1-1"
+    with pytest.raises(UserError, match=r"two/plan\.json: cannot be read"), pytest.warns(UserWarning):
+        find_cell("hh/ipo/tau=7/1", tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from harness.experiment.file import load_experiment
 from harness.experiment.plan import make_plan
 from harness.run.cell import run_cell
 from harness.run.worker import Worker
+from tests.rehashed import rehash
 from tests.tiny_experiment import run, write_experiment
 
 SAYS = """
@@ -108,15 +108,6 @@ def cut(file: Path, rows: int) -> None:
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:rows]))
 
 
-def rehashed(folder: Path) -> None:
-    """Make a damaged folder look undamaged: what an earlier version or a judge that leaves rows out has written."""
-    from harness.core.hashing import hash_file
-
-    manifest = json.loads((folder / "artifact.json").read_text())
-    manifest["files"] = {name: hash_file(folder / name) for name in manifest["files"]}
-    (folder / "artifact.json").write_text(json.dumps(manifest))
-
-
 def test_every_response_is_asked_about_once(judged):
     assert judged.asked == judged.ids == [row.id for row in judged.rows]
     assert judged(GOOD) == [] and judged.asked == []
@@ -159,13 +150,13 @@ def test_no_verdict_at_all_is_a_failure_with_its_reason(judged, tmp_path):
 def test_rows_that_are_cut_off_or_stand_twice_are_judged_again_and_the_others_stay(judged):
     file = judged.stage / "judge-hh" / "judgements.jsonl"
     cut(file, 3)
-    rehashed(file.parent)
+    rehash(file.parent)
     assert judged(GOOD) == [] and judged.asked == judged.ids[3:]
     file.write_text(2 * file.read_text())
-    rehashed(file.parent)
+    rehash(file.parent)
     assert judged(GOOD) == [] and judged.asked == [row.id for row in judged.rows] == judged.ids
     file.write_text('{"id": 3}\n')
-    rehashed(file.parent)
+    rehash(file.parent)
     assert judged(GOOD) == [] and judged.asked == judged.ids
 
 

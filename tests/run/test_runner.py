@@ -112,7 +112,9 @@ def test_the_manifest_says_what_the_run_was_made_of(finished):
     manifest = read_json(results(finished) / "manifest.json")
     assert manifest["environment"]["versions"]["torch"] and manifest["environment"]["hardware"]["cpus"]
     environment = read_json(cell_folder(finished, "dpo") / "train" / "environment.json")
-    assert environment == manifest["environment"] | {"shared_prompt": "on"}
+    numerics = {"device": "cpu", "fp32 products": "highest", "attention": "sdpa"}
+    assert environment == manifest["environment"] | {"shared_prompt": "on", "numerics": numerics}
+    assert read_json(sft_policy(finished) / "environment.json") == environment
     assert manifest["config"]["train"]["lr"] == 1e-3
     assert set(manifest["hashes"]) == {"model", "encoder", "data"}
     counts = manifest["counts"]["hh"]

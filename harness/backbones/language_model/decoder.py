@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ DROPOUT = re.compile(r"(?!classifier|summary).*(dropout|pdrop)")  # without thos
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal LM that maps ids to hidden states."""
     decoder = model.get_decoder()
-    return model.model if decoder is model else decoder  # Llama 4's text model returns itself
+    misnamed = decoder is model or isinstance(decoder, nn.Linear)  # as by Llama 4's text model and by ModernBERT's
+    return model.model if misnamed else decoder
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -75,8 +77,11 @@ def dropout_rates(settings: PretrainedConfig) -> dict[str, float]:
 def why_one_each(model: PreTrainedModel, longest: int) -> str | None:
     """Return why completions of a prompt, sequences of up to `longest` tokens, cannot share a row; None if they can.
 
-    Sharing needs attention that accepts a mask per query and that covers the longest sequence.
+    Sharing needs positions that are inputs, and attention that accepts a mask per query and covers the longest
+    sequence.
     """
+    if "position_ids" not in inspect.signature(decoder_of(model).forward).parameters:
+        return "it takes no position ids"
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation!r}, not 'sdpa'"
@@ -91,8 +96,8 @@ def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
     """Within, the last layer's `mlp` computes only the tokens `read`: `(n,)` distinct flat indices into (rows, length).
 
     The `mlp` treats each token separately and no layer follows it, so only tokens that predict a completion need it.
-    Its output is zero elsewhere. A decoder whose layers have no `mlp`, or one that does not return a single tensor (a
-    mixture of experts), runs unchanged.
+    Its output is zero elsewhere. A decoder whose layers have no `mlp`, or one that takes or returns more than a single
+    tensor (a mixture of experts), runs unchanged.
     """
     mlp = getattr(decoder.layers[-1], "mlp", None) if hasattr(decoder, "layers") else None
     if mlp is None:
@@ -100,7 +105,9 @@ def read_only_at(decoder: nn.Module, read: Tensor) -> Iterator[None]:
         return
     everywhere = mlp.forward
 
-    def forward(hidden: Tensor) -> Tensor:
+    def forward(hidden: Tensor, *more: object, **others: object) -> Tensor:
+        if more or others:
+            return everywhere(hidden, *more, **others)
         output = everywhere(hidden.flatten(0, 1)[None, read])
         if not isinstance(output, Tensor):
             return everywhere(hidden)

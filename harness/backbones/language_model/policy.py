@@ -171,35 +171,39 @@ class LanguageModel(nn.Module):
     def verify(self) -> None:
         """Check on a few tokens that log-probs equal those from the model's own logits; raise `UserError` if not.
 
-        This detects models that scale or cap their logits, whose layers cannot be run separately or in part,
-        those that change their weights when they are first run, and adapters that would not be trained. Sampling has a
-        check of its own (`steps_of`).
+        This detects models that scale or cap their logits, that see later tokens or padding, or whose layers cannot be
+        run separately or in part, those that change their weights when they are first run, and adapters that would not
+        be trained. Sampling has a check of its own (`steps_of`).
         """
-        ids = torch.arange(1, 17).remainder(self.model.config.vocab_size).view(2, 8)
-        prompt = 3
-        batch = collate([Tokens(tuple(row[:prompt]), tuple(row[prompt:])) for row in ids.tolist()], pad_token=0)
-        batch, ids = batch.to(self.device), ids.to(self.device)
-        versions = [parameter._version for parameter in self.parameters()]  # they count changes in place
-        self(batch)
-        if versions != [parameter._version for parameter in self.parameters()]:
-            raise UserError(
-                f"model {self.model.config.model_type}: it changes its own weights for evaluation, so that saved ones "
-                "would be changed again when they are loaded (for RWKV, set rescale_every to 0 in its config.json)"
-            )
+        kind = self.model.config.model_type
+        prompt, ends = 3, (9, 6)
+        rows = torch.arange(1, 19).remainder(self.model.config.get_text_config().vocab_size).view(2, 9).to(self.device)
+        alone = [row[None, :end] for row, end in zip(rows, ends, strict=True)]
+        tokens = [Tokens(tuple(ids[0, :prompt].tolist()), tuple(ids[0, prompt:].tolist())) for ids in alone]
+        batch = collate(tokens, pad_token=int(rows[0, 0])).to(self.device)
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
-        with nudged(self.trained() if self.adapted else {}):
+        with loading(f"model {kind}"), nudged(self.trained() if self.adapted else {}):
+            before = self._sums()
+            self(batch)
+            if self._sums() != before:
+                raise UserError(
+                    f"model {kind}: it changes its own weights for evaluation, so that saved ones would be changed "
+                    "again when they are loaded (for RWKV, set rescale_every to 0 in its config.json)"
+                )
             if self.adapted:
                 check_effect(self.model, lambda: self(batch))
             with self.autocast():
-                logits = self.model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
-            expected = logits.log_softmax(-1).gather(-1, ids[:, prompt:, None]).flatten()
+                logits = [self.model(input_ids=ids, use_cache=False).logits[0, prompt - 1 : -1] for ids in alone]
+            expected = torch.cat(logits).float().log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
             for hidden in [None] if self.trunk is None else [None, self.trunk_activations(batch)]:
                 batch.hidden = hidden
                 if not torch.allclose(self(batch), expected, atol=tolerance):
-                    how = "from its last layers alone" if hidden is not None else "from its last hidden state"
+                    how = "its last layers alone" if hidden is not None else "its last hidden states in a batch"
                     hint = "; use tune: full or lora" if hidden is not None else ""
-                    kind = self.model.config.model_type
-                    raise UserError(f"model {kind}: log-probs computed {how} differ from its own logits{hint}")
+                    raise UserError(f"model {kind}: log-probs computed from {how} differ from its own logits{hint}")
+
+    def _sums(self) -> list[float]:
+        return [parameter.detach().sum(dtype=torch.float64).item() for parameter in self.parameters()]
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context in which the model runs, both for log-probs and for sampling."""
@@ -235,14 +239,15 @@ def load_plain(folder: Path, config: ModelConfig, dtype: str, **settings: object
     return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote, **settings)
 
 
-def check_folder(folder: Path, config: ModelConfig) -> None:
-    """Raise `UserError` for a folder that `load_policy` would refuse by its files. Weights are not read."""
+def check_folder(folder: Path, config: ModelConfig) -> PretrainedConfig:
+    """Return a model's configuration, after the checks of `load_policy` that need no weights; raises `UserError`."""
     remote = config.trust_remote_code
     model = check_files(CAUSAL, folder, f"model in {folder}", exact=True, trust_remote_code=remote)
     if config.tune == "last_layers":
         split_decoder(decoder_of(model), config.last_layers)
     if config.dropout and not dropout_rates(model.config):
         raise UserError(f"model.dropout={config.dropout:g}: the model in {folder} has no dropout of its own")
+    return model.config
 
 
 def load_policy(folder: Path, config: ModelConfig, trained: Sequence[Path] = (), *, seed: int = 0) -> LanguageModel:

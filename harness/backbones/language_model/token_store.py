@@ -31,6 +31,7 @@ from harness.core.store import Store, read_json, write_json
 from harness.tasks.base import Preference, Question, Task, TaskData
 from harness.training.batch import Example
 
+KEPT_FROM = 5000  # rows
 ARRAYS, COUNTS = "tokens.safetensors", "counts.json"
 # The settings of a task that say which data are read, which the data's hash covers, or what is done with the policies.
 WHERE_FROM = {"kind", "data", "subset", "evaluates", "losses", "generate", "judge_pairs"}
@@ -53,7 +54,10 @@ class TokenStore:
     def prepare(
         self, name: str, task: Task, data: TaskData, config: TaskConfig, progress: Callable[[int, int], None]
     ) -> PreparedTask:
-        """Return a task ready for the model. Errors, and `progress`, are those of `tokenise_task`."""
+        """Return a task ready for the model. Errors, and `progress`, are those of `tokenise_task`.
+
+        Few tokens are made again each time: they take a moment, and a plan that is refused leaves nothing behind.
+        """
         inputs = {**self.inputs, "data": data.hash, "task": _settings(task, config)}
         tokeniser = Tokeniser.of(task, data, config, self.renderer)
 
@@ -65,6 +69,8 @@ class TokenStore:
             save_file(_packed(made(), data), folder / ARRAYS)
             write_json(folder / COUNTS, made().counts)
 
+        if _rows_wanted(data, config) < KEPT_FROM:
+            return prepared_of(made(), data, config, tokeniser)
         try:
             folder = self.store.artifact("tokens", inputs, build).path
         except OSError:  # a store that cannot be written, or is full, keeps nothing
@@ -72,6 +78,16 @@ class TokenStore:
         is_read = not made.cache_info().currsize
         read = _unpacked(load_file(folder / ARRAYS), read_json(folder / COUNTS), data) if is_read else made()
         return prepared_of(read, data, config, tokeniser)
+
+
+def _rows_wanted(data: TaskData, config: TaskConfig) -> int:
+    limits = {
+        "train": config.train_pairs,
+        "dev": config.dev_pairs,
+        "dev_questions": config.dev_prompts,
+        "test": config.test_prompts,
+    }
+    return sum(len(getattr(data, name)[:limit]) for name, limit in limits.items())
 
 
 def _settings(task: Task, config: TaskConfig) -> dict:

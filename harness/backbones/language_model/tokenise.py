@@ -78,7 +78,7 @@ class Tokeniser:
             counts[COMPLETION_RESPELT] = 1
         if any(map(self._is_ended, texts.values())):
             counts[ENDED] = 1
-        return TokenRow(prompt.ids, counts, sides, tuple(self._others(row, prompt, counts)))
+        return TokenRow(prompt.ids, counts, sides, tuple(self._others(row, prompt, set(sides.values()), counts)))
 
     def question(self, row: Question) -> TokenRow:
         """Return a prompt to sample from."""
@@ -133,13 +133,19 @@ class Tokeniser:
         return self.renderer.without_end(text) != text
 
     def _others(
-        self, row: Preference, prompt: RenderedPrompt, counts: dict[str, int]
+        self, row: Preference, prompt: RenderedPrompt, used: set[tuple[int, ...]], counts: dict[str, int]
     ) -> Iterator[tuple[tuple[int, ...], float]]:
-        """Yield the further responses to a pair's prompt with their scores; count those truncated or dropped."""
+        """Yield the further responses to a pair's prompt with their scores; count those truncated or dropped.
+
+        `used` are the ids of the responses before.
+        """
         for other in row.others:
             try:
                 ids, cut = self._completion(other.text, prompt)
                 self._check_length(cut)
+                if cut and ids in used:
+                    raise Dropped("dropped, the same tokens as another after truncation")
+                used.add(ids)
                 yield ids, other.score
                 what = "truncated" if cut else ""
             except Dropped as reason:

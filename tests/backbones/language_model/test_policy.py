@@ -6,7 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, RwkvConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BertGenerationConfig,
+    BertGenerationDecoder,
+    ElectraConfig,
+    ElectraForCausalLM,
+    RwkvConfig,
+)
 
 from harness.backbones.language_model.policy import TENSORS, LanguageModel, load_policy, model_settings
 from harness.backbones.language_model.rows import collate
@@ -154,6 +161,25 @@ def test_a_model_whose_logits_are_not_those_of_its_last_hidden_state_is_refused(
     policy.model.forward = capped
     with pytest.raises(UserError, match="differ from its own logits"):
         policy.verify()
+
+
+def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
+    """Alone in its row, a sequence would pass: its own logits see later tokens too. Padding gives it away."""
+    config = BertGenerationConfig(
+        vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.5
+    )
+    torch.manual_seed(0)
+    BertGenerationDecoder(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model bert-generation: log-probs .* in a batch differ from its own logits"):
+        load_policy(tmp_path, ModelConfig()).verify()
+
+
+def test_a_model_whose_head_does_not_read_its_last_hidden_state_is_refused(tmp_path):
+    """ELECTRA's head begins with a layer of its own, so that the sizes do not fit."""
+    config = ElectraConfig(vocab_size=600, hidden_size=32, embedding_size=16, num_hidden_layers=1, is_decoder=True)
+    ElectraForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^model electra: mat1 and mat2 shapes cannot be multiplied"):
+        load_policy(tmp_path, ModelConfig()).verify()
 
 
 def test_more_trained_layers_than_there_are_is_the_user_s_to_mend(tiny_model):

@@ -137,7 +137,9 @@ def test_a_model_whose_attention_ignores_the_mask_keeps_completions_apart(tiny_m
     policy = load_policy(tiny_model, ModelConfig())
     decoder = policy.model.get_decoder()
     forward = decoder.forward
-    decoder.forward = lambda attention_mask=None, **inputs: forward(**inputs)
+    decoder.forward = lambda attention_mask=None, position_ids=None, **inputs: forward(
+        position_ids=position_ids, **inputs
+    )
     assert "hidden states differ by" in why_apart(policy, lists(3, 2), 2)
 
 
@@ -148,6 +150,14 @@ def test_a_model_without_positions_of_ones_own_keeps_completions_apart(tiny_mode
     decoder.forward = lambda input_ids, use_cache, attention_mask=None: forward(
         input_ids=input_ids, use_cache=use_cache
     )
+    assert why_apart(policy, lists(3, 2), 2) == "it takes no position ids"
+
+
+def test_a_model_that_does_not_run_with_a_mask_of_ones_own_keeps_completions_apart(tiny_model):
+    policy = load_policy(tiny_model, ModelConfig())
+    decoder = policy.model.get_decoder()
+    forward = decoder.forward
+    decoder.forward = lambda input_ids, use_cache, position_ids=None: forward(input_ids=input_ids, use_cache=use_cache)
     assert "it does not run (TypeError" in why_apart(policy, lists(3, 2), 2)
 
 
@@ -227,9 +237,9 @@ def test_what_changes_in_long_rows_alone_is_seen_by_the_trial():
     assert "hidden states differ by" in why_apart(policy, long, 2)
 
 
-@pytest.mark.parametrize("kind", ["mamba", "bloom", "mpt"])
+@pytest.mark.parametrize("kind", ["mamba", "bloom", "mpt", "bart"])
 def test_recurrent_layers_and_positions_of_a_row_keep_completions_apart(kind):
-    """Mamba has a state instead of attention. ALiBi (Bloom, MPT) uses places in a row, not position ids."""
+    """Mamba has a state instead of attention. ALiBi (Bloom, MPT) uses places in a row, and so do BART's positions."""
     assert why_apart(random_policy(config_of(kind)), lists(3, 2), 2) is not None
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.backbones.language_model import token_store
 from harness.backbones.language_model.policy import load_tokenizer
 from harness.backbones.language_model.token_store import TokenStore
 from harness.core.config import ModelConfig, TaskConfig
@@ -25,8 +26,9 @@ LIMITS = TaskConfig(max_prompt_tokens=40, max_completion_tokens=16)
 
 
 @pytest.fixture
-def prepare(tiny_model, tmp_path):
-    """Return a function that prepares data, and tells whether anything was tokenised."""
+def prepare(tiny_model, tmp_path, monkeypatch):
+    """Return a function that prepares data, and tells whether anything was kept."""
+    monkeypatch.setattr(token_store, "KEPT_FROM", 4)
     renderer = Renderer(load_tokenizer(tiny_model, ModelConfig()))
 
     def prepared(data=DATA, config=LIMITS, model="one", task="preferences"):
@@ -82,6 +84,11 @@ def test_what_decides_the_tokens_decides_whether_they_are_read(prepare, change):
 def test_where_the_data_came_from_is_no_part_of_it(prepare):
     prepare()
     assert prepare(config=replace(LIMITS, data="/another/file.jsonl", judge_pairs=0))[1] is False
+
+
+def test_few_rows_are_not_kept(prepare):
+    few = replace(DATA, train=PAIRS[:1], dev=SINGLE[:2], test=QUESTIONS[:1], dev_questions=[])
+    assert prepare(few)[1] and not prepare(few, replace(LIMITS, dev_pairs=1, test_prompts=1), task="alpaca_eval")[1]
 
 
 def test_a_store_that_cannot_be_written_keeps_nothing(prepare, tmp_path):

@@ -51,6 +51,13 @@ def test_a_further_response_that_is_too_long_is_cut_where_rows_are(prepare):
     assert prepared.counts["train: further response truncated"] == 1
 
 
+def test_further_responses_that_are_the_same_once_cut_are_one(prepare):
+    row = Preference(PROMPT, LONG, "worst", 9.0, 1.0, (Scored(f"{LONG} a", 5.0), Scored("other", 3.0)))
+    prepared = prepare([row])
+    assert prepared.splits["train"].examples[0].scores == (9.0, 1.0, 3.0)
+    assert prepared.counts["train: further response dropped, the same tokens as another after truncation"] == 1
+
+
 def test_pairs_have_no_further_responses_and_scores_only_where_they_were_given(prepare):
     prepared = prepare([Preference(PROMPT, "a", "b"), Preference(PROMPT, "c", "d", 2.0, 1.0)])
     assert [(e.scores, e.others) for e in prepared.splits["train"].examples] == [((), ()), ((2.0, 1.0), ())]

@@ -35,6 +35,18 @@ def test_a_function_of_any_module_is_a_reward_and_its_code_is_its_version(tmp_pa
     assert first.version() != version
 
 
+def test_the_modules_that_a_reward_imports_are_part_of_its_version(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "rewards_of_mine"
+    package.mkdir()
+    (package / "gold.py").write_text("from .sign import SIGN\n\ndef reward(p, r):\n    return SIGN * len(r)\n")
+    (package / "sign.py").write_text("SIGN = 1\n")
+    reward = find_reward("rewards_of_mine.gold:reward")
+    before = reward.version()
+    (package / "sign.py").write_text("SIGN = -1\n")
+    assert reward.version() != before
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
