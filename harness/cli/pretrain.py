@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.cli.arguments import add_experiment_command, home
 from harness.core.errors import UserError
-from harness.core.places import check_results, check_writable
+from harness.core.places import check_new_folder, check_results
 from harness.core.terminal import Terminal
 from harness.experiment.file import load_experiment
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_results(experiment.store)
     if options.into:
-        check_writable(Path(options.into), "--into", "name another folder")
+        check_new_folder(Path(options.into), "--into")
     console = Terminal()
     with Display(console, 1) as display, display.stage("model from scratch") as progress:
         artifact = pretrained(experiment.model.from_scratch, Store(experiment.store), progress)

@@ -52,7 +52,7 @@ class Asset:
 
 def cache_folder() -> Path:
     """Return the folder for converted models: $HARNESS_CACHE, else ~/.cache/harness."""
-    return Path(os.environ.get("HARNESS_CACHE") or Path.home() / ".cache" / "harness")
+    return Path(os.path.expanduser(os.environ.get("HARNESS_CACHE") or "~/.cache/harness"))
 
 
 def _convert_smollm2(package: Path) -> Path:

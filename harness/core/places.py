@@ -48,6 +48,13 @@ def check_output(file: Path, what: str, remedy: str) -> None:
     check_writable(file.parent, f"{what} {file}: the folder", remedy)
 
 
+def check_new_folder(folder: Path, what: str) -> None:
+    """Raise `UserError` if a folder cannot be written, or holds something that would be overwritten."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{what} {folder}: it is not empty, and nothing is overwritten; name another folder")
+    check_writable(folder, what, "name another folder")
+
+
 def check_results(*folders: Path) -> None:
     """Raise `UserError` if a folder of results cannot be written."""
     for folder in folders:

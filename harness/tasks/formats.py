@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -271,13 +271,13 @@ def _ultrafeedback_score(completion: Mapping, where: str) -> float | None:
             return _number(completion, column, where)
     aspects = completion.get("annotations")
     ratings = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)] if isinstance(aspects, dict) else []
-    numbers = [float(rating) for rating in ratings if str(rating).isdecimal()]  # text in the data; may be "N/A"
+    numbers = [float(rating) for rating in ratings if len(str(rating)) < 10 and str(rating).isdecimal()]  # may be "N/A"
     return sum(numbers) / len(numbers) if numbers else None
 
 
 def _number(values: Mapping, column: str, where: str) -> float:
     value = values.get(column)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise UserError(f"{where}: {column!r} must be a finite number, got {value!r:.40}")
     return float(value)
 

@@ -450,6 +450,10 @@ def test_pretrain_says_before_it_trains_that_a_place_is_taken(tmp_path, capsys):
     (tmp_path / "taken").write_text("a file")
     assert main(["pretrain", str(recipe), "--into", str(tmp_path / "taken")]) == 2
     assert "--into" in (said := capsys.readouterr().err) and "cannot be written" in said
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    assert main(["pretrain", str(recipe), "--into", str(tmp_path / "full")]) == 2
+    assert "it is not empty, and nothing is overwritten" in capsys.readouterr().err
     (tmp_path / "results").write_text("a file")
     assert main(["pretrain", str(recipe)]) == 2
     assert "results folder" in capsys.readouterr().err

@@ -212,6 +212,7 @@ ACCEPTED = "accepted: prompt/chosen/rejected, prompt/completion/label, prompt/re
         ({"prompt": [user(None)], **PAIR}, "column 'prompt': message 1: 'content' must be text, got null"),
         ({"prompt": "a\ud800", **PAIR}, "column 'prompt' holds a broken character (a lone surrogate) at position 1"),
         ({"prompt": "a", **PAIR, "score_chosen": 3}, "'score_rejected' must be a finite number, got None"),
+        ({"prompt": "a", **PAIR, "score_chosen": 10**400}, "'score_chosen' must be a finite number, got 1000"),
         (
             {"prompt": "a", **PAIR, "score_chosen": "3", "score_rejected": 1},
             "'score_chosen' must be a finite number, got '3'",
