@@ -15,8 +15,7 @@ def user_code(what: str, module: str) -> Iterator[None]:
     """Run code of others; `what` it is begins the message, and `module` is the one whose line a message names.
 
     Whatever it raises, sys.exit included, is raised as a `UserError` (its own are left as they are); Ctrl-C alone still
-    interrupts. What it prints
-    goes to stderr, so that a command's output, such as JSON, holds nothing else.
+    interrupts. What it prints goes to stderr, so that a command's output, such as JSON, holds nothing else.
     """
     try:
         with redirect_stdout(sys.stderr):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from harness.core.record_files import read_failures, read_records
 from harness.core.records import Judgement
-from harness.core.store import read_jsonl
+from harness.core.store import read_json, read_jsonl, write_json
 from harness.experiment.draft import draft_plan
 from harness.experiment.file import load_experiment
 from harness.experiment.plan import Plan, make_plan
@@ -78,6 +79,34 @@ def test_a_cell_that_is_done_is_done_and_nothing_of_it_is_the_driver_s(plan, wor
     assert run_cell(plan, key, worker) == []
     assert artifacts(plan.experiment.folder) == before
     assert [path.name for path in plan.experiment.folder.iterdir()] == ["cells"], "no plan.json, no manifest.json"
+
+
+def cut_the_tensors(sft: Path) -> None:
+    (sft / "tensors.safetensors").write_bytes((sft / "tensors.safetensors").read_bytes()[:100])
+
+
+def leave_out_the_tensors(sft: Path) -> None:
+    manifest = read_json(sft / "artifact.json")
+    del manifest["files"]["tensors.safetensors"]
+    write_json(sft / "artifact.json", manifest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [cut_the_tensors, leave_out_the_tensors])
+def test_a_damaged_sft_policy_and_reference_are_made_again(plan, worker, recwarn, damage):
+    cell = plan.cells[1]
+    assert run_cell(plan, cell.key, worker) == []
+    (sft,) = plan.store.root.glob("sft/[!.]*")
+    before = read_json(sft / "artifact.json")["files"]
+    damage(sft)
+    for values in plan.store.root.glob("reference/*/values.npy"):
+        values.write_bytes(b"")
+    shutil.rmtree(plan.folder(cell) / "train")
+    assert run_cell(plan, cell.key, Worker(plan)) == []
+    assert read_json(sft / "artifact.json")["files"]["tensors.safetensors"] == before["tensors.safetensors"]
+    said = [str(warning.message) for warning in recwarn if "is damaged: " in str(warning.message)]
+    assert sum("values.npy is not what was written; it is made again" in line for line in said) == 2
+    assert len(said) == 2 + (damage is cut_the_tensors)
 
 
 def test_the_dev_questions_are_sampled_and_judged_beside_the_test_questions_where_they_are_asked_for(plan, worker):
