@@ -65,7 +65,8 @@ class Artifact:
     def damage(self) -> str:
         """What is wrong with its files, in words; "" if they are what was written."""
         try:
-            return one_line(damage_of(self.path, self.manifest["files"]))
+            files = self.manifest["files"]
+            return one_line(damage_of(self.path, files)) if files else f"{MANIFEST} lists no files"
         except DAMAGED as error:
             return f"{MANIFEST} cannot be read ({one_line(error)})"
 

@@ -133,7 +133,9 @@ def _artifact(path: Path) -> Iterator[Finding | None]:
     except DAMAGED as error:
         yield Finding(path, f"{MANIFEST} cannot be read ({error})", ANEW)
         return None
-    wrong = list(damages(path, manifest["files"], manifest["sizes"]))
+    wrong = [*damages(path, manifest["files"], manifest["sizes"])]
+    if not manifest["files"]:
+        wrong = [f"{MANIFEST} lists no files"]
     if wrong:
         yield Finding(path, "; ".join(wrong), ANEW)
     for file in sorted(file for file in path.rglob("*") if file.is_file()):

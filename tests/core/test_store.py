@@ -141,6 +141,7 @@ DAMAGES = {
     "hashes that are none": lambda path: (path / MANIFEST).write_text(
         '{"inputs": {"v": 1}, "files": {"hello.txt": 3}}'
     ),
+    "no hashes": lambda path: (path / MANIFEST).write_text('{"inputs": {"v": 1}, "files": {}}'),
     "nested without end": lambda path: (path / MANIFEST).write_text(100_000 * "["),
 }
 
