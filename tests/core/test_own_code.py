@@ -1,70 +1,81 @@
-"""What identifies a model folder: the files that make its weights, its configuration and its tokenizer."""
+"""A model from the hub: what is downloaded, and that its own Python code runs only where that is asked for."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from harness.core.assets import weights_hash
+from tests.conftest import REPOSITORY
+from tests.tiny_experiment import write_experiment
 
-PART_OF_IT = [
-    "model.safetensors",
-    "model-00001-of-00002.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "qwen.tiktoken",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/tools.jinja",
-    "modeling_own.py",
-    "parts/layers.py",
-]
-NOT_PART_OF_IT = [
-    "generation_config.json",
-    "README.md",
-    "LICENSE.txt",
-    ".gitattributes",
-    "artifact.json",
-    "trainer_state.json",
-    "all_results.json",
-    "training_args.bin",
-    "checkpoint-100/model.safetensors",
-    "checkpoint-100/config.json",
-    ".cache/huggingface/download/config.json.metadata",
-]
+CONFIGURATION = """
+from transformers import LlamaConfig
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+"""
+MODEL = """
+from transformers import LlamaForCausalLM
+
+from .configuration_own import OwnConfig
+
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (folder / name).write_text(name)
+def own_code(tmp_path, tiny_model):
+    """A model of an architecture that transformers does not know, with its code, as a folder of a hub."""
+    folder = shutil.copytree(tiny_model, tmp_path / "hub" / "someone" / "own")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    (folder / "configuration_own.py").write_text(CONFIGURATION)
+    (folder / "modeling_own.py").write_text(MODEL)
     return folder
 
 
-@pytest.mark.parametrize("name", PART_OF_IT)
-def test_weights_configuration_tokenizer_and_code_are_part_of_it(folder, name):
-    before = weights_hash(folder)
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text("other")
-    assert weights_hash(folder) != before
+@pytest.fixture
+def hub(tmp_path):
+    """Serve the folder `hub` as a model hub; return the environment of a process that uses it."""
+    script = REPOSITORY / "tests" / "tasks" / "hub_server.py"
+    server = subprocess.Popen([sys.executable, script, tmp_path / "hub"], stdout=subprocess.PIPE, text=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HOME": str(tmp_path / "cache")}
+    yield {**environment, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPOSITORY)}
+    server.kill()
+    server.wait()
+    server.stdout.close()
 
 
-@pytest.mark.parametrize("name", NOT_PART_OF_IT)
-def test_what_changes_no_policy_is_not(folder, name):
-    before = weights_hash(folder)
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("other")
-    assert weights_hash(folder) == before
+def plan(path: Path, environment, trusts: bool) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "harness", "plan", str(path), f"model.trust_remote_code={trusts}"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_the_place_of_a_model_is_not(folder, tmp_path):
-    assert weights_hash(shutil.copytree(folder, tmp_path / "elsewhere")) == weights_hash(folder)
+@pytest.mark.slow
+def test_a_hub_model_s_own_code_is_downloaded_and_run_only_on_request(own_code, hub, tmp_path, tiny_encoder):
+    path = write_experiment(tmp_path, Path("someone/own"), tiny_encoder, model={"name": "someone/own"})
+    refused = plan(path, hub, trusts=False)
+    assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith("error: model in ")
+    assert "needs its own Python code; model.trust_remote_code=true" in refused.stderr
+    assert list((tmp_path / "cache").rglob("*.json")) and not list((tmp_path / "cache").rglob("*own.py"))
+    allowed = plan(path, hub, trusts=True)
+    assert allowed.returncode == 0, allowed.stderr
+    assert "5 cells" in allowed.stdout and list((tmp_path / "cache").rglob("modeling_own.py"))
+
+
+def test_whether_a_folder_s_code_runs_is_part_of_its_content(own_code, tiny_model):
+    assert weights_hash(own_code) != weights_hash(own_code, code=True)
+    assert weights_hash(tiny_model) == weights_hash(tiny_model, code=True), "there is none to run"
+    before = weights_hash(own_code, code=True)
+    (own_code / "modeling_own.py").write_text(MODEL + "\n# changed\n")
+    assert weights_hash(own_code, code=True) != before
