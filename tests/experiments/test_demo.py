@@ -93,7 +93,7 @@ def test_the_demo_s_experiment_runs_on_the_packaged_models_and_is_skipped_the_se
     cells = len(read_json(tmp_path / "rpo_vs_dpo" / "plan.json")["cells"])
     built = times_of_artifacts(tmp_path)
     assert len(built) > cells
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", no_weights)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(without_weights))
     capsys.readouterr()
     assert run(DEMO, *small) == 0
     assert f"{cells} cells ({cells} already trained)" in capsys.readouterr().out
@@ -105,5 +105,9 @@ def times_of_artifacts(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("artifact.json")}
 
 
-def no_weights(*arguments, **options):
-    raise AssertionError("the weights of a model are loaded")
+READ = PreTrainedModel.from_pretrained.__func__
+
+
+def without_weights(cls, *arguments, **options):
+    assert options.get("device_map") == {"": "meta"}, "the weights of a model are loaded"
+    return READ(cls, *arguments, **options)
