@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -129,9 +131,13 @@ def test_of_a_usual_template_there_is_nothing_to_tell(name):
     assert not Renderer(make_tokenizer(FAMILIES[name])).notes
 
 
-def test_a_template_that_writes_the_date_gives_the_same_prompt_each_day_and_is_told():
-    renderer = Renderer(make_tokenizer(FAMILIES["gpt-oss, with channels and a date"]))
-    assert "Current date: 2024-07-26" in renderer.prompt((USER,), limit=99, keep="end").text
+@pytest.mark.parametrize(
+    ("form", "written"), [("%Y-%m-%d", "2024-07-26"), ("%A, %-d %B %Y", "Friday, 26 July 2024"), ("%j%%", "208%")]
+)
+def test_a_template_that_writes_the_date_gives_the_same_prompt_each_day_and_is_told(form, written):
+    family = FAMILIES["gpt-oss, with channels and a date"]
+    renderer = Renderer(make_tokenizer(replace(family, template=family.template.replace("%Y-%m-%d", form))))
+    assert f"Current date: {written}<" in renderer.prompt((USER,), limit=99, keep="end").text
     assert "writes the date: 26 July 2024" in renderer.notes[-1]
 
 
