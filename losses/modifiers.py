@@ -134,7 +134,9 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
     )
     try:
         reason = modifier.fits(loss) or _other_start(result)
-    except Exception as error:  # a user's loss or modifier can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's loss or modifier can raise anything, sys.exit's error included
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RegistryError(f"loss {name!r} fails on random log-probs: {told}") from error
     if reason:
