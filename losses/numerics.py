@@ -10,7 +10,7 @@ from torch import Tensor
 LARGEST_EXPONENT = 30.0  # nats; above this, exp is continued along its tangent
 # Error of one token's log-prob, in nats, by the dtype of the model's layers: the order in which a forward pass adds up
 # depends on the rows beside it. With SmolLM2-135M and responses of 2 to 90 tokens, the largest difference between ways
-# to cut a batch is less than half of what `rounding` makes of this, and mostly a tenth. (float16: bfloat16's by their precision.)
+# to cut a batch is less than half of what `rounding` makes of this, and mostly a tenth. float16's is a guess.
 TOKEN_ERROR = {torch.float64: 1e-14, torch.float32: 8e-6, torch.float16: 0.004, torch.bfloat16: 0.03}
 SUM_ERROR = 8  # units in the last place of a sum of a few hundred log-probs
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.core.chat_template import Unrenderable
 from harness.core.errors import UserError
@@ -219,6 +219,17 @@ def test_reasoning_of_a_tokenizer_without_tokens_for_it_is_refused_too():
     renderer = Renderer(make_tokenizer(Family(FAMILIES["qwen3, with an empty thinking block"].template, IM)))
     with pytest.raises(Unrenderable, match="renders the prompt otherwise with this answer"):
         renderer.completion("<think>\ntwo\n</think>\n\n2", limit=99)
+
+
+def test_a_character_that_is_used_for_padding_is_part_of_texts_too(tmp_path):
+    """A policy may say "!" although its tokenizer pads with it."""
+    make_tokenizer(FAMILIES["chatml"]).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, pad_token="!")
+    renderer = Renderer(tokenizer)
+    prompt = renderer.prompt((Message("user", "A river! Where?"),), limit=99, keep="end")
+    ids, _ = renderer.completion("Here! Look!", limit=99, after=prompt)
+    assert "A river! Where?" in renderer.text(prompt.ids, special=True)
+    assert tokenizer.pad_token_id in ids and renderer.decode(ids) == "Here! Look!"
 
 
 WORDS = ("ö", "ü", "ß", "<think>", "</think>", "<table>", "cat", "user", "--")
