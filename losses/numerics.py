@@ -34,8 +34,8 @@ def log_odds(mean_logp: Tensor) -> Tensor:
 def rounding(policy: Tensor, reference: Tensor, layers: torch.dtype) -> Tensor:
     """Return how far rounding can move log-ratios away from 0 where policy = reference, in nats, in their shape.
 
-    The errors of tokens add up like a random walk, whose length is told from the size of the log-prob (a token costs a
-    nat or two; 10 nats more serve for tokens of probability near 1). The sum rounds in proportion to its own size: at
+    The errors of tokens add up like a random walk. Its length is estimated from the size of the log-prob: a nat or two
+    per token, and 10 nats more for tokens of probability near 1. The sum rounds in proportion to its own size: at
     fp32 a log-ratio of log-probs of -5 is known to 4e-5 nats, of -500 to 7e-4. `layers` is the dtype of the model's
     layers; the sum has that of the log-probs.
     """
