@@ -158,7 +158,7 @@ class Lists:
         """`(n, K, K)` bool: whether the policy ranks response j (last dimension) before response i.
 
         It has moved further from the reference towards j; log-ratios within rounding are tied, and ties rank by score.
-        False where either is none.
+        False where either response is absent.
         """
         ratio, size = self.policy - self._reference, self.rounding
         lead, tie = ratio[:, None, :] - ratio[:, :, None], size[:, None, :] + size[:, :, None]

@@ -134,7 +134,9 @@ def modified(loss: Loss, modifier: Modifier) -> Loss:
     )
     try:
         reason = modifier.fits(loss) or _other_start(result)
-    except Exception as error:  # a user's loss or modifier can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's loss or modifier can raise anything, sys.exit's error included
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RegistryError(f"loss {name!r} fails on random log-probs: {told}") from error
     if reason:
@@ -170,8 +172,8 @@ def fitting(loss: Loss) -> list[Loss]:
 def label_smoothing(loss: Rows, batch: PreferenceBatch, *, label_smoothing: FlipRate = 0.1) -> Tensor:
     """Assumes labels flipped with probability eps: (1 - eps) * L + eps * L with the sign of its logit reversed.
 
-    The logit includes a target margin; a likelihood term is no part of it and stays. So cDPO, and the authors' code and
-    TRL, have it for DPO, CPO, SimPO and AOT. The other losses follow by analogy: no source is known.
+    The logit includes a target margin; a likelihood term is no part of it and stays. This is the form of cDPO, and of
+    the authors' code and TRL for CPO, SimPO and AOT. For the other losses no source is known.
     """
     flipped = replace(batch, flipped=not batch.flipped)
     return (1 - label_smoothing) * loss(batch) + label_smoothing * loss(flipped)

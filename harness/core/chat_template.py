@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import cached_property
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ SYSTEM, QUESTION, ANSWER = (Message(role, f"harness{role}probe") for role in ("s
 STARTS = ((QUESTION,), (SYSTEM, QUESTION))
 DIALOGUES = (*STARTS, *((*start, ANSWER) for start in STARTS), *((*start, ANSWER, QUESTION) for start in STARTS))
 # Some templates write the date. It is the same every day here, so that prompts and keys are: Llama 3's own default.
-DATE = {"%d": "26", "%m": "07", "%b": "Jul", "%B": "July", "%y": "24", "%Y": "2024", "%H": "00", "%M": "00", "%S": "00"}
+TODAY = datetime(2024, 7, 26)
+CODES = [f"%{code}" for code in (*(f"-{c}" for c in "dmHIMSjy"), *"aAbBcdDeFGHIjmMpSTuUVwWxXyY", "%")]  # of strftime
+DATE = {code: TODAY.strftime(code) for code in CODES}
 CALENDAR = "".join(f"|replace('{code}', '{value}')" for code, value in DATE.items())
 FIXED_DATE = f"{{% macro strftime_now(form) %}}{{{{ form{CALENDAR} }}}}{{% endmacro %}}"
 

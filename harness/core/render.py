@@ -177,9 +177,14 @@ class Renderer:
 
     @cached_property
     def _misread(self) -> dict[int, str]:
-        """Added tokens that the tokenizer decodes as other text: decoders of bytes take an added umlaut for a byte."""
-        added = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if not token.special}
-        return {i: word for i, word in added.items() if str(self.tokenizer.decode([i])).strip() != word.strip()}
+        """Added tokens that the tokenizer decodes as other text: decoders of bytes take an added umlaut for a byte.
+
+        Some tokenizers pad with a character such as "!", which is special then, but also part of texts.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        texts = {i: token.content for i, token in added.items() if not token.special or len(token.content) == 1}
+        read = {i: str(self.tokenizer.decode([i], skip_special_tokens=True)) for i in texts}
+        return {i: text for i, text in texts.items() if read[i].strip() != text.strip()}
 
     def _harmless(self, text: str) -> str:
         return harmless(self.without_end(text), self._control)

@@ -16,7 +16,7 @@ from harness.training.sharding import like, whole
 
 @dataclass
 class RunState:
-    """The objects whose state a checkpoint saves. Random states are none of it: each step is seeded.
+    """The objects whose state a checkpoint saves. Random states are not saved: each step is seeded.
 
     `kept` maps names to lists and dicts of JSON values that the run modifies (its log, its counters); they are restored
     in place.

@@ -63,7 +63,7 @@ class Supply:
     ) -> PreferenceBatch:
         """Return the loss's view of a batch from the policy's outputs (see `Source.outputs`) and per-step values.
 
-        `layers` is the policy's compute dtype, from which the view tells what rounding can change.
+        `layers` is the policy's compute dtype, on which the rounding of its log-probs depends.
         """
         logps = log_probs(outputs)
         device, wins, losses = logps.device, len(batch.chosen), len(batch.rejected)

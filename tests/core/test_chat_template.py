@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.core.chat_template import Unrenderable
 from harness.core.errors import UserError
@@ -129,9 +131,13 @@ def test_of_a_usual_template_there_is_nothing_to_tell(name):
     assert not Renderer(make_tokenizer(FAMILIES[name])).notes
 
 
-def test_a_template_that_writes_the_date_gives_the_same_prompt_each_day_and_is_told():
-    renderer = Renderer(make_tokenizer(FAMILIES["gpt-oss, with channels and a date"]))
-    assert "Current date: 2024-07-26" in renderer.prompt((USER,), limit=99, keep="end").text
+@pytest.mark.parametrize(
+    ("form", "written"), [("%Y-%m-%d", "2024-07-26"), ("%A, %-d %B %Y", "Friday, 26 July 2024"), ("%j%%", "208%")]
+)
+def test_a_template_that_writes_the_date_gives_the_same_prompt_each_day_and_is_told(form, written):
+    family = FAMILIES["gpt-oss, with channels and a date"]
+    renderer = Renderer(make_tokenizer(replace(family, template=family.template.replace("%Y-%m-%d", form))))
+    assert f"Current date: {written}<" in renderer.prompt((USER,), limit=99, keep="end").text
     assert "writes the date: 26 July 2024" in renderer.notes[-1]
 
 
@@ -213,6 +219,17 @@ def test_reasoning_of_a_tokenizer_without_tokens_for_it_is_refused_too():
     renderer = Renderer(make_tokenizer(Family(FAMILIES["qwen3, with an empty thinking block"].template, IM)))
     with pytest.raises(Unrenderable, match="renders the prompt otherwise with this answer"):
         renderer.completion("<think>\ntwo\n</think>\n\n2", limit=99)
+
+
+def test_a_character_that_is_used_for_padding_is_part_of_texts_too(tmp_path):
+    """A policy may say "!" although its tokenizer pads with it."""
+    make_tokenizer(FAMILIES["chatml"]).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, pad_token="!")
+    renderer = Renderer(tokenizer)
+    prompt = renderer.prompt((Message("user", "A river! Where?"),), limit=99, keep="end")
+    ids, _ = renderer.completion("Here! Look!", limit=99, after=prompt)
+    assert "A river! Where?" in renderer.text(prompt.ids, special=True)
+    assert tokenizer.pad_token_id in ids and renderer.decode(ids) == "Here! Look!"
 
 
 WORDS = ("ö", "ü", "ß", "<think>", "</think>", "<table>", "cat", "user", "--")

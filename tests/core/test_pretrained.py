@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from harness.backbones.language_model.policy import load_policy
 from harness.core.config import ModelConfig
@@ -62,6 +62,15 @@ WRONG = {
     "infinity": (damaged(-float("inf")), {}, r"up_proj\.weight has NaN or infinite values"),
     "a broken setting": (dict, {"num_hidden_layers": "many"}, r": .*num_hidden_layers"),
 }
+
+
+def test_masks_that_older_files_hold_are_left_out(tmp_path):
+    sizes = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "rotary_dim": 4}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gptj", **sizes)).save_pretrained(tmp_path / "new")
+    masks = {f"transformer.h.{i}.attn.{name}": torch.ones(1) for i in range(2) for name in ("bias", "masked_bias")}
+    new, old = tmp_path / "new", changed(tmp_path / "new", tmp_path / "old", lambda tensors: tensors | masks)
+    one, other = (load_policy(folder, ModelConfig()).model.state_dict() for folder in (new, old))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("what", WRONG)

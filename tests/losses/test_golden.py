@@ -9,10 +9,9 @@ import math
 import pytest
 import torch
 
-from losses import PreferenceBatch, RegistryError, get_loss, list_losses
+from losses import PreferenceBatch, RegistryError, get_loss
 from tests.losses.by_hand import nll, sigmoid, the_pair
 
-BUILT_IN = list_losses()  # at collection, nothing else is registered yet
 SCORES = {"chosen_scores": torch.tensor([3.0]), "rejected_scores": torch.tensor([1.0])}
 
 
@@ -317,8 +316,6 @@ def test_odpo_refuses_a_pair_whose_scores_are_not_in_order():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("dpo", {"beta": 0}, r"loss 'dpo': beta must be a float above 0, got 0\.0"),
-        ("dpo", {"beta": -1.0}, r"loss 'dpo': beta must be a float above 0, got -1\.0"),
         ("cdpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5"),
         ("robust_dpo", {"label_smoothing": 0.5}, "label_smoothing must be a float at least 0 and below 0.5"),
         ("exo", {"label_smoothing": 0.0}, "label_smoothing must be a float above 0 and below 0.5"),
@@ -330,13 +327,6 @@ def test_odpo_refuses_a_pair_whose_scores_are_not_in_order():
 def test_a_hyperparameter_out_of_its_bounds_is_refused(name, settings, message):
     with pytest.raises(RegistryError, match=message):
         value(name, **settings)
-
-
-def test_every_number_of_a_built_in_loss_has_bounds():
-    """The grid is within them: registration has checked that."""
-    for name in BUILT_IN:
-        for parameter in get_loss(name).hyperparameters.values():
-            assert parameter.type is str or str(parameter.bounds), f"{name}: {parameter.name}"
 
 
 def test_discopop_has_its_local_minimum_and_maximum_where_the_paper_s_figure_does():

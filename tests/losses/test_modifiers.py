@@ -3,6 +3,8 @@
 `the_pair` has s_w = 2, s_l = -1, Delta = 3, l_w = -10 in 4 tokens; beta is 0.1.
 """
 
+import sys
+
 import pytest
 import torch
 
@@ -194,7 +196,13 @@ def test_a_modifier_that_fails_or_starts_elsewhere_is_refused_before_anything_is
         """No longer one value per pair."""
         return loss(batch).sum()
 
+    @register_modifier("leaving")
+    def leaving(loss, batch):
+        """Ends the program."""
+        sys.exit(0)
+
     for name, message in {
+        "dpo+leaving": r"loss 'dpo\+leaving' fails on random log-probs: SystemExit: 0",
         "odpo+swapped": r"loss 'odpo\+swapped' fails on random log-probs: ValueError: odpo takes the log of",
         "dpo+doubled": r"doubled changes the start value, declared to stay 0\.693147, to 1\.38629",
         "dpo+summed": r"loss 'dpo\+summed' fails on random log-probs: ValueError: .* must return one value per row",

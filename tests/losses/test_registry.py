@@ -1,12 +1,9 @@
 """The registry: what it accepts, what it refuses, and what it says then."""
 
-from typing import Annotated
-
 import pytest
 import torch
 
-from losses import Bounds, PreferenceBatch, RegistryError, get_loss, list_losses, register_loss
-from losses.bounds import Positive
+from losses import PreferenceBatch, RegistryError, get_loss, list_losses, register_loss
 from losses.registry import Registry
 
 
@@ -30,22 +27,6 @@ def test_an_unknown_hyperparameter_suggests_the_nearest():
 def test_a_hyperparameter_of_the_wrong_type_is_refused(value):
     with pytest.raises(RegistryError, match="beta must be a float"):
         get_loss("dpo").settings({"beta": value})
-
-
-def test_a_user_s_loss_states_bounds_in_an_annotation():
-    @register_loss("bounded", grid={"beta": [0.5]})
-    def bounded(batch, *, beta: Annotated[float, Bounds(above=0, at_most=1)] = 0.5, count: Positive = 2.0):
-        """Never called."""
-
-    assert get_loss("bounded").settings({"beta": 1}) == {"beta": 1.0, "count": 2.0}
-    for value in (0, -0.1, 1.001, float("nan"), "0.5"):
-        with pytest.raises(RegistryError, match="loss 'bounded': beta must be a float above 0 and at most 1, got"):
-            get_loss("bounded").settings({"beta": value})
-    with pytest.raises(RegistryError, match=r"loss 'off' \(.*\): beta must be a float above 0, got 0"):
-
-        @register_loss("off", grid={"beta": [0.5, 0.0]})
-        def off(batch, *, beta: Positive = 0.5):
-            """Never registered."""
 
 
 def test_an_integer_serves_as_a_float():

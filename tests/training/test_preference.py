@@ -93,6 +93,7 @@ def near_the_end(tmp_path_factory) -> Path:
     return artifact.parent
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")  # no checkpoint is found damaged
 def test_a_run_killed_between_any_two_changes_of_files_at_its_end_goes_on(whole, near_the_end, tmp_path):
     operations = 0

@@ -60,7 +60,7 @@ def context_of(settings: PretrainedConfig) -> int | None:
     its forward pass, so that log-probs would depend on the batch.
     """
     text = settings.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None)]
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len")]
     rope = getattr(text, "rope_parameters", None) or {}
     for part in (rope, *rope.values()):  # some models have one for each kind of layer
         if isinstance(part, Mapping) and part.get("rope_type") == "longrope":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TypeVar
@@ -21,7 +22,7 @@ IDLE = 5  # seconds after which a process without work ends
 _held: dict[str, Callable] = {}  # what a worker's process was given once, as it is large
 
 
-def tokenised(tokenise: Callable[[R], TokenRow], rows: Sequence[R], limit: int | None = None) -> Iterable[Outcome]:
+def tokenised(tokenise: Callable[[R], TokenRow], rows: Sequence[R], limit: int | None = None) -> Iterator[Outcome]:
     """Yield what `tokenise` returns of each row, or the `Dropped` that it raises, in the order of the rows.
 
     Rows are read as they are asked for, or a little ahead, so that memory does not grow with their number. `limit` is
@@ -30,7 +31,8 @@ def tokenised(tokenise: Callable[[R], TokenRow], rows: Sequence[R], limit: int |
     wanted = len(rows) if limit is None else min(limit, len(rows))
     workers = min(cpu_count(), wanted // ROWS_PER_WORKER)
     if workers < 2:
-        return map(partial(_outcome, tokenise), rows)
+        yield from map(partial(_outcome, tokenise), rows)
+        return
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     parallel = Parallel(
         n_jobs=workers,
@@ -39,7 +41,13 @@ def tokenised(tokenise: Callable[[R], TokenRow], rows: Sequence[R], limit: int |
         initargs=(tokenise,),
         idle_worker_timeout=IDLE,
     )
-    return chain.from_iterable(parallel(delayed(_outcomes)(chunk) for chunk in chunks))
+    outcomes = parallel(delayed(_outcomes)(chunk) for chunk in chunks)
+    try:
+        yield from chain.from_iterable(outcomes)
+    finally:  # the caller may need no more
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* executed .* but not used", category=UserWarning)
+            outcomes.close()
 
 
 def _outcome(tokenise: Callable[[R], TokenRow], row: R) -> Outcome:

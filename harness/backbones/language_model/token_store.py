@@ -56,7 +56,7 @@ class TokenStore:
     ) -> PreparedTask:
         """Return a task ready for the model. Errors, and `progress`, are those of `tokenise_task`.
 
-        Few tokens are made again each time: they take a moment, and a plan that is refused leaves nothing behind.
+        Few rows are tokenised again each time: it takes a moment, and a plan that is refused leaves nothing behind.
         """
         inputs = {**self.inputs, "data": data.hash, "task": _settings(task, config)}
         tokeniser = Tokeniser.of(task, data, config, self.renderer)

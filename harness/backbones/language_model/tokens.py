@@ -128,9 +128,9 @@ def tokenise_task(
     """Tokenise a task's data within its length limits and take as many rows as the experiment asks for.
 
     Rows that are too long are truncated (prompts on the side that the task does not keep) or dropped, according to
-    `config.overlong`. Dropped are also rows with a completion that is empty or that the chat template renders
-    otherwise, and pairs whose completions are the same tokens. All of these are counted. `progress(done, total)` is
-    called with numbers of rows of a split. Raises `UserError` if no row is left, or for a prompt that the chat template
+    `config.overlong`. Rows with a completion that is empty or that the chat template changes are dropped too, and so
+    are pairs whose completions are the same tokens. All of these are counted. `progress(done, total)` is called
+    with numbers of rows of a split. Raises `UserError` if no row is left, or for a prompt that the chat template
     refuses.
     """
     counts: Counter[str] = Counter()

@@ -109,6 +109,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [
     [
         ("llama", {"max_position_embeddings": 300}, 300),
         ("gpt2", {"n_positions": 300}, 300),
+        ("mpt", {"max_seq_len": 300}, 300),
         ("mamba", {}, None),
         (
             "phi3",

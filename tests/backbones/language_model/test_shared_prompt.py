@@ -153,6 +153,18 @@ def test_a_model_without_positions_of_ones_own_keeps_completions_apart(tiny_mode
     assert why_apart(policy, lists(3, 2), 2) == "it takes no position ids"
 
 
+@pytest.mark.parametrize("error", [NotImplementedError(), ValueError("two\nlines")])
+def test_whatever_a_model_raises_completions_are_kept_apart(tiny_model, error):
+    policy = load_policy(tiny_model, ModelConfig())
+
+    def forward(input_ids, use_cache, position_ids=None, attention_mask=None):
+        raise error
+
+    policy.model.get_decoder().forward = forward
+    reason = why_apart(policy, lists(3, 2), 2)
+    assert reason.startswith(f"it does not run ({type(error).__name__}:") and "\n" not in reason
+
+
 def test_a_model_that_does_not_run_with_a_mask_of_ones_own_keeps_completions_apart(tiny_model):
     policy = load_policy(tiny_model, ModelConfig())
     decoder = policy.model.get_decoder()
@@ -216,7 +228,7 @@ SHARING = {
 
 @pytest.mark.parametrize("kind", SHARING)
 def test_log_probs_are_those_of_rows_of_their_own_where_a_row_is_longer_than_the_context(kind):
-    """Padding takes no position that no sequence has: RoPE that looks at the largest position would change."""
+    """RoPE may depend on the largest position of a pass, so padding must not have a larger one than any sequence."""
     policy, sequences = random_policy(config_of(kind.split()[0], **SHARING[kind])), lists(3, 4)
     assert max(map(len, sequences)) <= CONTEXT < max(collate(sequences, 2, shared=True).input_ids.shape)
     assert why_apart(policy, sequences, 2) is None
