@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, first_line
 from harness.core.hashing import hash_file, hash_value
 from harness.core.store import build_artifact
 from losses.registry import nearest
@@ -148,9 +148,9 @@ def _snapshot(name: str, revision: str | None, code: bool) -> Path:
         wanted = [*WEIGHTS_AND_TOKENIZER, "*.py"] if code else WEIGHTS_AND_TOKENIZER
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=NOT_NEEDED))
     except Exception as error:  # the hub's client raises many kinds of error; all mean the model is unavailable
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"model {name!r} cannot be had from the hub ({type(error).__name__}: {reason}); name a local folder"
+            f"model {name!r} cannot be had from the hub ({type(error).__name__}: {first_line(error)}); "
+            "name a local folder"
         ) from None
 
 

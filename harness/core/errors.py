@@ -20,6 +20,11 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its type's name if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def last_line(error: BaseException, modules: Collection[str]) -> str:
     """Return the last line of these modules that took part in an error, as `file:line`; "" if none did."""
     lines = [

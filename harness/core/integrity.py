@@ -23,14 +23,9 @@ def damage_of(folder: Path, files: Mapping[str, str]) -> str:
     known = _checked(folder)
     now: dict[str, list] = {}
     for name, digest in files.items():
-        try:
-            now[name] = [digest, *_stamp(folder / name)]
-            if known.get(name) != now[name] and hash_file(folder / name) != digest:
-                return f"{name} is not what was written"
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror or error})"
+        now[name], wrong = _examined(folder / name, digest, known.get(name))
+        if wrong:
+            return f"{name} {wrong}"
     if any(known.get(name) != stamp for name, stamp in now.items()):
         _remember(folder, {**known, **now})
     return ""
@@ -42,17 +37,10 @@ def damages(folder: Path, files: Mapping[str, str], sizes: Mapping[str, int]) ->
     `files` maps names to sha256, `sizes` to bytes; an artifact of an earlier version has no sizes.
     """
     for name, digest in files.items():
-        if name in sizes and (wrong := wrong_size(folder, {name: sizes[name]})):
+        if wrong := wrong_size(folder, {name: sizes[name]} if name in sizes else {}):
             yield wrong
-        else:
-            try:
-                _stamp(folder / name)
-                if hash_file(folder / name) != digest:
-                    yield f"{name} is not what was written"
-            except FileNotFoundError:
-                yield f"{name} is missing"
-            except OSError as error:
-                yield f"{name} cannot be read ({error.strerror or error})"
+        elif wrong := _examined(folder / name, digest)[1]:
+            yield f"{name} {wrong}"
 
 
 def remember_written(folder: Path, files: Mapping[str, str]) -> None:
@@ -70,6 +58,20 @@ def wrong_size(folder: Path, sizes: Mapping[str, int]) -> str:
         if now != size:
             return f"{name} has {now:,} bytes and was written with {size:,}"
     return ""
+
+
+def _examined(file: Path, digest: str, known: list | None = None) -> tuple[list, str]:
+    """Return what is to be remembered of a file, and what is wrong with it, in words that follow its name.
+
+    It is hashed unless its size and times are those that are `known`.
+    """
+    try:
+        now = [digest, *_stamp(file)]
+        return now, "" if now == known or hash_file(file) == digest else "is not what was written"
+    except FileNotFoundError:
+        return [], "is missing"
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror or error})"
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

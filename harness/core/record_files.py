@@ -16,7 +16,16 @@ from harness.core.from_json import from_json
 from harness.core.integrity import damage_of
 from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
 from harness.core.secrets import all_masked
-from harness.core.store import DAMAGED, MANIFEST, read_json, read_jsonl, read_manifest, write_json, write_jsonl
+from harness.core.store import (
+    DAMAGED,
+    MANIFEST,
+    is_of_key,
+    read_json,
+    read_jsonl,
+    read_manifest,
+    write_json,
+    write_jsonl,
+)
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -81,6 +90,12 @@ def readable(path: Path, reader: Callable[[Path], T]) -> T:
         return reader(path)
     except DAMAGED as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); {REMEDY}") from None
+
+
+def check_key(folder: Path, manifest: Mapping, key: str) -> None:
+    """Raise `UserError` if an artifact, given by its folder and manifest, is not that of the cell with this key."""
+    if not is_of_key(manifest, key):
+        raise UserError(f"{folder}: {MANIFEST} names the inputs of another cell; {REMEDY}")
 
 
 def _unchanged(path: Path, content: T) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 SECRET_NAMES = re.compile(r"KEY(?!BOARD)|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters; a shorter value may occur in ordinary text
@@ -25,30 +26,28 @@ def secrets() -> dict[str, str]:
 
 def masked(text: str) -> str:
     """Return text with every secret replaced by the name of its variable, as in `(OPENAI_API_KEY)`."""
-    for value, name in secrets().items():
-        text = text.replace(value, f"({name})")
-    return text
+    return _masked(text, secrets())
 
 
 def all_masked(value: object) -> object:
     """Return a JSON value with every secret in its strings and keys masked."""
     known = secrets()
-    if not known:
-        return value
-
-    def walk(value: object) -> object:
-        if isinstance(value, str):
-            return masked(value)
-        if isinstance(value, Mapping):
-            return {masked(name) if isinstance(name, str) else name: walk(inner) for name, inner in value.items()}
-        return [walk(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-    return walk(value)
+    return _masked(value, known) if known else value
 
 
 def secret_in(text: str) -> str | None:
     """Return the name of a variable whose secret the text holds, or None."""
     return next((name for value, name in secrets().items() if value in text), None)
+
+
+def _masked(value: Any, known: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for secret, name in known.items():
+            value = value.replace(secret, f"({name})")
+        return value
+    if isinstance(value, Mapping):
+        return {_masked(name, known): _masked(inner, known) for name, inner in value.items()}
+    return [_masked(inner, known) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_path(value: str) -> bool:

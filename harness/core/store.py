@@ -7,6 +7,7 @@ already exists and is undamaged is not built again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -32,6 +33,9 @@ KEY_LENGTH = 16  # hex digits: 64 bits, so collisions among thousands of artifac
 # What reading a damaged JSON file raises. ValueError: broken JSON or UTF-8, a missing field or a wrong type;
 # RecursionError: nested too deeply; OverflowError: an integer beyond any float.
 DAMAGED = (OSError, ValueError, RecursionError, OverflowError)
+
+# What flushing a file raises on file systems that have no such operation. Any other error says that the file is lost.
+CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
 @dataclass(frozen=True)
@@ -169,14 +173,15 @@ def _flush_tree(folder: Path) -> None:
 
 
 def _flush(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError:
-        if not place.is_dir():  # some file systems cannot flush folders
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not place.is_dir() and error.errno not in CANNOT_FLUSH:  # many file systems cannot flush folders
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _remove(place: Path) -> None:

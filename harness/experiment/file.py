@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.config import ExperimentConfig
 from harness.core.dials import out_of_bounds
-from harness.core.errors import UserError
+from harness.core.errors import UserError, first_line
 from harness.experiment.screen import screened
 
 LONGEST_SHOWN, LONGEST_MESSAGE = 100, 300  # characters of an override and of OmegaConf's messages in an error
@@ -46,7 +46,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, runs: bo
         except RecursionError:
             raise UserError(f"{told}: nested too deeply") from None
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{told}: {_first_line(error)}") from None
+            raise UserError(f"{told}: {_shown(error)}") from None
         config = merged(config, change, told)
     experiment = OmegaConf.to_object(config)
     experiment.name = experiment.name or path.stem
@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> DictConfig:
     except RecursionError:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except (OmegaConfBaseException, ValueError) as error:  # ValueError: an integer of thousands of digits
-        raise UserError(f"{path}: {_first_line(error)}") from None
+        raise UserError(f"{path}: {_shown(error)}") from None
     if not OmegaConf.is_dict(raw):
         raise UserError(f"{path}: an experiment file is a mapping of keys, such as 'tasks:' and 'losses:'")
     return raw
@@ -92,7 +92,7 @@ def merged(schema: Any, values: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_explain(error)}") from None
     except (TypeError, ValueError, OverflowError) as error:  # OverflowError: an integer beyond any float
-        raise UserError(f"{where}: {_first_line(error)} (a section holds the wrong kind of value)") from None
+        raise UserError(f"{where}: {_shown(error)} (a section holds the wrong kind of value)") from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply") from None
 
@@ -105,11 +105,11 @@ def _explain(error: OmegaConfBaseException) -> str:
         close = difflib.get_close_matches(str(error.key), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
-    return f"{key}: {_first_line(error)}"
+    return f"{key}: {_shown(error)}"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0][:LONGEST_MESSAGE]
+def _shown(error: Exception) -> str:
+    return first_line(error)[:LONGEST_MESSAGE]
 
 
 def _check(experiment: ExperimentConfig, where: str, runs: bool) -> None:

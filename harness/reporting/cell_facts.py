@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from harness.core.config import ExperimentConfig, GenerateConfig, TaskConfig
-from harness.core.errors import UserError
-from harness.core.record_files import REMEDY
+from harness.core.record_files import check_key
 from harness.core.records import COUNTED, TRAIN, Judgement
-from harness.core.store import MANIFEST, is_of_key
 from harness.reporting.cell_files import CellFiles
 
 
@@ -21,8 +19,8 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
     """
     manifest, train = cell.experiment.manifest, cell.artifact(TRAIN) or {}
     inputs, config = train.get("inputs", {}), manifest.get("config", {})
-    if train and not is_of_key(train, cell.key):
-        raise UserError(f"{cell.folder / TRAIN}: {MANIFEST} names inputs of another cell; {REMEDY}")
+    if train:
+        check_key(cell.folder / TRAIN, train, cell.key)
     return {
         "key": cell.key,
         "label": cell.label,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from harness.core.errors import UserError
 from harness.core.record_files import read_record
 from harness.core.records import SFT, TRAIN, Environment
 from harness.reporting.cell_files import ExperimentFiles
@@ -17,12 +18,20 @@ PACKAGES = ("torch", "transformers", "peft", "python")  # whose versions change 
 
 
 def mixed_lines(folder: Path) -> list[str]:
-    """Return a line for each way in which the policies behind a results folder's report were not computed alike."""
+    """Return a line for each way in which the policies behind a results folder's report were not computed alike.
+
+    What cannot be read of it has a line too.
+    """
     files = ExperimentFiles(Path(folder))
     starts = [files.store / SFT / key for key in files.plan.starts.values()] if files.plan else []
     policies = [*starts, *(cell.folder / TRAIN for cell in files.planned)]
-    environments = [read_record(Environment, policy) for policy in policies if (policy / Environment.FILE).is_file()]
-    lines = []
+    environments, lines = [], []
+    for policy in policies:
+        if (policy / Environment.FILE).is_file():
+            try:
+                environments.append(read_record(Environment, policy))
+            except UserError as error:  # it makes no number of the report worse
+                lines.append(str(error))
     for name in dict.fromkeys(name for environment in environments for name in _choices(environment)):
         counts = Counter(choices[name] for choices in map(_choices, environments) if name in choices)
         if len(counts) > 1:

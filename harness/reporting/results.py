@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import UserError, one_line
-from harness.core.record_files import REMEDY, read_failures, read_metrics, read_record, read_records, readable
+from harness.core.record_files import (
+    REMEDY,
+    check_key,
+    read_failures,
+    read_metrics,
+    read_record,
+    read_records,
+    readable,
+)
 from harness.core.records import (
     COUNTED,
     JUDGE,
@@ -89,13 +97,18 @@ class Results:
 
 
 def load_results(folder: Path) -> Results:
-    """Read a results folder. Raises `UserError` if there is no plan or if a file is damaged."""
+    """Read a results folder.
+
+    Raises `UserError` if there is no plan, if a file is damaged, or if a policy is that of another cell.
+    """
     folder = Path(folder)
     plan = read_plan(folder)
     cells, evaluations, prompts, metrics = [], [], [], []
     for cell in plan.cells:
         path = cell_folder(folder, cell.key)
         failures = read_failures(path)
+        if trained := _manifest(path / TRAIN):
+            check_key(path / TRAIN, trained, cell.key)
         cells.append(_cell(cell, path, failures))
         metrics.extend(_metrics(cell, path))
         for task, judge in _judgings(cell, plan):

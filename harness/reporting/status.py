@@ -11,7 +11,7 @@ from harness.core.builds import Build, find_build
 from harness.core.errors import UserError, one_line
 from harness.core.integrity import wrong_size
 from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, stage_folder
-from harness.core.store import DAMAGED, MANIFEST, read_manifest
+from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_manifest
 from harness.reporting.cell_files import CellFiles, ExperimentFiles
 from harness.reporting.results import is_of_samples
 
@@ -150,6 +150,8 @@ def _stage(cell: CellFiles, name: str, decoding: dict, failures: Sequence[Failur
     if build and build.running:
         return StageStatus(name, UNDER_WAY, build=build)
     artifact, damage = _stored(cell.folder / name)
+    if artifact and name == TRAIN and not is_of_key(artifact, cell.key):
+        artifact, damage = None, f"{MANIFEST} names the inputs of another cell"
     if artifact and _is_current(cell, name, artifact, decoding):
         return StageStatus(name, DONE, artifact["seconds"])
     if name in {failure.where for failure in failures}:

@@ -47,6 +47,7 @@ from harness.reporting.results import is_of_samples
 STORE = "store"
 ANEW = "delete {path} and run the experiment again, which makes it anew if it needs it"
 REWRITTEN = "run the experiment again, which writes it anew"
+REPLACED = "it is not used, and a run that needs it makes it anew"
 MOVE = "move it away; its answers are asked for again"
 KINDS = {SAMPLE: Sample, JUDGE: Judgement, MEASURE: Measure}  # the rows of each stage
 
@@ -175,6 +176,7 @@ def _experiment(folder: Path) -> Iterator[Finding | None]:
             if not _is_built_now(path):
                 manifests[path.name] = yield from _artifact(path)
         yield from _cell(cell, manifests)
+        yield from _outdated(cell, manifests)
         rows, findings = _rows(cell, manifests)
         yield from findings
         for name, ids in rows.items():
@@ -210,6 +212,21 @@ def _cell(cell: Path, manifests: Mapping[str, Mapping | None]) -> Iterator[Findi
     }
     for name in readers.keys() & train["files"].keys():
         yield from _unreadable(folder / name, anew, *readers[name])
+
+
+def _outdated(cell: Path, manifests: Mapping[str, Mapping | None]) -> Iterator[Finding]:
+    """Yield the stages that were made of other weights or samples than those beside them, as the next run finds too."""
+    weights = (manifests.get(TRAIN) or {}).get("files", {}).values()
+    for name, manifest in manifests.items():
+        stage, _, target = name.partition("-")
+        if manifest is None:
+            continue
+        trained = manifest["inputs"].get("trained")
+        if stage == SAMPLE and manifests.get(TRAIN) and trained is not None and trained not in weights:
+            yield Finding(cell / name, "it is of another policy than the one beside it", REPLACED, damage=False)
+        samples = manifests.get(stage_folder(SAMPLE, target.partition("@")[0]))
+        if stage in (JUDGE, MEASURE) and samples and not is_of_samples(manifest, samples):
+            yield Finding(cell / name, "it is of other samples than those beside it", REPLACED, damage=False)
 
 
 def _named(cell: Path) -> None:

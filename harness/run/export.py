@@ -21,9 +21,9 @@ from harness.core.assets import ASSETS, model_folder, weights_hash
 from harness.core.config import LoraConfig, ModelConfig, SampleConfig
 from harness.core.errors import UserError
 from harness.core.from_json import from_json
-from harness.core.record_files import REMEDY
+from harness.core.record_files import REMEDY, check_key
 from harness.core.records import SFT, TRAIN
-from harness.core.store import MANIFEST, Artifact, Store, is_of_key, write_text
+from harness.core.store import Artifact, Store, write_text
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.model_card import CARD, EXPERIMENT, Exported, model_card
 from harness.training.preference import kept_folder
@@ -110,8 +110,7 @@ def trained_policy(cell: CellFiles, options: ExportOptions) -> TrainedPolicy:
     if train is None:
         why = "".join(f": {failure.where}: {failure.reason}" for failure in cell.failures[:1])
         raise UserError(f"cell {cell.key} ({cell.label}) is not trained{why}; run {cell.experiment.name} first")
-    if not is_of_key(train.manifest, cell.key):
-        raise UserError(f"{train.path} is damaged: {MANIFEST} names inputs of another cell; {REMEDY}")
+    check_key(train.path, train.manifest, cell.key)
     start = train.manifest["inputs"]["start"]
     sft = _undamaged(Store(cell.experiment.store).path(SFT, start))
     if sft is None:
@@ -178,7 +177,8 @@ def _base_model(cell: CellFiles, config: ModelConfig, content: str, elsewhere: s
     if (present := weights_hash(folder, code=config.trust_remote_code)) != content:
         raise UserError(
             f"the model {elsewhere or config.name} in {folder} is not the one that cell {cell.key} starts from "
-            f"(content {present[:12]}, not {content[:12]}); give that one with --model FOLDER"
+            f"(content {present[:12]}, not {content[:12]}); give that one with --model FOLDER, or run the experiment "
+            "again if an earlier version of the harness trained it"
         )
     return folder
 

@@ -6,9 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from harness.core.config import ExperimentConfig
 from harness.core.environment import environment
+from harness.core.errors import UserError
+from harness.core.record_files import read_record
+from harness.core.records import RunManifest
 from harness.core.secrets import all_masked
-from harness.core.store import read_json, write_json
+from harness.core.store import write_json
 from harness.experiment.plan import Plan
 from harness.run.example import first_example
 
@@ -18,13 +22,17 @@ def write_manifest(plan: Plan, folder: Path, trains: bool) -> None:
 
     A run that finds everything done leaves it, with the environment in which it was computed.
     """
-    path, config = folder / "manifest.json", all_masked(json.loads(json.dumps(asdict(plan.experiment))))
+    path = folder / RunManifest.FILE
     try:
-        before = read_json(path)["config"]
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        before = read_record(RunManifest, folder).config
+    except UserError:  # missing or damaged
         before = None
-    if trains or before != config:
+    if trains or before is None or _plain(before) != all_masked(_plain(plan.experiment)):
         write_json(path, all_masked(describe_run(plan)))
+
+
+def _plain(config: ExperimentConfig) -> object:
+    return json.loads(json.dumps(asdict(config)))
 
 
 def describe_run(plan: Plan) -> dict:

@@ -16,7 +16,7 @@ from harness.core.terminal import Terminal
 from harness.experiment.draft import Draft
 from harness.experiment.plan import Plan, make_plan
 
-NOTEWORTHY = 1.0
+NOTEWORTHY = 1.0  # seconds
 
 
 class Display:

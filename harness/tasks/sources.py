@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from harness.core.bounded import bounded_content, bounded_lines, check_row, most_unpacked
-from harness.core.errors import UserError
+from harness.core.errors import UserError, first_line
 from harness.tasks.hub import read_hub
 from harness.tasks.rows import Row, characters_in, make_row, not_empty, split_of
 from losses.registry import nearest
@@ -90,7 +90,7 @@ def _file_rows(path: Path, split: str | None) -> Iterator[Row]:
         for where, values in read(path):
             yield make_row(values, where, split)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot read {path}: {first_line(error)}") from None
 
 
 def _jsonl_values(path: Path) -> Iterator[tuple[str, object]]:
@@ -155,4 +155,4 @@ def _parquet_values(path: Path) -> Iterator[tuple[str, object]]:
                         raise UserError(f"{path} unpacks to far more than its size; write JSON lines if it is meant to")
                     yield f"{path} row {number}", values
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from None

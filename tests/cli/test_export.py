@@ -366,7 +366,7 @@ def test_an_artifact_that_names_the_inputs_of_another_cell_is_not_exported(refus
         manifest["inputs"]["seed"] = 9
         write_json(path, manifest)
 
-    assert "artifact.json names inputs of another cell" in refused(full.key, damage=other)
+    assert "artifact.json names the inputs of another cell" in refused(full.key, damage=other)
 
 
 def test_the_model_is_told_by_the_cell_s_key_and_not_by_the_last_run(results):

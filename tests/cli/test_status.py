@@ -46,6 +46,11 @@ def cell_of(results: Path, settings: str) -> Path:
     return folder
 
 
+def replace_by_the_sft_policy(train: Path) -> None:
+    shutil.rmtree(train)
+    shutil.copytree(cell_of(train.parents[3], "sft") / "train", train)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -53,6 +58,7 @@ def cell_of(results: Path, settings: str) -> Path:
         (lambda train: (train / "artifact.json").write_text('{"files": 3}'), "artifact.json cannot be read"),
         (lambda train: (train / "metrics.jsonl").write_text("{}"), "metrics.jsonl has 2 bytes and was written with"),
         (lambda train: (train / "tensors.safetensors").unlink(), "tensors.safetensors is missing"),
+        (replace_by_the_sft_policy, "artifact.json names the inputs of another cell"),
     ],
 )
 def test_what_is_damaged_is_to_do_again_and_named_and_the_rest_is_shown(copied, status, damage, said):

@@ -152,9 +152,23 @@ def test_a_damage_is_one_line_that_says_what_to_do(results, verify, damage):
     make(results)
     status, lines, last = verify(results)
     assert status == 1 and last.endswith("; faults: 1"), lines
-    (line,) = lines
+    (line,) = [line for line in lines if not line.startswith("left over: ")]
     assert line.startswith(f"damaged: {results}/") and expected in line
     assert line.partition("; ")[2].startswith(("delete ", "run the experiment again", "move it away"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "of"),
+    [("judge-hh", "other samples than those beside it"), ("sample-hh", "another policy than the one beside it")],
+)
+def test_a_stage_of_another_cell_is_named_and_not_used(results, verify, stage, of):
+    one, other = [file.parent for file in results.glob("tiny/cells/*/cell.json") if read_json(file)["loss"] == "dpo"]
+    (one / stage).rename(results / "aside")
+    (other / stage).rename(one / stage)
+    (results / "aside").rename(other / stage)
+    status, lines, _ = verify(results)
+    told = [f"left over: {place / stage}: it is of {of}; it is not used" for place in (one, other)]
+    assert status == 0 and all(any(line.startswith(start) for line in lines) for start in told), lines
 
 
 def test_answers_that_can_be_read_are_fine(results, verify):

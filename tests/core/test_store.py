@@ -1,10 +1,12 @@
 """Artifacts are complete or absent, built once, and say what they hold."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import threading
+from contextlib import nullcontext
 
 import pytest
 
@@ -203,6 +205,17 @@ def test_everything_is_on_the_disk_before_an_artifact_appears(tmp_path, monkeypa
     stored(tmp_path)
     assert {"hello.txt", "rows.jsonl", "deep", MANIFEST} < set(flushed)
     assert flushed[-2].startswith(".x.tmp-") and flushed[-1] == tmp_path.name, "its folder, then the one it is in"
+
+
+@pytest.mark.parametrize(("number", "is_lost"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_that_could_not_be_flushed_is_lost_but_not_where_nothing_can_be(tmp_path, monkeypatch, number, is_lost):
+    def fails(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError) if is_lost else nullcontext():
+        stored(tmp_path)
+    assert (find_artifact(tmp_path / "x") is None) == is_lost and not list(tmp_path.glob("*tmp*"))
 
 
 def test_a_file_in_an_artifact_s_place_is_replaced(tmp_path):

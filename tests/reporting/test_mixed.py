@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from harness.core.errors import UserError
 from harness.core.record_files import write_record
 from harness.core.records import TRAIN, Environment, cell_folder
 from harness.reporting.mixed import mixed_lines
@@ -63,5 +62,5 @@ def test_an_environment_of_an_earlier_version_says_nothing_of_what_it_does_not_k
 def test_a_damaged_environment_is_named(lines, tmp_path):
     lines(Environment(), Environment(), Environment())
     (tmp_path / "store/sft/key/environment.json").write_text("[")
-    with pytest.raises(UserError, match=r"sft/key/environment\.json: cannot be read"):
-        mixed_lines(tmp_path / "run")
+    (line,) = mixed_lines(tmp_path / "run")
+    assert f"{tmp_path}/store/sft/key/environment.json: cannot be read" in line

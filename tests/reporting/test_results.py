@@ -8,6 +8,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.core.records import Failure
+from harness.core.store import key_of
 from harness.reporting.results import load_results
 from tests.reporting.results_folder import (
     DECODING,
@@ -15,6 +16,7 @@ from tests.reporting.results_folder import (
     write_cell,
     write_example,
     write_failures,
+    write_json,
     write_plan,
     write_samples,
 )
@@ -153,6 +155,19 @@ def test_a_damaged_file_is_named(tmp_path, name):
     folder = write_example(tmp_path / "run")
     (folder / name).write_text('{"id": ')
     with pytest.raises(UserError, match=name):
+        load_results(folder)
+
+
+def test_a_policy_of_another_cell_is_not_reported_as_this_one(tmp_path):
+    inputs = {"loss": "dpo", "seed": 0}
+    cell = plan_cell("dpo", {"beta": 0.1}, 0) | {"key": key_of(inputs)}
+    folder = write_plan(tmp_path / "run", [cell])
+    write_cell(folder, cell, {"hh": [1, 0]})
+    train = folder / "cells" / cell["key"] / "train"
+    write_json(train / "artifact.json", {"inputs": inputs, "files": {}})
+    assert load_results(folder).evaluations["state"].tolist() == ["done"]
+    write_json(train / "artifact.json", {"inputs": {"loss": "ipo", "seed": 0}, "files": {}})
+    with pytest.raises(UserError, match=r"train: artifact\.json names the inputs of another cell"):
         load_results(folder)
 
 

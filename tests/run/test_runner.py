@@ -122,10 +122,12 @@ def test_the_manifest_says_what_the_run_was_made_of(finished):
     assert "train: prompt truncated" in counts
 
 
-def test_a_second_run_computes_nothing(copy, capsys):
-    before = artifacts(copy)
+def test_a_second_run_computes_nothing_and_mends_a_damaged_manifest(copy, capsys):
+    before, manifest = artifacts(copy), results(copy) / "manifest.json"
+    written = read_json(manifest)
+    write_json(manifest, written | {"counts": [1]})
     assert rerun(copy) == 0
-    assert artifacts(copy) == before
+    assert artifacts(copy) == before and read_json(manifest)["counts"] == written["counts"]
     assert "(5 already trained)" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ from harness.backbones.language_model.decoder import why_one_each
 from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.rows import collate, layout, padded_tokens
 from harness.backbones.language_model.tokens import Tokens
-from harness.core.errors import one_line
+from harness.core.errors import first_line
 
 TOLD = 200  # characters of an error
 ROWS = 4  # number of shared rows in the trial: the first ones and the longest
@@ -42,7 +42,7 @@ def why_apart(policy: LanguageModel, sequences: Sequence[Tokens], pad_token: int
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        return f"it does not run ({one_line(f'{type(error).__name__}: {error}')[:TOLD]})"
+        return f"it does not run ({type(error).__name__}: {first_line(error)[:TOLD]})"
     difference = ((together - apart).norm() / apart.norm()).item()
     if not difference <= TOLERANCE[policy.compute_dtype]:
         return f"hidden states differ by {difference:.1%} from those of rows of their own"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.core.errors import UserError, one_line
+from harness.core.errors import UserError, first_line, one_line
 from harness.core.hashing import hash_value
 from harness.evaluation.endpoint.reply import Reply, UnparsableError
 from losses.registry import nearest
@@ -154,7 +154,7 @@ def load_settings(name: str) -> tuple[Path, str, dict]:
     try:
         pool = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"annotator {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"annotator {path} cannot be read: {first_line(error)}") from None
     if not isinstance(pool, dict) or not all(isinstance(settings, dict) for settings in pool.values()):
         raise UserError(f"annotator {path}: a mapping from its name to its settings is expected")
     if len(pool) != 1:

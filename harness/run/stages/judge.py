@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,9 +103,8 @@ def _by_id(judge: Judge, asked: Sequence[Comparison], given: Sequence[Judgement]
     Raises `UserError` for a judgement of something that was not asked, or two of the same.
     """
     judgements = {comparison.id: Judgement(comparison.id, "failed", None, detail=LEFT_OUT) for comparison in asked}
-    given_ids = [row.id for row in given]
-    for id in given_ids:
-        if id not in judgements or given_ids.count(id) > 1:
+    for id, times in Counter(row.id for row in given).items():
+        if id not in judgements or times > 1:
             what = "several judgements" if id in judgements else "a judgement that was not asked for"
             raise UserError(f"the judge {judge.id} gave {what} of {id!r}")
     return judgements | {row.id: row for row in given}
