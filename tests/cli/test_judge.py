@@ -256,24 +256,12 @@ def outputs_file(path: Path) -> Path:
     return path
 
 
-def test_where_judgements_cannot_be_written_is_said_before_anything_is_judged(command, tmp_path):
-    outputs = outputs_file(tmp_path / "outputs.jsonl")
-    judge = ("judge", outputs, "--judge", "gold:reward=tests.cli.test_judge:never")
-    for out, said in (
-        (tmp_path, "is a folder"),
-        (tmp_path / "nowhere/out", "there is no folder"),
-        (outputs, "replace"),
-    ):
-        status, printed, error = command(*judge, "--out", out)
-        assert (status, printed, error.count("\n")) == (2, "", 1) and said in error
+def test_a_results_folder_that_cannot_be_written_is_said_before_anything_is_judged(command, tmp_path):
+    judge = ("judge", outputs_file(tmp_path / "outputs.jsonl"), "--judge", LENGTH)
     (tmp_path / "results").write_text("a file")
     for arguments in (judge, ("judge-check", *judge[2:], "--data", "llmbar")):
         status, printed, error = command(*arguments)
         assert (status, printed) == (2, "") and "results folder" in error
-
-
-def never(prompt: str, response: str) -> float:
-    raise AssertionError("nothing may be judged")
 
 
 def test_files_of_outputs_that_differ_after_a_dot_have_judgements_of_their_own(command, tmp_path):
@@ -305,16 +293,6 @@ def test_a_place_for_the_judgements_that_will_not_do_is_said_before_anything_is_
     status, _, error = command(*arguments, "--out", out)
     assert status == 2 and "--out" in error and error.count("\n") == 1
     assert server.requests == [] and {path: path.read_bytes() for path in before} == before
-
-
-def test_versions_of_outputs_have_judgements_of_their_own(command, tmp_path):
-    for version in ("v1", "v2"):
-        (tmp_path / f"outputs.{version}.json").write_text(json.dumps([{"prompt": "a", "output": "b", "baseline": "c"}]))
-        assert command("judge", tmp_path / f"outputs.{version}.json", "--judge", LENGTH)[0] == 0
-    assert {path.name for path in tmp_path.glob("*.judged.jsonl")} == {
-        "outputs.v1.judged.jsonl",
-        "outputs.v2.judged.jsonl",
-    }
 
 
 def test_graded_and_hard_verdicts_are_counted_apart(command, outputs, server, tmp_path):

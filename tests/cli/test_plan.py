@@ -160,12 +160,3 @@ def test_a_modifier_that_does_not_fit_its_loss_is_refused_in_one_line(
         told = capsys.readouterr()
         assert f"loss '{loss}': {message}" in told.err and told.err.count("\n") == 1 and told.out == ""
     assert not (tmp_path / "results").exists()
-
-
-def test_a_hyperparameter_outside_its_bounds_is_refused_in_one_line(tmp_path, tiny_model, tiny_encoder, capsys):
-    path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {"beta": [0.1, -1]}})
-    capsys.readouterr()
-    assert main(["run", str(path)]) == 2
-    told = capsys.readouterr()
-    assert "loss 'dpo': beta must be a float above 0, got -1.0" in told.err and told.err.count("\n") == 1
-    assert not (tmp_path / "results").exists()
