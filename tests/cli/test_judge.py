@@ -10,6 +10,7 @@ import pytest
 
 import harness
 from harness.cli.main import main
+from harness.core.bounded import LONGEST_ROW
 from harness.reporting.judge_checks import check_file, checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
@@ -212,6 +213,22 @@ def test_a_csv_file_may_hold_both_sides(command, tmp_path):
     status, out, _ = command("judge", path, "--judge", LENGTH, "--json", "--out", tmp_path / "out.jsonl")
     assert (status, json.loads(out)["win_rate"]) == (0, 50.0)
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["prompt"][0]["content"] == "Why,\nnow?"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("Who?,I, for one,you", "row 2 has more cells than there are columns; put texts with commas into quotes"),
+        ("Who?,I", "row 2: no column 'baseline'"),
+        (f'Who?,"{"x" * (LONGEST_ROW + 1)}",you', "field larger than field limit"),
+    ],
+    ids=["commas", "short", "long"],
+)
+def test_a_row_of_a_csv_file_that_does_not_fit_is_refused_with_its_place(command, tmp_path, row, said):
+    """A comma without quotes would cut a response short; a long one is read up to the limit of all rows."""
+    (tmp_path / "both.csv").write_text(f'prompt,response,baseline\nWhy?,"{"x" * 200_000}",no\n{row}\n')
+    status, out, error = command("judge", tmp_path / "both.csv", "--judge", LENGTH)
+    assert (status, out) == (2, "") and said in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
