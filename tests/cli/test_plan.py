@@ -44,7 +44,7 @@ def test_it_says_where_the_data_have_less_than_is_asked_for(plan):
 
 def test_it_shows_a_training_example_with_its_mask(plan):
     """As in a file: what is trained on is between brackets, and it is all of the answer with its end."""
-    out = plan().partition("first training example of hh, trained on between ⟦ and ⟧\n")[2]
+    out = plan().partition("first training example of hh (trained on: what is between ⟦ and ⟧)\n")[2]
     chosen, rejected = re.findall(r"^\d  (?:chosen|rejected): (.*?)(?=\n\n|\Z)", out, flags=re.M | re.S)
     for shown in (chosen, rejected):
         about, _, text = shown.partition("\n")
