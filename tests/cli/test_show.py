@@ -57,7 +57,8 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
 
 
 def test_it_shows_a_training_example_with_its_mask(finished, show):
-    out = show(finished.parent / "results", DPO).partition("first training example (trained on: what is between ⟦ and ⟧)\n")[2]
+    title = "first training example (trained on: what is between ⟦ and ⟧)\n"
+    out = show(finished.parent / "results", DPO).partition(title)[2]
     chosen, rejected = re.findall(r"^\d  (chosen|rejected): \d+ tokens, \d+ trained on\n<\|im_start", out, flags=re.M)
     assert (chosen, rejected) == ("chosen", "rejected") and out.count("⟦") == out.count("⟧") == 2
 
