@@ -21,7 +21,7 @@ from harness.core.store import DAMAGED, MANIFEST, read_json, read_jsonl, read_ma
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
-REMEDY = "run the experiment again, which makes it anew"
+REMEDY = "run the experiment again with all seeds of its report, which makes it anew"
 
 
 def write_record(folder: Path, record: Record) -> None:
