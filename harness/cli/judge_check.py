@@ -6,6 +6,7 @@ import argparse
 import json
 
 from harness.cli.arguments import add_command, graded_line, home
+from harness.core.errors import UserError
 from harness.core.terminal import Terminal
 
 HELP = "Hold a judge against human labels."
@@ -44,7 +45,6 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check a judge, store the result and print it; raises `UserError` for invalid data or options."""
-    from harness.core.errors import UserError
     from harness.core.places import check_results
     from harness.core.store import write_json
     from harness.evaluation.judge_check import check_measures

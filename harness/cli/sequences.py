@@ -13,7 +13,7 @@ from harness.core.records import SeenSequence
 from harness.core.terminal import visible
 
 # How the tokens that the loss is computed on are set off: with marks, or without.
-SET_OFF = {True: ", trained on between ⟦ and ⟧", False: ", trained on where it is bold and underlined"}
+SET_OFF = {True: " (trained on: what is between ⟦ and ⟧)", False: " (trained on: what is bold and underlined)"}
 
 
 def sequence_parts(

@@ -151,7 +151,7 @@ def _data(facts: Mapping) -> dict[str, str]:
         "policy": facts["files"].get("tensors.safetensors"),
     }
     lines = {name: f"sha256 {value}" for name, value in hashes.items() if value}
-    return lines | {"counts": ", ".join(f"{name} {count:,}" for name, count in counts.items())}
+    return lines | {"counts": "; ".join(f"{name}: {count:,}" for name, count in counts.items())}
 
 
 def _summary(summary: Mapping) -> dict[str, str]:

@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> int:
         damaged += finding.damage
         what, style = ("damaged", "red") if finding.damage else ("left over", "yellow")
         console.say(f"{what}: {finding}", style=style)
-    told = f"faults: {damaged}" if damaged else "all that is complete is as it was written"
+    told = f"faults: {damaged}" if damaged else "nothing is damaged"
     console.say(f"{options.results}: {artifacts} artifacts checked; {told}")
     return 1 if damaged else 0

@@ -30,7 +30,7 @@ from harness.core.store import (
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
-REMEDY = "run the experiment again, which makes it anew"
+REMEDY = "run the experiment again with all seeds of its report, which makes it anew"
 
 
 def write_record(folder: Path, record: Record) -> None:

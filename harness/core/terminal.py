@@ -34,6 +34,10 @@ class Terminal(Console):
         if not self.is_terminal:
             self.width = max(self.width, piped_width)
 
+    def on_broken_pipe(self) -> None:
+        """Raise `BrokenPipeError`, which the command line knows; rich would raise SystemExit."""
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of what is printed, cleaned. Rich's own control codes are segments of another kind."""
         for segment in super().render(renderable, options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.core.bounded import LONGEST_ROW, bounded_content
 from harness.core.errors import UserError, one_line
 from harness.core.prompt import Prompt, prompt_key
 from harness.core.records import COUNTED, Judgement
@@ -120,11 +122,15 @@ def _output(row: Row, *, with_baseline: bool) -> Output:
 def _rows(file: Path) -> Iterator:
     if file.suffix != ".csv":
         return read_rows(str(file))
+    csv.field_size_limit(LONGEST_ROW)  # 128 KiB by default
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
+        lines = io.StringIO(bounded_content(file).decode("utf-8-sig"), newline="")
+        rows = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
+    for row in rows:
+        if None in row.values:  # where DictReader puts what is beyond the header
+            raise UserError(f"{row.where} has more cells than there are columns; put texts with commas into quotes")
     return not_empty(rows, str(file))
 
 

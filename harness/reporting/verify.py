@@ -45,7 +45,7 @@ from harness.reporting.judge_checks import FOLDER, read_check
 from harness.reporting.results import is_of_samples
 
 STORE = "store"
-ANEW = "delete {path} and run the experiment again, which makes it anew if it needs it"
+ANEW = "delete {path} and run the experiment again with all seeds of its report, which makes it anew if it needs it"
 REWRITTEN = "run the experiment again, which writes it anew"
 REPLACED = "it is not used, and a run that needs it makes it anew"
 MOVE = "move it away; its answers are asked for again"

@@ -37,7 +37,10 @@ ROLES = ("system", "user", "assistant")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # "Human:" inside a line is text
 OPENING = re.compile(r"(?:\r?\n){2}(?:Human|Assistant):")  # with both line breaks it is no text
-MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")  # how a list of messages begins as text
+ASKED = re.compile(r"\n\nAssistant:\s*\Z")  # the marker of the assistant's next turn, with which a prompt ends
+OBJECTS = re.compile(r"""\s*\[\s*\{\s*["']""")  # how a list of objects begins as text
+# A list of messages as text, in JSON or not.
+MESSAGES = re.compile(r"""(?s)\s*\[\s*\{\s*["'](?:role["']\s*:.*["']content|content["']\s*:.*["']role)["']\s*:""")
 
 
 class Dropped(Exception):
@@ -160,8 +163,9 @@ def prompt_in(row: Row, column: str = "prompt") -> Prompt:
     value = _text_or_messages(row, column)
     if isinstance(value, tuple):
         return _checked_prompt(value)
-    # In Anthropic's format a prompt ends with the marker of the assistant's next turn.
-    if OPENING.match(value) or (TURN.match(value) and re.search(r"(?:\r?\n){2}Assistant:\s*\Z", value)):
+    plain = value.replace("\r\n", "\n")
+    asked = ASKED.search(plain)
+    if OPENING.match(value) or (asked and TURN.search(plain, 0, asked.start())):
         return _checked_prompt(parse_dialogue(value.rstrip().removesuffix("Assistant:")))
     return _checked_prompt((Message("user", value),))
 
@@ -173,12 +177,16 @@ def _text_or_messages(row: Row, column: str) -> str | Prompt:
     if isinstance(value, list):
         return _messages(value, where)
     text = text_in(row, column)
-    if not MESSAGES.match(text):
+    if not OBJECTS.match(text):
         return text
     try:
-        return _messages(json.loads(text), where)
+        objects = json.loads(text)
     except (ValueError, RecursionError):
-        raise Dropped("messages as text that is not JSON") from None
+        if MESSAGES.match(text):
+            raise Dropped("messages as text that is not JSON") from None
+        return text
+    are_messages = all(isinstance(value, dict) and {"role", "content"} <= set(value) for value in objects)
+    return _messages(objects, where) if are_messages else text
 
 
 def _checked_prompt(prompt: Prompt) -> Prompt:

@@ -10,6 +10,7 @@ import pytest
 
 import harness
 from harness.cli.main import main
+from harness.core.bounded import LONGEST_ROW
 from harness.reporting.judge_checks import check_file, checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
@@ -215,6 +216,22 @@ def test_a_csv_file_may_hold_both_sides(command, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("Who?,I, for one,you", "row 2 has more cells than there are columns; put texts with commas into quotes"),
+        ("Who?,I", "row 2: no column 'baseline'"),
+        (f'Who?,"{"x" * (LONGEST_ROW + 1)}",you', "field larger than field limit"),
+    ],
+    ids=["commas", "short", "long"],
+)
+def test_a_row_of_a_csv_file_that_does_not_fit_is_refused_with_its_place(command, tmp_path, row, said):
+    """A comma without quotes would cut a response short; a long one is read up to the limit of all rows."""
+    (tmp_path / "both.csv").write_text(f'prompt,response,baseline\nWhy?,"{"x" * 200_000}",no\n{row}\n')
+    status, out, error = command("judge", tmp_path / "both.csv", "--judge", LENGTH)
+    assert (status, out) == (2, "") and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"outputs": [{"instruction": "x"}]}, "a row needs prompt or instruction, and output"),
@@ -256,24 +273,12 @@ def outputs_file(path: Path) -> Path:
     return path
 
 
-def test_where_judgements_cannot_be_written_is_said_before_anything_is_judged(command, tmp_path):
-    outputs = outputs_file(tmp_path / "outputs.jsonl")
-    judge = ("judge", outputs, "--judge", "gold:reward=tests.cli.test_judge:never")
-    for out, said in (
-        (tmp_path, "is a folder"),
-        (tmp_path / "nowhere/out", "there is no folder"),
-        (outputs, "replace"),
-    ):
-        status, printed, error = command(*judge, "--out", out)
-        assert (status, printed, error.count("\n")) == (2, "", 1) and said in error
+def test_a_results_folder_that_cannot_be_written_is_said_before_anything_is_judged(command, tmp_path):
+    judge = ("judge", outputs_file(tmp_path / "outputs.jsonl"), "--judge", LENGTH)
     (tmp_path / "results").write_text("a file")
     for arguments in (judge, ("judge-check", *judge[2:], "--data", "llmbar")):
         status, printed, error = command(*arguments)
         assert (status, printed) == (2, "") and "results folder" in error
-
-
-def never(prompt: str, response: str) -> float:
-    raise AssertionError("nothing may be judged")
 
 
 def test_files_of_outputs_that_differ_after_a_dot_have_judgements_of_their_own(command, tmp_path):
@@ -305,16 +310,6 @@ def test_a_place_for_the_judgements_that_will_not_do_is_said_before_anything_is_
     status, _, error = command(*arguments, "--out", out)
     assert status == 2 and "--out" in error and error.count("\n") == 1
     assert server.requests == [] and {path: path.read_bytes() for path in before} == before
-
-
-def test_versions_of_outputs_have_judgements_of_their_own(command, tmp_path):
-    for version in ("v1", "v2"):
-        (tmp_path / f"outputs.{version}.json").write_text(json.dumps([{"prompt": "a", "output": "b", "baseline": "c"}]))
-        assert command("judge", tmp_path / f"outputs.{version}.json", "--judge", LENGTH)[0] == 0
-    assert {path.name for path in tmp_path.glob("*.judged.jsonl")} == {
-        "outputs.v1.judged.jsonl",
-        "outputs.v2.judged.jsonl",
-    }
 
 
 def test_graded_and_hard_verdicts_are_counted_apart(command, outputs, server, tmp_path):

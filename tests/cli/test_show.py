@@ -45,7 +45,7 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
     assert re.search(r"beta +0\.5", out) and re.search(r"model\.tune +last_layers", out)
     assert "losses.dpo" not in out, "what the experiment has besides this cell"
     manifest, cell = read_json(results / "tiny/manifest.json"), results / "tiny/cells" / key
-    assert f"sha256 {manifest['hashes']['data']['hh']}" in out and "train: used 24" in out
+    assert f"sha256 {manifest['hashes']['data']['hh']}" in out and "train: used: 24" in out
     steps = [line.split() for line in out.splitlines() if re.match(r" +\d+   (train|dev)", line)]
     assert [words[:2] for words in steps] == [
         [str(r["step"]), r["split"]] for r in read_jsonl(cell / "train/metrics.jsonl")
@@ -57,7 +57,8 @@ def test_it_shows_settings_data_training_and_responses_with_their_verdicts(finis
 
 
 def test_it_shows_a_training_example_with_its_mask(finished, show):
-    out = show(finished.parent / "results", DPO).partition("first training example, trained on between ⟦ and ⟧\n")[2]
+    title = "first training example (trained on: what is between ⟦ and ⟧)\n"
+    out = show(finished.parent / "results", DPO).partition(title)[2]
     chosen, rejected = re.findall(r"^\d  (chosen|rejected): \d+ tokens, \d+ trained on\n<\|im_start", out, flags=re.M)
     assert (chosen, rejected) == ("chosen", "rejected") and out.count("⟦") == out.count("⟧") == 2
 

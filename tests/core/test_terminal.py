@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -110,3 +111,11 @@ def test_nothing_else_prints():
                 if isinstance(target, ast.Attribute) and target.attr in ("stdout", "stderr"):
                     printing.add(file)
     assert {file.relative_to(root).as_posix() for file in printing} == {"core/terminal.py"}
+
+
+def test_a_reader_that_has_gone_is_a_broken_pipe():
+    """As with `| head`: the command line then ends without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(BrokenPipeError), open(writing, "w") as file:
+        Terminal(file=file).say("x" * 100_000)

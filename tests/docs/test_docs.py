@@ -98,6 +98,7 @@ def test_the_page_lists_every_argument_of_the_decorator():
     assert [name for name in arguments if f"| `{name}` |" not in OWN] == []
 
 
+@pytest.mark.slow
 def test_the_need_of_the_docs_is_planned_and_run(tmp_path, tiny_model, tiny_encoder, command):
     (tmp_path / "my_need.py").write_text(block("python", "# my_need.py"))
     sections = yaml.safe_load(block("yaml", "my_need.py"))

@@ -290,6 +290,7 @@ def test_wrong_columns_and_types_are_errors_with_the_place(values, message):
             {"prompt": "a", "chosen": [SYSTEM, user("a"), assistant("b")], "rejected": "c"},
             "chosen and rejected have different prompts",
         ),
+        ({"prompt": "Be nice.\n\nHuman: a\n\nAssistant:", **PAIR}, "not a dialogue that a human opens"),
         ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a\n\nAssistant: b"}, "last turn is not the assistant's"),
         ({"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"}, "not a dialogue that a human opens"),
         (
@@ -319,6 +320,7 @@ def as_dialogue(answer, line="\n"):
         (None, lambda answer: as_dialogue(answer, "\r\n"), ASK),
         (as_dialogue("", "\r\n").rstrip(), lambda answer: as_dialogue(answer, "\r\n"), ASK),
         ("Why?", lambda answer: json.dumps([user("Why?"), assistant(answer)]), ASK),
+        ("Why?", lambda answer: json.dumps([{"id": 1, **user("Why?")}, assistant(answer)]), ASK),
         (json.dumps([user("Why?")]), lambda answer: answer, ASK),
         (None, lambda answer: json.dumps([SYSTEM, user("Why?"), assistant(answer)]), BRIEF),
         ("Why?", lambda answer: [SYSTEM, user("Why?"), assistant(answer)], BRIEF),
@@ -335,7 +337,18 @@ def test_a_conversation_beside_a_prompt_is_its_answer_and_what_comes_before_is_t
     assert parsed.prompt == prompt and parsed.preference == Preference(prompt, "Because.", None)
 
 
-@pytest.mark.parametrize("text", ["Human: I am.\n\nAssistant: So am I.", '["role"]', '{"role": "user"}', "a\r\nb"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Human: I am.\n\nAssistant: So am I.",
+        '["role"]',
+        '{"role": "user"}',
+        '[{"role": "admin", "name": "Ann"}]',
+        "[{'role': 'admin', 'name': 'Ann'}]",
+        '[{"content": "Ann"}]',
+        "a\r\nb",
+    ],
+)
 def test_an_answer_that_only_looks_like_a_conversation_is_text(text):
     assert parse(prompt="Why?", chosen=text, rejected="No.").preference == Preference(ASK, text, "No.")
 

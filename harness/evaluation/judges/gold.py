@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.core.dials import dial
+from harness.core.errors import one_line
 from harness.core.prompt import readable_prompt
 from harness.core.records import Agreement, Judgement
+from harness.core.secrets import masked
 from harness.evaluation.agreement import measure_agreement
 from harness.evaluation.base import Comparison, JudgeContext, register_judge
 from harness.tasks.rewards.base import Reward, find_reward
@@ -66,7 +68,8 @@ class GoldJudge:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a user's function can raise anything, sys.exit's error included
-            return Judgement(comparison.id, "failed", None, detail=f"{type(error).__name__}: {error}"[:200])
+            reason = one_line(masked(f"{type(error).__name__}: {error}"))[:200]
+            return Judgement(comparison.id, "failed", None, detail=reason)
         if math.isnan(difference):
             return Judgement(comparison.id, "failed", None, detail="the rewards do not compare")
         if abs(difference) <= self.options.margin:

@@ -205,6 +205,7 @@ def outcomes(judgements: dict[str, Judgement]) -> dict[str, tuple]:
     return {name: (judgement.status, judgement.preference) for name, judgement in judgements.items()}
 
 
+@pytest.mark.slow
 def test_whatever_an_endpoint_answers_is_that_one_judgement_s(make_context, tmp_path):
     """Between the hostile answers are honest ones, which all count; all can be written, and read again."""
     honest = [f"honest {i}" for i in range(20)]
@@ -275,7 +276,7 @@ def mutants(count: int) -> list[object]:
 
 
 def test_no_mutant_of_a_completion_gives_a_preference_out_of_bounds(make_context):
-    bodies = mutants(400)
+    bodies = mutants(200)
     with RawServer(lambda name: response(bodies[int(name)])) as server:
         told = judged(server, make_context(), [str(i) for i in range(len(bodies))])
     assert {j.status for j in told.values()} == {OK, UNPARSABLE, FAILED}

@@ -194,11 +194,12 @@ def test_the_fences_of_a_pairwise_judge_are_marked_by_what_stands_in_them(tiny_m
 
 def brevity(prompt: str, response: str) -> float:
     if response == "raise":
-        raise RuntimeError("no")
+        raise RuntimeError("no\nmodel for s3cr3t-0123456789")
     return float("nan") if response == "nan" else -len(response)
 
 
-def test_a_gold_judge_prefers_what_its_reward_scores_higher(make_context):
+def test_a_gold_judge_prefers_what_its_reward_scores_higher(make_context, monkeypatch):
+    monkeypatch.setenv("A_SECRET_KEY", "s3cr3t-0123456789")
     sides = [("ab", "abc"), ("abc", "ab"), ("ab", "cd"), ("raise", "a"), ("nan", "a")]
     comparisons = [Comparison(str(i), PROMPT, *side) for i, side in enumerate(sides)]
     options = gold.GoldOptions("tests.evaluation.judges.test_local:brevity")
@@ -211,6 +212,7 @@ def test_a_gold_judge_prefers_what_its_reward_scores_higher(make_context):
         ("failed", None),
         ("failed", None),
     ]
+    assert judgements[3].detail == "RuntimeError: no model for (A_SECRET_KEY)"
     close = judged(gold.make(gold.GoldOptions(options.reward, margin=1.0), make_context()), comparisons[:1])
     assert close[0].status == "tie"
     with pytest.raises(UserError, match="neither registered nor"):
