@@ -18,7 +18,7 @@ AT_LEAST = {
     "ratio_shared_prompt": 1.6,
     "ratio_grid": 10,
 }
-UNDER = {"rpo_share_of_step": 0.01}
+UNDER = {"rpo_share_of_step": 0.01, "seconds_more_cells": 5}
 
 
 def section(measured: dict) -> str:
