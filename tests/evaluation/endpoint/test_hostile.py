@@ -33,7 +33,9 @@ def response(body: object, *, head: str = "200 OK", length: object = None, more:
     """Return an HTTP response; `body` is bytes, or an object that becomes JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     size = len(data) if length is None else length
-    return f"HTTP/1.1 {head}\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n{more}\r\n".encode() + data
+    # The server closes each connection: a client that is not told may ask on it once more in that moment.
+    lines = f"Content-Type: application/json\r\nContent-Length: {size}\r\nConnection: close\r\n{more}"
+    return f"HTTP/1.1 {head}\r\n{lines}\r\n".encode() + data
 
 
 def graded(logprob: object, token: object = "1") -> dict:
