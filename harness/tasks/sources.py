@@ -98,12 +98,8 @@ def _jsonl_values(path: Path) -> Iterator[tuple[str, object]]:
         if text := _decoded(line, path, number).strip():
             try:
                 yield f"{path}:{number}", json.loads(text)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not valid JSON: {error.msg} (column {error.colno})") from None
-            except RecursionError:
-                raise UserError(f"{path}:{number}: not valid JSON: nested too deeply") from None
-            except ValueError as error:  # an integer of thousands of digits
-                raise UserError(f"{path}:{number}: cannot be read: {error}") from None
+            except (ValueError, RecursionError) as error:
+                raise _not_json(error, f"{path}:{number}") from None
 
 
 def _json_values(path: Path) -> Iterator[tuple[str, object]]:
@@ -125,11 +121,18 @@ def _json_values(path: Path) -> Iterator[tuple[str, object]]:
             yield f"{path}:{line}", values
             end = space.match(text, end).end()
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
-    except RecursionError:
-        raise UserError(f"{path}:{line}: not valid JSON: nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise UserError(f"{path}:{line}: cannot be read: {error}") from None
+        raise _not_json(error, f"{path}:{error.lineno}") from None
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error, f"{path}:{line}") from None
+
+
+def _not_json(error: ValueError | RecursionError, where: str) -> UserError:
+    """Return what an error of the JSON parser means to the user."""
+    if isinstance(error, json.JSONDecodeError):
+        return UserError(f"{where}: not valid JSON: {error.msg} (column {error.colno})")
+    if isinstance(error, RecursionError):
+        return UserError(f"{where}: not valid JSON: nested too deeply")
+    return UserError(f"{where}: cannot be read: {error}")  # an integer of thousands of digits
 
 
 def _decoded(content: bytes, path: Path, line: int) -> str:
