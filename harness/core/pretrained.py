@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.assets import quiet
-from harness.core.errors import UserError, one_line
+from harness.core.errors import UserError, first_line, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,9 +31,8 @@ def loading(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a damaged folder can raise anything
-        text = str(error).strip()
-        reason = text.splitlines()[0] if text else type(error).__name__
-        if "trust_remote_code" in text:
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
             reason = "it needs its own Python code; model.trust_remote_code=true runs that of the experiment's model"
         raise UserError(f"{what}: {one_line(reason)}") from error
 
