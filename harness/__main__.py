@@ -1,8 +1,7 @@
 """The command line: python -m harness COMMAND."""
 
-import sys
-
 from harness.cli.main import main
+from harness.core.exits import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -25,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.backbones.language_model.policy import LanguageModel
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig, OptimConfig
+from harness.core.exits import leave
 from harness.core.prompt import Message
 from harness.training.base import Job
 from harness.training.batch import Example, effective_batches
@@ -160,3 +161,4 @@ def main(path: str, ways: str, *losses: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave(0)
