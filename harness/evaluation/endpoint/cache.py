@@ -8,7 +8,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -58,10 +58,11 @@ class AnswerCache:
         with self._usable():
             self.path.parent.parent.mkdir(parents=True, exist_ok=True)
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's other files get the same mode
+            with suppress(FileExistsError):  # closing a file that is open elsewhere in the process drops its locks
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's others get this mode
             self._database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # None: each write commits
             try:
-                self._database.execute("PRAGMA journal_mode=WAL")
+                self._use_wal()
                 self._database.execute("PRAGMA synchronous=NORMAL")
                 self._database.executescript(SCHEMA)
             except sqlite3.Error:
@@ -114,6 +115,18 @@ class AnswerCache:
             row = self._database.execute(f"SELECT TOTAL(usd) FROM spending WHERE account = ?{which}", (account,))
             return row.fetchone()[0]
 
+    def _use_wal(self) -> None:
+        """Turn on WAL mode. For this SQLite does not wait for a process that writes at the same moment."""
+        until = time.monotonic() + WAIT
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.01)
+
     def _settle(self, entry: int, usage: Usage) -> None:
         self._database.execute(
             "UPDATE spending SET answered = 1, prompt_tokens = ?, completion_tokens = ?, usd = ? WHERE entry = ?",
@@ -151,7 +164,7 @@ def _unpacked(content: object, *columns: object) -> Kept | None:
     """Return a stored reply; None if its row is damaged."""
     try:
         reply = Reply(json.loads(zlib.decompress(content)))  # type: ignore[arg-type]  # any type raises or is right
-        reply.only_what_is_read(str)
+        _ = reply.tokens  # raises for what is no reply
         usage = from_json(Usage, dict(zip((field.name for field in fields(Usage)), columns, strict=True)))
         return Kept(reply, usage)
     except (zlib.error, TypeError, ValueError, RecursionError, AttributeError, SpoiltError):

@@ -1,7 +1,10 @@
 """The ledger of paid answers: one for all processes, and right after any of them has ended in any way."""
 
+import sqlite3
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -31,6 +34,19 @@ def test_processes_that_start_together_share_a_budget_to_the_cent(tmp_path):
     with AnswerCache(tmp_path / CACHE_FILE) as cache:
         assert cache.spent("tests") == pytest.approx(1.0)
         assert 0 < cache.spent("tests", unanswered_only=True) < 1
+
+
+def test_a_process_that_opens_a_new_file_waits_for_another_that_writes_to_it(tmp_path):
+    """SQLite waits for nobody when the mode of the file is changed, which the first process of a run does."""
+    path = tmp_path / CACHE_FILE
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = Timer(0.5, other.execute, ["COMMIT"])
+        done.start()
+        with AnswerCache(path) as cache:
+            assert cache.spent("tests") == 0
+        done.join()
 
 
 def test_an_entry_is_settled_with_its_reply_or_released(tmp_path):
