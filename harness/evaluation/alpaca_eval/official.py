@@ -30,7 +30,7 @@ from harness.core.store import read_json, write_json, write_text
 from harness.evaluation.alpaca_eval.annotators import load_settings
 from harness.evaluation.alpaca_eval.options import AlpacaEvalOptions
 from harness.evaluation.base import Comparison
-from harness.evaluation.endpoint.options import read_key, secrets_of, url_of, without
+from harness.evaluation.endpoint.options import longest_first, read_key, secrets_of, url_of, without
 
 FOLDER = "alpaca_eval-official"  # the folder of its answers in the cache, its owner's alone
 CHUNK = 16  # comparisons between two saves of its answers; a crash loses the answers since the last one
@@ -138,7 +138,7 @@ def _seal(path: Path, secrets: Sequence[str]) -> None:
     """Remove secrets from the package's answers file, which has the endpoint's text, and make it its owner's alone."""
     escaped = [secret.replace("/", "\\/") for secret in secrets]  # as pandas writes them
     text = path.read_text(encoding="utf-8", errors="replace")
-    write_text(path, without([*secrets, *escaped], text))
+    write_text(path, without(longest_first({*secrets, *escaped}), text))
     path.chmod(0o600)
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from harness.core.dials import dial
 from harness.core.errors import UserError
-from harness.core.secrets import secrets
+from harness.core.secrets import SHORTEST_SECRET, secret_in, secrets
 from harness.evaluation.endpoint.money import check_money
 
 OPENAI_URL = "https://api.openai.com/v1"
 RESERVED = ("messages", "model", "n", "stream")  # request fields that options may not set
-SHORTEST_KEY = 8  # characters; a shorter "key" is a dummy for a server without keys, and may occur in ordinary text
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLAIN_VARIABLE = re.compile(r"[A-Z]{1,20}(_[A-Z0-9]{1,20}){1,4}")  # no key looks like that
 PRINTABLE = re.compile(r"[!-~]+")  # ASCII without spaces and control characters
@@ -50,7 +49,7 @@ def check_endpoint(options: EndpointOptions, answer_tokens: int | None) -> None:
     `answer_tokens` is the limit on an answer's length, or None without a limit.
     """
     source, url = ("judge.base_url", options.base_url) if options.base_url else ("$OPENAI_BASE_URL", url_of(options))
-    if any(mark in url for mark in "@?#") or any(secret in url for secret in secrets()):
+    if any(mark in url for mark in "@?#") or secret_in(url):
         raise UserError(
             f"{source} holds a name, a password, a key or a query, which would be written down; leave it at "
             "http://host:port/v1, and put the key into the variable that judge.key_env names"
@@ -97,9 +96,16 @@ def read_key(name: str) -> str:
 
 
 def secrets_of(key_env: str) -> list[str]:
-    """Return what must not be written down from an endpoint's text: its key, and all that looks like a secret."""
+    """Return what must not be written down from an endpoint's text: its key, unless it is too short to be one, and all
+    that looks like a secret; in the order in which to remove them.
+    """
     own = os.environ.get(key_env, "").strip()
-    return [own, *secrets()] if len(own) >= SHORTEST_KEY else list(secrets())
+    return longest_first({*secrets(), *([own] if len(own) >= SHORTEST_SECRET else [])})
+
+
+def longest_first(secrets: Iterable[str]) -> list[str]:
+    """Return secrets in the order in which to remove them: one may be a part of another."""
+    return sorted(secrets, key=len, reverse=True)
 
 
 def without(secrets: Sequence[str], text: str) -> str:
