@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from harness.run.progress import plan_with_progress
 
     draft = draft_plan(load_experiment(options.experiment, options.overrides), to_run=False)
-    model = draft.model()
+    model = draft.model
     plan = plan_with_progress(draft, model, Terminal(stderr=True)) if model else None
     console = Terminal()
     marked = not console.is_terminal

@@ -56,19 +56,13 @@ def losses_table() -> Table:
         padding=(0, 1, 0, 0),
     )
     rows = []
-    for loss in losses_as_dicts():
+    for loss in map(get_loss, list_losses()):
         hyperparameters = "\n".join(
-            f"{name}: {p['default']}" + (f" [{', '.join(map(str, p['grid']))}]" if p["grid"] else "")
-            for name, p in loss["hyperparameters"].items()
+            f"{p.name}: {p.default}" + (f" [{', '.join(map(str, p.grid))}]" if p.grid else "")
+            for p in loss.hyperparameters.values()
         )
-        cells = (
-            loss["name"],
-            loss["paper"],
-            f"{loss['data']}\n{loss['reduction']}",
-            "\n".join(loss["needs"]),
-            hyperparameters,
-        )
-        rows.append(cells)
+        needs = "\n".join(sorted(loss.needs))
+        rows.append((loss.name, loss.paper, f"{loss.data}\n{loss.reduction}", needs, hyperparameters))
     headings = ("name", "paper", "data, reduction", "needs", "hyper-parameters: default [grid]")
     for column in zip(headings, *rows, strict=True):
         longest = max(len(word) for cell in column for word in cell.split() if "/" not in word)  # addresses are broken

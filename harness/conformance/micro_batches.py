@@ -16,6 +16,7 @@ from harness.core.prompt import Message
 from harness.training.batch import EffectiveBatch, Example, effective_batches
 from harness.training.forward import Training
 from harness.training.objective import PreferenceObjective
+from harness.training.randomness import seeded
 from harness.training.supply import Column, Split, Supply
 from losses import Loss, Side
 from losses.needs import NEEDS, Need
@@ -47,8 +48,7 @@ def trained_gradients(loss: Loss, budgets: Sequence[int], *, at_start: bool) -> 
         for i in range(PAIRS)
     ]
     (batch,) = effective_batches(examples, batch_size=PAIRS, data=loss.data, seed=0, epoch=0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         policy = Bigram()
         start, second = copy.deepcopy(policy), Bigram()
         if not at_start:

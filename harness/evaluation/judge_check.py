@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from harness.core.records import COUNTED, Judgement
 from harness.evaluation.labelled import FIRST, SECOND, TIE
-from harness.evaluation.statistics.intervals import flip_rate, mean_known, wilson_interval
+from harness.evaluation.statistics.intervals import mean_known, wilson_interval
 
 
 def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
@@ -36,7 +36,7 @@ def check_measures(rows: Sequence, judgements: Sequence) -> dict[str, object]:
         "kappa": _kappa([(row.label, _verdict(judgement)) for row, judgement in pairs]),
         "coverage": len(pairs) / len(rows),
         "missing": {status: n for status, n in _counts(judgements).items() if status not in COUNTED},
-        "flip_rate": _or_none(flip_rate(judgement.flipped for _, judgement in pairs)),
+        "flip_rate": mean_known(judgement.flipped for _, judgement in pairs),
         "first_rate": mean_known(judgement.first for _, judgement in pairs),
         "graded_rate": mean_known(judgement.graded for _, judgement in pairs),
         "longer": _longer([(row, _verdict(judgement)) for row, judgement in pairs]),

@@ -16,7 +16,7 @@ from harness.core.errors import UserError, one_line
 from harness.core.prompt import Prompt, prompt_key
 from harness.core.records import COUNTED, Judgement
 from harness.evaluation.base import Comparison
-from harness.evaluation.statistics.intervals import flip_rate, mean_known, win_rate
+from harness.evaluation.statistics.intervals import mean_known, win_rate
 from harness.tasks.formats import Dropped, prompt_in, text_in
 from harness.tasks.rows import Row, make_row, not_empty
 from harness.tasks.sources import read_rows
@@ -44,7 +44,7 @@ def judged_summary(judgements: Sequence[Judgement]) -> dict[str, object]:
         "win_rate_high": 100 * rate.high,
         "n": len(counted),
         "coverage": len(counted) / len(judgements),
-        "flip_rate": flip_rate(judgement.flipped for judgement in counted),
+        "flip_rate": mean_known(judgement.flipped for judgement in counted),
         "first_rate": mean_known(judgement.first for judgement in counted),
         "graded_rate": mean_known(judgement.graded for judgement in counted),
     }

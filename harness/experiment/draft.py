@@ -6,6 +6,7 @@ Most user errors are detected here, before anything expensive starts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from harness.backbones.language_model.decoder import context_of
@@ -34,8 +35,9 @@ class Draft:
     encoder: Encoder
     store: Store
 
+    @cached_property
     def model(self) -> Path | None:
-        """Return the folder of the model; None if the experiment has yet to train it from scratch.
+        """The folder of the model; None if it had yet to be trained from scratch when it was first asked for.
 
         Raises `UserError` for a model that cannot be read.
         """
@@ -80,4 +82,4 @@ def _context(draft: Draft) -> int | None:
     model = draft.experiment.model
     if model.from_scratch:
         return model.from_scratch.context
-    return context_of(check_folder(draft.model(), model))
+    return context_of(check_folder(draft.model, model))

@@ -5,13 +5,13 @@ Nothing is trained here. A model trained from scratch is made before, as the fir
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from harness.backbones.language_model.decoder import dropout_rates
-from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings
+from harness.backbones.language_model.policy import check_folder, load_tokenizer, model_settings, only_read
 from harness.backbones.language_model.sampler import ends_named_by
 from harness.backbones.language_model.scoring import stored_at
 from harness.backbones.language_model.token_store import TokenStore
@@ -49,6 +49,7 @@ class Plan:
     cells: list[Cell]
     store: Store
     second_reference: Path | None = None
+    second_hash: str | None = None
     ends: tuple[int, ...] = ()  # tokens that end a sample besides those that the renderer knows
 
     def cell(self, key: str) -> Cell:
@@ -64,7 +65,7 @@ class Plan:
         """The sampling settings that determine a response. The number drawn at once is not one of them."""
         return numeric(self.experiment.sample)
 
-    @property
+    @cached_property
     def trunk_bytes(self) -> int:
         """Disk space for the frozen layers' activations, in bytes; 0 unless `model.tune` is last_layers."""
         model = self.experiment.model
@@ -130,10 +131,10 @@ def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = 
     for name in resolved.evaluated_on:
         check_data(name, {loss: resolved.losses[loss] for loss, _ in resolved.points_of[name]}, tasks[name])
     second = _second_reference(experiment, resolved.losses, renderer)
-    for folder in filter(None, (model, second)):
-        settings = model_settings(folder, experiment.model)
-        check_ids(_all_ids(tasks, renderer), renderer.tokenizer, settings, f"model in {folder}")
-    dropout = dropout_rates(model_settings(model, experiment.model))
+    settings = {folder: model_settings(folder, experiment.model) for folder in filter(None, (model, second))}
+    for folder, own in settings.items():
+        check_ids(_all_ids(tasks, renderer), renderer.tokenizer, own, f"model in {folder}")
+    dropout = dropout_rates(settings[model])
     starts = {name: start_inputs(experiment, model_hash, dropout, tasks[name]) for name in resolved.evaluated_on}
     second_hash = weights_hash(second, code=runs_code) if second else None
     cells = []
@@ -158,6 +159,7 @@ def make_plan(draft: Draft, model: Path, progress: Callable[[int, int], None] = 
         cells,
         draft.store,
         second,
+        second_hash,
         ends,
     )
     check_trunk(plan.trunk_bytes, experiment.model)
@@ -188,7 +190,7 @@ def _second_reference(experiment: ExperimentConfig, losses: Mapping[str, Loss], 
     if not name:
         raise UserError(f"loss {wanting[0]!r} needs a second reference; name a model in 'second_reference'")
     folder = model_folder(name, None, code=experiment.model.trust_remote_code)
-    check_folder(folder, dataclasses.replace(experiment.model, tune="full", dropout=0.0))
+    check_folder(folder, only_read(experiment.model))
     if load_tokenizer(folder, experiment.model).get_vocab() != renderer.tokenizer.get_vocab():
         raise UserError(f"second_reference {name}: its tokenizer is not that of {experiment.model.name}")
     return folder

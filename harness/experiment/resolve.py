@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -39,7 +40,7 @@ class JudgeChoice:
     options: object
     tasks: tuple[str, ...]
 
-    @property
+    @cached_property
     def source(self) -> str:
         """A hash of the code of a judge of the user's own; "" for a built-in one, and for one that is in no file."""
         file = Path(JUDGES.origin(self.kind.name).rpartition(":")[0])
@@ -114,9 +115,12 @@ def _grid(loss: Loss, entry: object) -> list[dict]:
     points = [loss.settings(dict(point)) for point in itertools.product(*axes)]
     if not points:
         raise UserError(f"{where}: an empty list of values leaves nothing to run")
-    for i, point in enumerate(points):
-        if point in points[:i]:
+    seen: set[tuple] = set()
+    for point in points:
+        values = tuple(point.values())  # in the order of the signature
+        if values in seen:
             raise UserError(f"{where}: the grid holds the same settings twice: {point}")
+        seen.add(values)
     return points
 
 

@@ -53,7 +53,7 @@ def _planned_again(stored: CellFiles) -> tuple[Plan, Cell]:
     if stored.loss != SFT:  # as the cell has it: the last run may have asked for other settings
         experiment.losses[stored.loss] = dict(stored.record.settings)
     draft = draft_plan(experiment, to_run=False)
-    model = draft.model()
+    model = draft.model
     if model is None:
         raise UserError(f"the model from scratch that cell {stored.key} starts from is no longer in {files.store}")
     plan = make_plan(draft, model)

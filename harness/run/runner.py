@@ -36,7 +36,7 @@ def run_experiment(experiment: ExperimentConfig, console: Terminal) -> int:
     started = time.monotonic()
     console.quiet = console.quiet or os.environ.get("RANK", "0") != "0"  # set by launchers of several processes
     draft = draft_plan(experiment)
-    plan = plan_with_progress(draft, draft.model() or _model_from_scratch(draft, console), console)
+    plan = plan_with_progress(draft, draft.model or _model_from_scratch(draft, console), console)
     worker = Worker(plan)
     main = worker.accelerator.is_main_process  # only this process prints, and writes what is not an artifact
     console.quiet = console.quiet or not main

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from harness.backbones.language_model.policy import LanguageModel, load_policy
+from harness.backbones.language_model.policy import LanguageModel, load_policy, only_read
 from harness.backbones.language_model.sampler import Sampler
 from harness.backbones.language_model.sampling import Drawing
 from harness.backbones.language_model.scoring import BatchSource
@@ -71,6 +71,10 @@ class Worker:
 
         return self.memory.get("reference policy", task, load)
 
+    def second_policy(self) -> LanguageModel:
+        """Return the second reference, which the experiment must have."""
+        return self.to_device(load_policy(self.plan.second_reference, only_read(self.experiment.model)))
+
     def policy(self, cell: Cell, share: float | None = None) -> LanguageModel:
         """Return a cell's policy as it was after a share of its training (None: at the end)."""
         if cell.loss == SFT:
@@ -124,8 +128,8 @@ class Worker:
         self.attention = getattr(policy.model.config, "_attn_implementation", None) or "unknown"
         policy.verify()
         self.steps(policy)
-        if folder := self.plan.second_reference:
-            load_policy(folder, dataclasses.replace(self.experiment.model, tune="full")).verify()
+        if self.plan.second_reference:
+            self.second_policy().verify()
         if not self.experiment.train.shared_prompt:
             return "train.shared_prompt=false"
         splits = [split for planned in self.plan.tasks.values() for split in planned.prepared.splits.values()]

@@ -227,7 +227,7 @@ def _completion(row: Row, column: str, prompt: Prompt | None) -> tuple[Prompt, s
 def _ends_with(turns: Prompt, last: Prompt) -> bool:
     """Whether the last of some turns are these, white space aside."""
     own, asked = ([(turn.role, turn.content.split()) for turn in part] for part in (turns, last))
-    return own[len(own) - len(asked) :] == asked if len(asked) <= len(own) else False
+    return own[len(own) - len(asked) :] == asked
 
 
 def _unpaired(row: Row, own_prompt: Prompt | None) -> ParsedRow:

@@ -61,13 +61,13 @@ class Checkpoints:
         """Return the newest undamaged checkpoint of these inputs, if there is one."""
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             try:
-                snapshot = self._read(path)
+                manifest = read_json(path / MANIFEST)
+                snapshot = self._read(path, manifest)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 warnings.warn(f"{path} is damaged ({error}); the checkpoint before it is used", stacklevel=2)
                 continue
             if snapshot:
-                self._good = [path.name]
-                self._beside = read_json(path / MANIFEST)["beside"]
+                self._good, self._beside = [path.name], manifest["beside"]
                 return snapshot
         return None
 
@@ -103,11 +103,11 @@ class Checkpoints:
         self._last = time.monotonic()
         self._cost = self._last - started
 
-    def _read(self, path: Path) -> Snapshot | None:
-        """Return a checkpoint, or None if it belongs to other inputs; raise `ValueError` if a hash does not match,
-        `OSError` if a file is missing.
+    def _read(self, path: Path, manifest: dict) -> Snapshot | None:
+        """Return a checkpoint that has this manifest, or None if it belongs to other inputs.
+
+        Raises `ValueError` if a hash does not match, `OSError` if a file is missing.
         """
-        manifest = read_json(path / MANIFEST)
         if manifest["inputs"] != self._key:
             return None
         for name in (TENSORS, VALUES):

@@ -40,5 +40,5 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 def set_random_state(device: torch.device, states: dict[str, Tensor]) -> None:
     """Restore the states that `random_state` returned."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
+    if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

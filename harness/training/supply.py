@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.errors import UserError, in_user_code, one_line
+from harness.core.errors import UserError, one_line
+from harness.core.user_code import user_code
 from harness.training.base import LogProbs, Source
 from harness.training.batch import EffectiveBatch, Example
 from harness.training.forward import Training
@@ -217,13 +218,8 @@ def _own_column(need: str, split: Split) -> Column:
     of a response is not finite.
     """
     own = NEEDS.get(need)
-    try:
+    with user_code(f"need {need!r}", getattr(own.compute, "__module__", "")):
         computed = own.compute(split)  # type: ignore[misc]  # mypy: the caller has seen that there is a function
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a user's function can raise anything, sys.exit's error included
-        module = getattr(own.compute, "__module__", "")
-        raise UserError(f"need {need!r}: {in_user_code(error, module)}") from error
     try:
         chosen, rejected = map(_fp32, (computed, computed) if own.of == "prompt" else computed)
     except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: tensors of different shapes

@@ -6,6 +6,7 @@ adapter stays active below the one that the loss trains, so that the reference i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -237,6 +238,11 @@ def load_plain(folder: Path, config: ModelConfig, dtype: str, **settings: object
     """
     what, remote = f"model in {folder}", config.trust_remote_code
     return load_model(CAUSAL, folder, what, exact=True, dtype=dtype, trust_remote_code=remote, **settings)
+
+
+def only_read(config: ModelConfig) -> ModelConfig:
+    """Return the settings of a further model that is used as it is, such as a second reference."""
+    return dataclasses.replace(config, tune="full", dropout=0.0)
 
 
 def check_folder(folder: Path, config: ModelConfig) -> PretrainedConfig:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from harness.backbones.language_model.policy import LanguageModel, load_policy
 from harness.backbones.language_model.scoring import BatchSource, reference_logprobs
-from harness.core.assets import weights_hash
 from harness.experiment.cells import Cell
 from harness.run.stages.base import Stage, Target, for_each_split_of_training
 from harness.run.stages.completions import preferences
@@ -34,15 +30,14 @@ def reference_of(worker: Worker, task: str, source: BatchSource, progress: Progr
 
 def second_reference(worker: Worker, task: str, split: str, progress: Progress) -> LogProbs:
     """Return the log-probs of a split of preferences under the experiment's second reference."""
-    folder, model = worker.plan.second_reference, dataclasses.replace(worker.experiment.model, tune="full")
-    # without the frozen layers' activations: they are the policy's
-    source = worker.bare_source(preferences(worker, task, progress)[split].sequences)
 
-    def load() -> LanguageModel:
-        return worker.to_device(load_policy(folder, model))
+    def read() -> LogProbs:
+        # without the frozen layers' activations: they are the policy's
+        source = worker.bare_source(preferences(worker, task, progress)[split].sequences)
+        weights, dtype = worker.plan.second_hash, worker.experiment.model.dtype
+        return reference_logprobs(worker.store, worker.second_policy, weights, dtype, source, progress)
 
-    weights = weights_hash(folder, code=model.trust_remote_code)
-    return reference_logprobs(worker.store, load, weights, model.dtype, source, progress)
+    return worker.memory.get("second reference", (task, split), read)
 
 
 def make(worker: Worker, cell: Cell, target: Target, progress: Progress) -> None:
