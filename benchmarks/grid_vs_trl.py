@@ -89,7 +89,7 @@ def grid(setting: Setting, dataset: str, pairs: int) -> tuple[float, float]:
             train=setting.train,
         )
         draft = draft_plan(experiment)
-        plan = make_plan(draft, draft.model())
+        plan = make_plan(draft, draft.model)
         worker = Worker(plan)
         worker.check_model()
         sft(worker, dataset, nothing)

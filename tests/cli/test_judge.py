@@ -11,7 +11,7 @@ import pytest
 import harness
 from harness.cli.main import main
 from harness.core.bounded import LONGEST_ROW
-from harness.reporting.judge_checks import check_file, checks_of
+from harness.reporting.judge_checks import checks_of
 from tests.evaluation.fake_openai import FakeOpenAI, Reply, prefers
 
 DATA = Path(harness.__file__).parent / "tasks" / "data"
@@ -285,11 +285,6 @@ def test_files_of_outputs_that_differ_after_a_dot_have_judgements_of_their_own(c
     for name in ("gpt-4.0.jsonl", "gpt-4.1.jsonl"):
         assert command("judge", outputs_file(tmp_path / name), "--judge", LENGTH)[0] == 0
     assert {path.name for path in tmp_path.glob("*.judged.jsonl")} == {"gpt-4.0.judged.jsonl", "gpt-4.1.judged.jsonl"}
-
-
-def test_checks_on_files_have_names_that_no_other_file_takes(tmp_path):
-    names = [check_file(tmp_path, "judge", data).name for data in ("a/b.jsonl", "a-b.jsonl", "llmbar", 300 * "x")]
-    assert len(set(names)) == 4 and names[2] == "llmbar.json" and max(map(len, names)) < 100
 
 
 def test_a_home_folder_is_meant_in_every_argument(command, tmp_path, monkeypatch):

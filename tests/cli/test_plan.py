@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from harness.cli.main import main
+from tests.changed_model import changed
 from tests.evaluation.fake_openai import FakeOpenAI, Reply
 from tests.run.test_sentiment import write_sentiment
 from tests.tiny_experiment import FITTED, run, write_experiment
@@ -93,13 +93,13 @@ def test_it_needs_no_key_and_prices_the_calls(plan, monkeypatch):
 @pytest.fixture
 def broken_judge(tmp_path, tiny_model) -> Path:
     """A reward model with a weight that is not a number, which shows when it is first asked."""
-    folder = shutil.copytree(tiny_model, tmp_path / "broken_judge")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}))
-    weights = load_file(folder / "model.safetensors")
-    weights["score.weight"] = torch.full((1, config["hidden_size"]), torch.nan)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+
+    def with_a_score(tensors: dict) -> dict:
+        width = tensors["model.embed_tokens.weight"].shape[1]
+        return {**tensors, "score.weight": torch.full((1, width), torch.nan)}
+
+    labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    return changed(tiny_model, tmp_path / "broken_judge", with_a_score, **labels)
 
 
 @pytest.mark.slow

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
+from tests.changed_model import changed
 from tests.cli.conftest import task
 from tests.conftest import build_tiny_model
 
@@ -66,12 +65,8 @@ def test_lora_targets_that_the_model_lacks(refuses, tiny_model):
 
 
 def another(folder: Path, to: Path, tensors=dict, **settings) -> dict:
-    """Copy a model with other tensors and settings; return the section `model` that names it."""
-    shutil.copytree(folder, to)
-    weights, config = to / "model.safetensors", json.loads((to / "config.json").read_text())
-    save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
-    (to / "config.json").write_text(json.dumps({**config, **settings}))
-    return {"name": str(to)}
+    """Return the section `model` that names a copy of a model with other tensors and settings."""
+    return {"name": str(changed(folder, to, tensors, **settings))}
 
 
 def test_a_model_that_lacks_weights(refuses, tiny_model, tmp_path):

@@ -1,7 +1,6 @@
 """A model from the hub: what is downloaded, and that its own Python code runs only where that is asked for."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from harness.core.assets import weights_hash
 from tests.conftest import REPOSITORY
+from tests.hub import served
 from tests.tiny_experiment import write_experiment
 
 CONFIGURATION = """
@@ -45,15 +45,9 @@ def own_code(tmp_path, tiny_model):
 
 @pytest.fixture
 def hub(tmp_path):
-    """Serve the folder `hub` as a model hub; return the environment of a process that uses it."""
-    script = REPOSITORY / "tests" / "tasks" / "hub_server.py"
-    server = subprocess.Popen([sys.executable, script, tmp_path / "hub"], stdout=subprocess.PIPE, text=True)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_HOME": str(tmp_path / "cache")}
-    yield {**environment, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(REPOSITORY)}
-    server.kill()
-    server.wait()
-    server.stdout.close()
+    """The environment of a process that uses the folder `hub` as a model hub."""
+    with served(tmp_path) as environment:
+        yield {**environment, "PYTHONPATH": str(REPOSITORY)}
 
 
 def plan(path: Path, environment, trusts: bool) -> subprocess.CompletedProcess:

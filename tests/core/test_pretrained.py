@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from harness.backbones.language_model.policy import load_policy
@@ -16,16 +15,7 @@ from harness.core.pretrained import check_files, load_model
 from harness.core.store import Store
 from harness.evaluation.judges.local import LocalModel, LocalOptions
 from harness.tasks.rewards.classifier import ClassifierReward
-
-
-def changed(folder, to, tensors=lambda tensors: tensors, **settings):
-    """Copy a model folder with other tensors and settings."""
-    shutil.copytree(folder, to)
-    weights = to / "model.safetensors"
-    save_file(tensors(load_file(weights)), weights, metadata={"format": "pt"})
-    config = json.loads((to / "config.json").read_text())
-    (to / "config.json").write_text(json.dumps({**config, **settings}))
-    return to
+from tests.changed_model import changed
 
 
 def renamed(prefix):

@@ -23,14 +23,17 @@ PAGE = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
 WORDS = " ".join(PAGE.split())
 # Statement: the file of its test, and the test.
 ELSEWHERE = {
-    "An error with its file and line": ("tests/cli/test_main.py", "test_an_error_in_a_plugin_names_the_user_s_line"),
+    "An error with its file and line": ("tests/cli/test_plugins.py", "test_an_error_in_a_plugin_names_the_user_s_line"),
     "fails its own cell or judgement": ("tests/run/test_cell.py", "test_code_that_calls_sys_exit_fails_its_own_cell"),
     "16 MiB for a line or a row": ("tests/tasks/test_sources.py", "test_a_line_has_a_size_limit"),
     "200 times its own size": ("tests/tasks/test_sources.py", "test_a_small_file_that_unpacks_to_much"),
     "10,000 nodes": ("tests/experiment/test_file.py", "test_aliases_that_expand_to_more_than_memory"),
     "are spelled out, and an error is one line": ("tests/core/test_terminal.py", "test_a_line_is_one_line_whatever"),
     "would run as a formula": ("tests/reporting/test_tables.py", "test_no_text_is_a_formula_in_a_spreadsheet"),
-    "the owner alone (0600)": ("tests/evaluation/judges/test_openai.py", "test_answers_are_their_owner_s_alone"),
+    "the owner alone (0600)": (
+        "tests/evaluation/judges/test_openai_answers.py",
+        "test_answers_are_their_owner_s_alone",
+    ),
     "no markup, no HTML": ("tests/reporting/test_tables.py", "test_what_others_wrote_is_no_markup"),
     "are refused in every setting but `key_env`": ("tests/experiment/test_file.py", "test_the_environment_is_not_read"),
     "(eight characters or more) is refused": ("tests/experiment/test_file.py", "test_a_secret_among_the_settings"),

@@ -9,14 +9,12 @@ from harness.core.config import ExperimentConfig, ModelConfig
 from harness.core.encoder import MAX_PIECES
 from harness.core.hashing import hash_source
 from harness.experiment.cells import PlannedTask, loss_files, start_inputs
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import make_plan
 from harness.experiment.plugins import load_plugins
 from harness.tasks import TASKS
 from harness.training.supply import KeyInputs, supplier_of
 from losses import get_loss, register_loss, register_need, register_weighting
 from losses.needs import NEEDS
+from tests.planned import plan_of
 from tests.tiny_experiment import write_experiment
 
 FOLDER = Path(losses.__file__).parent
@@ -104,8 +102,7 @@ def test_how_dropout_is_seeded_is_part_of_the_key_only_where_there_is_dropout(tm
     path = write_experiment(tmp_path, tiny_model, tiny_encoder, losses={"dpo": {}})
 
     def start(*overrides: str) -> dict:
-        draft = draft_plan(load_experiment(path, overrides))
-        return make_plan(draft, draft.model()).starts["hh"]
+        return plan_of(path, *overrides).starts["hh"]
 
     assert "randomness" not in start() | start("model.tune=lora")
     assert start("model.tune=lora", "model.lora.dropout=0.1")["randomness"] == "seeded by step"

@@ -12,19 +12,13 @@ import pytest
 from harness.core.record_files import read_failures, read_records
 from harness.core.records import Judgement
 from harness.core.store import read_json, read_jsonl, write_json
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import Plan, make_plan
+from harness.experiment.plan import Plan
 from harness.run.cell import failure_of, run_cell, stages_of
 from harness.run.stages import train
 from harness.run.stages.base import Target
 from harness.run.worker import Worker
+from tests.planned import plan_of
 from tests.tiny_experiment import write_experiment
-
-
-def plan_of(path: Path, *overrides: str) -> Plan:
-    draft = draft_plan(load_experiment(path, overrides))
-    return make_plan(draft, draft.model())
 
 
 @pytest.fixture(scope="module")

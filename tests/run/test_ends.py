@@ -10,11 +10,10 @@ import pytest
 
 from harness.core.record_files import read_records
 from harness.core.records import SAMPLE, TRAIN, Sample, stage_folder
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import Plan, make_plan
+from harness.experiment.plan import Plan
 from harness.run.cell import run_cell
 from harness.run.worker import Worker
+from tests.planned import plan_of
 from tests.tiny_experiment import run, write_experiment
 
 
@@ -24,11 +23,6 @@ def experiment(tmp_path_factory, tiny_model, tiny_encoder) -> Path:
     model = shutil.copytree(tiny_model, folder / "model")
     tasks = {"hh": {"train_pairs": 12, "dev_pairs": 4, "test_prompts": 6, "max_prompt_tokens": 96}}
     return write_experiment(folder, model, tiny_encoder, tasks=tasks, losses={"dpo": {}}, sample={"max_new_tokens": 16})
-
-
-def plan_of(experiment: Path) -> Plan:
-    draft = draft_plan(load_experiment(experiment))
-    return make_plan(draft, draft.model())
 
 
 def sampled(experiment: Path, **generation: object) -> tuple[Plan, list[Sample], float]:

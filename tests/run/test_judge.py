@@ -8,11 +8,9 @@ import pytest
 
 from harness.core.record_files import read_failures, read_records
 from harness.core.records import Judgement
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import make_plan
 from harness.run.cell import run_cell
 from harness.run.worker import Worker
+from tests.planned import plan_of
 from tests.rehashed import rehash
 from tests.tiny_experiment import run, write_experiment
 
@@ -74,8 +72,7 @@ class Judged:
     def __call__(self, answers: str) -> list:
         (self.folder / "answers.py").write_text(answers)
         (self.folder / "asked").unlink(missing_ok=True)
-        draft = draft_plan(load_experiment(self.path, [f"judge.folder={self.folder}"]))
-        self.plan = make_plan(draft, draft.model())
+        self.plan = plan_of(self.path, f"judge.folder={self.folder}")
         self.worker = Worker(self.plan)
         return run_cell(self.plan, self.plan.cells[0].key, self.worker)
 

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from harness.core.store import read_json
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import Plan, make_plan
 from harness.run.plan_file import write_plan
+from tests.planned import plan_of
 from tests.tiny_experiment import write_experiment
 
 
 @pytest.fixture(scope="module")
-def plan_of(tmp_path_factory, tiny_model, tiny_encoder):
+def planned_with(tmp_path_factory, tiny_model, tiny_encoder):
     """Return a function that plans an experiment with overrides, once."""
     path = write_experiment(tmp_path_factory.mktemp("planned"), tiny_model, tiny_encoder, losses={"dpo": {}})
-
-    @cache
-    def plan_of(*overrides: str) -> Plan:
-        draft = draft_plan(load_experiment(path, overrides))
-        return make_plan(draft, draft.model())
-
-    return plan_of
+    return cache(partial(plan_of, path))
 
 
 @pytest.fixture
-def planned(tmp_path, plan_of):
+def planned(tmp_path, planned_with):
     """Return a function that plans an experiment, writes its plan, and returns each cell's (seed, loss) in the file."""
 
     def planned(*overrides: str, judge: str = "gold@1") -> list[tuple[int, str]]:
         folder = Path(tmp_path / "plans")
         folder.mkdir(exist_ok=True)
-        planned.said = write_plan(plan_of(*overrides), {"hh/hh/": judge}, folder).lines
+        planned.said = write_plan(planned_with(*overrides), {"hh/hh/": judge}, folder).lines
         return [(cell["seed"], cell["loss"]) for cell in read_json(folder / "plan.json")["cells"]]
 
     return planned

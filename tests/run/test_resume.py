@@ -15,12 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from harness.core.store import partial_folder, read_json, read_jsonl
-from harness.experiment.draft import draft_plan
-from harness.experiment.file import load_experiment
-from harness.experiment.plan import Plan, make_plan
+from harness.experiment.plan import Plan
 from harness.run.stages.train import train
 from harness.run.worker import Worker
 from tests.conftest import REPOSITORY
+from tests.planned import plan_of
 from tests.tiny_experiment import run, write_experiment
 
 # A loss that kills its own process at call number $KILL_AT. There is one call at the check of step 0, one per step, and
@@ -144,8 +143,7 @@ def dropping(tmp_path_factory, tiny_model, tiny_encoder) -> Plan:
         sft=optim,
         train={**optim, "eval_every": 1},
     )
-    draft = draft_plan(load_experiment(path))
-    return make_plan(draft, draft.model())
+    return plan_of(path)
 
 
 def ends_of(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:

@@ -1,12 +1,12 @@
 """The full data sets, read by hub id through `datasets` from a local hub server."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.hub import served
 
 # Loads each [kind, data, subset] in its input and prints the result.
 LOAD = """
@@ -28,25 +28,17 @@ for kind, data, subset in json.load(sys.stdin):
 def load_from_hub(tmp_path):
     """Serve tmp_path/hub as a hub and load data sets in a new process, because the hub's address is read only once."""
     (tmp_path / "hub").mkdir()
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("hub_server.py"), tmp_path / "hub"], stdout=subprocess.PIPE, text=True
-    )
-    address = server.stdout.readline().strip()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    with served(tmp_path) as environment:
 
-    def load(*configs):
-        result = subprocess.run(
-            [sys.executable, "-c", LOAD], input=json.dumps(configs), env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-        assert result.stderr == ""
-        return [json.loads(line) for line in result.stdout.splitlines()]
+        def load(*configs):
+            result = subprocess.run(
+                [sys.executable, "-c", LOAD], input=json.dumps(configs), env=environment, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+            assert result.stderr == ""
+            return [json.loads(line) for line in result.stdout.splitlines()]
 
-    yield load
-    server.kill()
-    server.wait()
-    server.stdout.close()
+        yield load
 
 
 def dialogue(number, answer):

@@ -94,6 +94,7 @@ def near_the_end(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of Python 3.12, about fork
 @pytest.mark.filterwarnings("error")  # no checkpoint is found damaged
 def test_a_run_killed_between_any_two_changes_of_files_at_its_end_goes_on(whole, near_the_end, tmp_path):
     operations = 0

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
 
@@ -19,9 +18,8 @@ from harness.evaluation.alpaca_eval.difficulty import (
     official_table,
     read_table,
 )
-from tests.conftest import REPOSITORY
+from tests.hub import served
 
-HUB = REPOSITORY / "tests/tasks/hub_server.py"
 ASK = """
 import json, sys
 from harness.core.errors import UserError
@@ -37,22 +35,17 @@ except UserError as error:
 @pytest.fixture
 def ask(tmp_path):
     """Return a function that gets the official table in a new process, from a local hub that serves tmp_path/hub."""
-    server = subprocess.Popen([sys.executable, HUB, tmp_path / "hub"], stdout=subprocess.PIPE, text=True)
-    address = server.stdout.readline().strip()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HARNESS_CACHE": str(tmp_path / "cache")}
+    with served(tmp_path) as environment:
+        environment["HARNESS_CACHE"] = str(tmp_path / "kept")
 
-    def ask(*arguments):
-        result = subprocess.run(
-            [sys.executable, "-c", ASK, *arguments], env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
+        def ask(*arguments):
+            result = subprocess.run(
+                [sys.executable, "-c", ASK, *arguments], env=environment, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+            return json.loads(result.stdout)
 
-    yield ask
-    server.kill()
-    server.wait()
-    server.stdout.close()
+        yield ask
 
 
 @pytest.fixture
@@ -88,7 +81,7 @@ def test_the_file_is_kept_so_that_the_next_time_needs_no_hub(ask, upload, tmp_pa
     assert ask(sha256) == [len(content), ""]
     served.unlink()
     assert ask(sha256) == [len(content), ""]
-    kept = tmp_path / "cache/alpaca_eval" / FILE
+    kept = tmp_path / "kept/alpaca_eval" / FILE
     kept.write_bytes(content[:-1])
     said = ask(sha256)
     assert said.startswith(f"{kept} is not AlpacaEval's table") and "delete it if it is a local copy" in said

@@ -133,7 +133,7 @@ RAW = {
     "a status that is none": (FAILED, response(chat(), head="9999 What")),
     "no HTTP": (FAILED, b"hello\r\n\r\n"),
     "nothing": (FAILED, b""),
-    "no content": (FAILED, b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "no content": (FAILED, b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
     "gzip that is none": (FAILED, response(b"not gzip", more="Content-Encoding: gzip\r\n")),
     "a small body that grows to 64 MB": (
         FAILED,
