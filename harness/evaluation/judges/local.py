@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from harness.core.pretrained import check_files, check_ids, load_model, loading
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.core.render import Renderer
 
 
 @dataclass
@@ -56,6 +59,20 @@ class LocalModel:
 
         with loading(self._what):
             return AutoTokenizer.from_pretrained(self.folder)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What renders requests for the model; raises `UserError` where no policy could be trained by its tokenizer."""
+        from harness.core.render import Renderer
+
+        return Renderer(self.tokenizer)
+
+    @cached_property
+    def control(self) -> re.Pattern:
+        """A pattern that matches the tokenizer's control tokens."""
+        from harness.core.render import control_ids, control_words
+
+        return control_words(self.tokenizer, control_ids(self.tokenizer))
 
     @cached_property
     def model(self) -> PreTrainedModel:
