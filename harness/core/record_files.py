@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.integrity import damage_of
-from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
+from harness.core.records import DevMetrics, Failure, Record, Sample, StepMetrics, TrainMetrics
 from harness.core.secrets import all_masked
 from harness.core.store import (
     DAMAGED,
@@ -96,6 +96,12 @@ def check_key(folder: Path, manifest: Mapping, key: str) -> None:
     """Raise `UserError` if an artifact, given by its folder and manifest, is not that of the cell with this key."""
     if not is_of_key(manifest, key):
         raise UserError(f"{folder}: {MANIFEST} names the inputs of another cell; {REMEDY}")
+
+
+def is_of_samples(made: Mapping, samples: Mapping) -> bool:
+    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
+    digest = samples["files"].get(Sample.FILE)
+    return digest is not None and made["inputs"].get("samples") == digest
 
 
 def _unchanged(path: Path, content: T) -> T:

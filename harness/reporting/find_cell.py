@@ -6,9 +6,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.reporting.cell_files import CellFiles, ExperimentFiles, experiments_in
-from harness.reporting.results import one_line
 from losses.registry import nearest
 
 SHOWN = 10  # candidates in a message

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.core.record_files import read_records, readable
+from harness.core.record_files import is_of_samples, read_records, readable
 from harness.core.records import MEASURE, SAMPLE, Measure, cell_folder, settings_text, stage_folder
 from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import is_of_samples, matrix, read_plan
+from harness.reporting.results import matrix, read_plan
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]

@@ -13,6 +13,7 @@ from harness.core.errors import UserError, one_line
 from harness.core.record_files import (
     REMEDY,
     check_key,
+    is_of_samples,
     read_failures,
     read_metrics,
     read_record,
@@ -250,12 +251,6 @@ def _identity(cell: CellRecord) -> dict[str, object]:
 def _manifest(path: Path) -> dict:
     """Return an artifact's manifest, empty if there is no artifact."""
     return readable(path / MANIFEST, read_manifest) if (path / MANIFEST).is_file() else {}
-
-
-def is_of_samples(made: Mapping, samples: Mapping) -> bool:
-    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
-    digest = samples["files"].get(Sample.FILE)
-    return digest is not None and made["inputs"].get("samples") == digest
 
 
 def _failure_of(failures: Sequence[Failure], task: str, name: str, judged: bool) -> Failure | None:

@@ -13,6 +13,7 @@ from harness.core.builds import find_build
 from harness.core.errors import UserError, one_line
 from harness.core.integrity import damages
 from harness.core.record_files import (
+    is_of_samples,
     read_failures,
     read_mapping,
     read_metrics,
@@ -42,7 +43,6 @@ from harness.core.records import (
 from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_json, read_manifest
 from harness.evaluation.endpoint.cache import CACHE_FILE
 from harness.reporting.judge_checks import FOLDER, read_check
-from harness.reporting.results import is_of_samples
 
 STORE = "store"
 ANEW = "delete {path} and run the experiment again with all seeds of its report, which makes it anew if it needs it"
