@@ -31,11 +31,11 @@ def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
             cells += one.cells
         except UserError as error:  # the cells of the other experiments can still be found
             damaged.append(error)
-    if damaged and not any(cell.key == text or _fits(text, cell) for cell in cells):
+    matching = [cell for cell in cells if cell.key == text] or [cell for cell in cells if _fits(text, cell)]
+    if damaged and not matching:
         raise damaged[0]
     if not cells:
         raise UserError(f"no cells in {results}; run an experiment first: python -m harness run EXPERIMENT.yaml")
-    matching = [cell for cell in cells if cell.key == text] or [cell for cell in cells if _fits(text, cell)]
     if len(matching) == 1:
         return matching[0]
     if not matching:
