@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,14 +252,14 @@ def _rows(cell: Path, manifests: Mapping[str, Mapping | None]) -> tuple[dict[str
         except UserError as error:
             findings.append(Finding(cell / name, _reason(error, cell / name), ANEW))
             continue
-        counts = Counter((getattr(row, "at", None), row.id) for row in rows)
+        judged = {(getattr(row, "at", None), row.id) for row in rows}
         if stage == SAMPLE:
             ids[name] = {row.id for row in rows}
             continue
         samples = stage_folder(SAMPLE, target.partition("@")[0])
         if samples in ids and is_of_samples(manifest, manifests[samples] or {}):
-            for at in {at for at, _ in counts}:
-                missing = len(ids[samples] - {id for share, id in counts if share == at})
+            for at in {at for at, _ in judged}:
+                missing = len(ids[samples] - {id for share, id in judged if share == at})
                 if missing:
                     what = f"{missing} of {len(ids[samples])} responses have no row"
                     findings.append(Finding(cell / name, what, ANEW))
