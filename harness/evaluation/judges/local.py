@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.core.assets import model_folder, weights_hash
 from harness.core.dials import dial
-from harness.core.pretrained import check_files, check_ids, load_model, loading
+from harness.core.pretrained import check_files, check_ids, load_model, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,10 +55,7 @@ class LocalModel:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer."""
-        from transformers import AutoTokenizer
-
-        with loading(self._what):
-            return AutoTokenizer.from_pretrained(self.folder)
+        return read_tokenizer(self.folder, self._what)
 
     @cached_property
     def renderer(self) -> Renderer:
