@@ -87,3 +87,18 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 
 def test_reporting_and_the_command_line_load_no_torch():
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, cwd=REPOSITORY)
+
+
+WITHOUT_PANDAS = """
+import sys
+import harness.cli.main
+import harness.reporting.cell_facts
+import harness.reporting.find_cell
+import harness.reporting.status
+import harness.reporting.verify
+assert "pandas" not in sys.modules
+"""
+
+
+def test_status_verify_and_show_load_no_pandas():
+    subprocess.run([sys.executable, "-c", WITHOUT_PANDAS], check=True, cwd=REPOSITORY)

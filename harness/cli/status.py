@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness.cli.arguments import add_experiment_command, experiment_of_results
 from harness.core.duration import duration_text
+from harness.core.errors import one_line
 from harness.core.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _table(status: Status) -> Table:
         )
     for (task, loss), cells in groups.items():
         counts = [_count(cells, stage) for stage in stages]
-        table.add_row(Text(_plain(task)), Text(_plain(loss)), str(len(cells)), *counts, _states(cells))
+        table.add_row(Text(one_line(task)), Text(one_line(loss)), str(len(cells)), *counts, _states(cells))
     return table
 
 
@@ -134,7 +135,7 @@ def _states(cells: Sequence[CellStatus]) -> Text:
 
 
 def _section(title: str, lines: Sequence[str], style: str) -> list[Text]:
-    return [Text(f"{title}:", style=style), *(Text(f"  {_plain(line)}") for line in lines), Text("")] if lines else []
+    return [Text(f"{title}:", style=style), *(Text(f"  {one_line(line)}") for line in lines), Text("")] if lines else []
 
 
 def _builds(status: Status, *, running: bool) -> list[str]:
@@ -179,11 +180,5 @@ def _left(status: Status) -> list[Text]:
             if left.seconds is None
             else f"{duration_text(left.seconds)} in all, by the median of {left.measured}"
         )
-        lines.append(Text(f"  {_plain(left.task)}: {_plain(left.name)} x {left.count}: {time}"))
+        lines.append(Text(f"  {one_line(left.task)}: {one_line(left.name)} x {left.count}: {time}"))
     return lines
-
-
-def _plain(text: str) -> str:
-    from harness.reporting.results import one_line
-
-    return one_line(text)

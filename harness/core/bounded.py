@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -14,6 +15,10 @@ LARGEST_FILE = 2**30  # bytes of a file that is parsed as a whole
 # Text packs to a quarter or a tenth. What unpacks to more than 64 MiB and 200 times its size was made to fill memory.
 FREE, RATIO = 2**26, 200
 
+# What reading a file raises: OSError for one that is not there or is no gzip, EOFError for a gzip that is cut off, and
+# zlib.error for one that is damaged.
+UNREADABLE = (OSError, EOFError, zlib.error)
+
 
 def most_unpacked(path: Path) -> int:
     """Return how many bytes a compressed file may unpack to."""
@@ -23,7 +28,7 @@ def most_unpacked(path: Path) -> int:
 def open_bounded(path: Path) -> BinaryIO:
     """Open a file for reading, gzipped (by its first bytes or its name) or not.
 
-    Raises `UserError` for one that unpacks to more than `most_unpacked`, and what `gzip` raises for a damaged one.
+    Raises `UserError` for one that unpacks to more than `most_unpacked`, and one of `UNREADABLE` for a damaged one.
     """
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b" or path.suffix == ".gz"

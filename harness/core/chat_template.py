@@ -196,15 +196,14 @@ def _is_marker(word: str) -> bool:
 
 
 def _first_rendered(tokenizer: PreTrainedTokenizerBase) -> tuple[Prompt, str, str]:
-    """Return the first of `STARTS` that a template accepts, as a prompt and with an answer."""
+    """Return the first of `STARTS` that a template accepts, as a prompt and with an answer; raises its last refusal."""
     for start in STARTS:
         try:
             opened = _rendered(tokenizer, start, generation_prompt=True)
             return start, opened, _rendered(tokenizer, (*start, ANSWER))
-        except UserError:
-            if start == STARTS[-1]:
-                raise
-    raise AssertionError("unreachable")
+        except UserError as error:
+            refusal = error
+    raise refusal
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Prompt, *, generation_prompt: bool = False) -> str:

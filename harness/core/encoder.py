@@ -12,7 +12,7 @@ import numpy as np
 from harness.core.assets import model_folder, weights_hash
 from harness.core.errors import UserError
 from harness.core.hashing import hash_value
-from harness.core.pretrained import check_files, check_ids, load_model, loading
+from harness.core.pretrained import check_files, check_ids, load_model, read_tokenizer
 from harness.core.store import Store
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class Encoder:
 
     @cached_property
     def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        from transformers import AutoTokenizer
-
-        with loading(self._what):
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
+        tokenizer = read_tokenizer(self.folder, self._what, truncation_side="left")
         if tokenizer.pad_token_id is None:
             raise UserError(f"{self._what} has no padding token; choose a sentence encoder")
         return tokenizer, load_model("AutoModel", self.folder, self._what)

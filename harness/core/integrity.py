@@ -34,13 +34,21 @@ def damage_of(folder: Path, files: Mapping[str, str]) -> str:
 def damages(folder: Path, files: Mapping[str, str], sizes: Mapping[str, int]) -> Iterator[str]:
     """Yield everything that is wrong with an artifact's files, in words. Each is hashed, whatever is remembered of it.
 
-    `files` maps names to sha256, `sizes` to bytes; an artifact of an earlier version has no sizes.
+    `files` maps names to sha256, `sizes` to bytes; an artifact of an earlier version has no sizes. Afterwards, the
+    files without damage are remembered, and no others.
     """
+    undamaged: dict[str, list] = {}
     for name, digest in files.items():
         if wrong := wrong_size(folder, {name: sizes[name]} if name in sizes else {}):
             yield wrong
-        elif wrong := _examined(folder / name, digest)[1]:
+            continue
+        now, wrong = _examined(folder / name, digest)
+        if wrong:
             yield f"{name} {wrong}"
+        else:
+            undamaged[name] = now
+    if undamaged != _checked(folder):
+        _remember(folder, undamaged)
 
 
 def remember_written(folder: Path, files: Mapping[str, str]) -> None:

@@ -55,6 +55,17 @@ def load_model(kind: str, folder: Path, what: str, *, exact: bool = False, **set
     return model.eval()
 
 
+def read_tokenizer(folder: Path, what: str, **settings: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in a folder; `what` names it in messages, `settings` are arguments of `from_pretrained`.
+
+    Raises `UserError` for one that cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    with loading(what):
+        return AutoTokenizer.from_pretrained(folder, **settings)
+
+
 def check_files(kind: str, folder: Path, what: str, *, exact: bool = False, **settings: Any) -> PreTrainedModel:
     """Check the names and shapes of a folder's weights as `load_model` does, without reading the weights.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from harness.core.errors import UserError, one_line
 from harness.core.from_json import from_json
 from harness.core.integrity import damage_of
-from harness.core.records import DevMetrics, Failure, Record, StepMetrics, TrainMetrics
+from harness.core.records import DevMetrics, Failure, Record, Sample, StepMetrics, TrainMetrics
 from harness.core.secrets import all_masked
 from harness.core.store import (
     DAMAGED,
@@ -92,17 +92,27 @@ def readable(path: Path, reader: Callable[[Path], T]) -> T:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); {REMEDY}") from None
 
 
+def manifest_of(folder: Path) -> dict | None:
+    """Return an artifact's manifest, or None if there is no artifact; raises `UserError` if it is damaged."""
+    return readable(folder / MANIFEST, read_manifest) if (folder / MANIFEST).is_file() else None
+
+
 def check_key(folder: Path, manifest: Mapping, key: str) -> None:
     """Raise `UserError` if an artifact, given by its folder and manifest, is not that of the cell with this key."""
     if not is_of_key(manifest, key):
         raise UserError(f"{folder}: {MANIFEST} names the inputs of another cell; {REMEDY}")
 
 
+def is_of_samples(made: Mapping, samples: Mapping) -> bool:
+    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
+    digest = samples["files"].get(Sample.FILE)
+    return digest is not None and made["inputs"].get("samples") == digest
+
+
 def _unchanged(path: Path, content: T) -> T:
     """Return what was read from a file; raises `UserError` if an artifact lists the file with another hash."""
-    if (path.parent / MANIFEST).is_file():
-        files = readable(path.parent / MANIFEST, read_manifest)["files"]
-        listed = {name: digest for name, digest in files.items() if name == path.name}
+    if manifest := manifest_of(path.parent):
+        listed = {name: digest for name, digest in manifest["files"].items() if name == path.name}
         if damage := damage_of(path.parent, listed):
             raise UserError(f"{path.parent}: {damage}; {REMEDY}")
     return content

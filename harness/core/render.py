@@ -27,9 +27,9 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return special | set(tokenizer.all_special_ids) | written_tokens(tokenizer)
 
 
-def control_words(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Return a pattern that matches the strings which the tokenizer turns into control tokens."""
-    words = {str(word).strip() for word in tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))}
+def control_words(tokenizer: PreTrainedTokenizerBase, control: set[int]) -> re.Pattern:
+    """Return a pattern that matches the strings which the tokenizer turns into these control tokens."""
+    words = {str(word).strip() for word in tokenizer.convert_ids_to_tokens(sorted(control))}
     longest_first = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -66,8 +66,9 @@ class Renderer:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; choose another model"
             )
-        with_template = bool(tokenizer.chat_template)
-        self.format = ChatTemplate(tokenizer, control_ids(tokenizer)) if with_template else _RoleTags(tokenizer)
+        control = control_ids(tokenizer)
+        self.format = ChatTemplate(tokenizer, control) if tokenizer.chat_template else _RoleTags(tokenizer)
+        self._control = control_words(tokenizer, control)
 
     @property
     def end_of_turn(self) -> int:
@@ -78,10 +79,6 @@ class Renderer:
     def notes(self) -> Sequence[str]:
         """Lines for the user on how prompts and completions differ from what the chat template suggests."""
         return self.format.notes
-
-    @cached_property
-    def _control(self) -> re.Pattern:
-        return control_words(self.tokenizer)
 
     @cached_property
     def _ends(self) -> tuple[str, ...]:

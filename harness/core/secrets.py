@@ -24,9 +24,14 @@ def secrets() -> dict[str, str]:
     return {value: found[value] for value in sorted(found, key=len, reverse=True)}
 
 
-def masked(text: str) -> str:
-    """Return text with every secret replaced by the name of its variable, as in `(OPENAI_API_KEY)`."""
-    return _masked(text, secrets())
+def masked(text: str, known: Mapping[str, str] | None = None) -> str:
+    """Return text with every secret replaced by the name of its variable, as in `(OPENAI_API_KEY)`.
+
+    `known` is what `secrets()` returned, for many texts at once.
+    """
+    if len(text) < SHORTEST_SECRET:
+        return text
+    return _masked(text, secrets() if known is None else known)
 
 
 def all_masked(value: object) -> object:
@@ -37,6 +42,8 @@ def all_masked(value: object) -> object:
 
 def secret_in(text: str) -> str | None:
     """Return the name of a variable whose secret the text holds, or None."""
+    if len(text) < SHORTEST_SECRET:
+        return None
     return next((name for value, name in secrets().items() if value in text), None)
 
 

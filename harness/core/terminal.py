@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from harness.core.errors import one_line
-from harness.core.secrets import masked
+from harness.core.secrets import masked, secrets
 
 
 def visible(text: object) -> str:
@@ -40,8 +40,9 @@ class Terminal(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of what is printed, cleaned. Rich's own control codes are segments of another kind."""
+        known = secrets()
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(masked(segment.text)))
+            yield segment if segment.control else segment._replace(text=visible(masked(segment.text, known)))
 
     def render_str(self, text: str, **options) -> Text:
         """Return a string as text, cleaned before its width is measured: cells of tables, titles, notes."""

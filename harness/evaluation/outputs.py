@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.bounded import LONGEST_ROW, bounded_content
+from harness.core.bounded import LONGEST_ROW, UNREADABLE, bounded_content
 from harness.core.errors import UserError, one_line
 from harness.core.prompt import Prompt, prompt_key
 from harness.core.records import COUNTED, Judgement
@@ -126,7 +126,7 @@ def _rows(file: Path) -> Iterator:
     try:
         lines = io.StringIO(bounded_content(file).decode("utf-8-sig"), newline="")
         rows = [make_row(row, f"{file} row {i}", None) for i, row in enumerate(csv.DictReader(lines), 1)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     for row in rows:
         if None in row.values:  # where DictReader puts what is beyond the header

@@ -37,7 +37,7 @@ def cell_facts(cell: CellFiles, samples: int) -> dict:
         "counts": manifest.get("counts", {}),
         "example": manifest.get("examples", {}).get(cell.task, []),
         "environment": cell.environment,
-        "summary": asdict(cell.summary) if cell.summary else {},
+        "summary": asdict(summary) if (summary := cell.summary) else {},
         "trajectory": [asdict(row) for row in cell.metrics],
         "evaluations": [_evaluation(cell, task, samples) for task in cell.record.evaluated_on],
     }

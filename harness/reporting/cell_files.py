@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.core.errors import UserError
-from harness.core.record_files import read_failures, read_mapping, read_metrics, read_record, read_records, readable
+from harness.core.record_files import manifest_of, read_failures, read_mapping, read_metrics, read_record, read_records
 from harness.core.records import (
     JUDGE,
     SAMPLE,
@@ -31,7 +31,6 @@ from harness.core.records import (
     settings_text,
     stage_folder,
 )
-from harness.core.store import MANIFEST, read_manifest
 
 R = TypeVar("R", bound=Record)
 NO_SETTINGS = "-"  # as the leaderboard shows a loss without hyper-parameters
@@ -130,8 +129,7 @@ class CellFiles:
 
     def artifact(self, stage: str) -> Mapping | None:
         """The manifest of a finished stage, such as "train" or "sample-hh"; raises `UserError` if it is damaged."""
-        path = self.folder / stage / MANIFEST
-        return readable(path, read_manifest) if path.is_file() else None
+        return manifest_of(self.folder / stage)
 
     @property
     def failures(self) -> list[Failure]:

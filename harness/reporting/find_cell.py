@@ -6,9 +6,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.reporting.cell_files import CellFiles, ExperimentFiles, experiments_in
-from harness.reporting.results import one_line
 from losses.registry import nearest
 
 SHOWN = 10  # candidates in a message
@@ -32,11 +31,11 @@ def find_cell(text: str, results: Path, experiment: str = "") -> CellFiles:
             cells += one.cells
         except UserError as error:  # the cells of the other experiments can still be found
             damaged.append(error)
-    if damaged and not any(cell.key == text or _fits(text, cell) for cell in cells):
+    matching = [cell for cell in cells if cell.key == text] or [cell for cell in cells if _fits(text, cell)]
+    if damaged and not matching:
         raise damaged[0]
     if not cells:
         raise UserError(f"no cells in {results}; run an experiment first: python -m harness run EXPERIMENT.yaml")
-    matching = [cell for cell in cells if cell.key == text] or [cell for cell in cells if _fits(text, cell)]
     if len(matching) == 1:
         return matching[0]
     if not matching:

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.core.record_files import read_records, readable
+from harness.core.record_files import is_of_samples, manifest_of, read_records
 from harness.core.records import MEASURE, SAMPLE, Measure, cell_folder, settings_text, stage_folder
-from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.statistics.frontier import BUDGETS
 from harness.evaluation.statistics.intervals import mean_with_error
-from harness.reporting.results import is_of_samples, matrix, read_plan
+from harness.reporting.results import matrix, read_plan
 
 GROUP = ["evaluated_on", "trained_on"]  # policies that share prompts, reward and training data
 POLICY_IN_GROUP = [*GROUP, "loss", "settings"]
@@ -143,6 +142,6 @@ def _by_seed(group: pd.DataFrame, n: int) -> float:
 
 def _current(measured: Path, sampled: Path) -> bool:
     """Whether there is a measurement, and it is of the current samples."""
-    if not (measured / MANIFEST).is_file() or not (sampled / MANIFEST).is_file():
-        return False
-    return is_of_samples(*(readable(folder / MANIFEST, read_manifest) for folder in (measured, sampled)))
+    made = manifest_of(measured)
+    samples = manifest_of(sampled) if made else None
+    return made is not None and samples is not None and is_of_samples(made, samples)

@@ -25,15 +25,15 @@ def mixed_lines(folder: Path) -> list[str]:
     files = ExperimentFiles(Path(folder))
     starts = [files.store / SFT / key for key in files.plan.starts.values()] if files.plan else []
     policies = [*starts, *(cell.folder / TRAIN for cell in files.planned)]
-    environments, lines = [], []
+    made, lines = [], []
     for policy in policies:
         if (policy / Environment.FILE).is_file():
             try:
-                environments.append(read_record(Environment, policy))
+                made.append(_choices(read_record(Environment, policy)))
             except UserError as error:  # it makes no number of the report worse
                 lines.append(str(error))
-    for name in dict.fromkeys(name for environment in environments for name in _choices(environment)):
-        counts = Counter(choices[name] for choices in map(_choices, environments) if name in choices)
+    for name in dict.fromkeys(name for choices in made for name in choices):
+        counts = Counter(choices[name] for choices in made if name in choices)
         if len(counts) > 1:
             told = ", ".join(f"{value} ({count} of {sum(counts.values())})" for value, count in counts.most_common())
             lines.append(f"the policies of this report differ in {name}: {told}; their numbers may differ by rounding")

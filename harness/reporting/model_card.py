@@ -11,11 +11,11 @@ import pandas as pd
 import yaml
 
 from harness.core.assets import ASSETS
-from harness.core.errors import UserError
+from harness.core.errors import UserError, one_line
 from harness.core.records import SFT
 from harness.reporting.cell_files import CellFiles
 from harness.reporting.leaderboard import build_leaderboard
-from harness.reporting.results import load_results, one_line
+from harness.reporting.results import load_results
 from harness.reporting.tables import NOTHING, escape, interval_texts, markdown_table, notes, tables
 
 CARD, EXPERIMENT = "README.md", "experiment.yaml"

@@ -90,7 +90,7 @@ def write_report(folder: Path, *, figures: bool = True) -> pd.DataFrame:
 def print_leaderboard(leaderboard: pd.DataFrame, console: Console) -> None:
     """Print the essential columns, one table per task; at least 100 columns wide if the output is not a terminal."""
     if not console.is_terminal:
-        console = Terminal(file=console.file, width=max(console.width, PIPED_WIDTH))
+        console = Terminal(file=console.file, width=console.width, piped_width=PIPED_WIDTH)
     for table in terminal_tables(leaderboard):
         console.print(table)
         console.print()

@@ -13,11 +13,12 @@ from harness.core.errors import UserError, one_line
 from harness.core.record_files import (
     REMEDY,
     check_key,
+    is_of_samples,
+    manifest_of,
     read_failures,
     read_metrics,
     read_record,
     read_records,
-    readable,
 )
 from harness.core.records import (
     COUNTED,
@@ -37,7 +38,6 @@ from harness.core.records import (
     settings_text,
     stage_folder,
 )
-from harness.core.store import MANIFEST, read_manifest
 from harness.evaluation.alpaca_eval.difficulty import DIFFICULTY
 from harness.reporting.judge_checks import checks_of
 
@@ -107,7 +107,7 @@ def load_results(folder: Path) -> Results:
     for cell in plan.cells:
         path = cell_folder(folder, cell.key)
         failures = read_failures(path)
-        if trained := _manifest(path / TRAIN):
+        if trained := manifest_of(path / TRAIN):
             check_key(path / TRAIN, trained, cell.key)
         cells.append(_cell(cell, path, failures))
         metrics.extend(_metrics(cell, path))
@@ -171,7 +171,7 @@ def _evaluation(
 ) -> dict[str, object]:
     """Return the state of a cell on one task. Results of an earlier run that are outdated are not used."""
     folder = path / stage_folder(JUDGE, task, name)
-    samples, judgements = _manifest(path / stage_folder(SAMPLE, task)), _manifest(folder)
+    samples, judgements = manifest_of(path / stage_folder(SAMPLE, task)) or {}, manifest_of(folder) or {}
     sampled = bool(samples) and samples["inputs"].get("decoding") == decoding
     judged = sampled and bool(judgements) and is_of_samples(judgements, samples)
     failure = _failure_of(failures, task, name, judged)
@@ -245,17 +245,6 @@ def _identity(cell: CellRecord) -> dict[str, object]:
         "seed": cell.seed,
         "cell": cell.key,
     }
-
-
-def _manifest(path: Path) -> dict:
-    """Return an artifact's manifest, empty if there is no artifact."""
-    return readable(path / MANIFEST, read_manifest) if (path / MANIFEST).is_file() else {}
-
-
-def is_of_samples(made: Mapping, samples: Mapping) -> bool:
-    """Whether judgements or measurements were made of these samples; both are given by their manifests."""
-    digest = samples["files"].get(Sample.FILE)
-    return digest is not None and made["inputs"].get("samples") == digest
 
 
 def _failure_of(failures: Sequence[Failure], task: str, name: str, judged: bool) -> Failure | None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from harness.core.builds import Build, find_build
 from harness.core.errors import UserError, one_line
 from harness.core.integrity import wrong_size
+from harness.core.record_files import is_of_samples
 from harness.core.records import JUDGE, MEASURE, SAMPLE, SFT, TRAIN, Failure, stage_folder
 from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_manifest
 from harness.reporting.cell_files import CellFiles, ExperimentFiles
-from harness.reporting.results import is_of_samples
 
 DONE, UNDER_WAY, FAILED, TO_DO = "done", "under way", "failed", "to do"
 STAGES = ("train", "sample", "measure", "judge")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from harness.core.builds import find_build
 from harness.core.errors import UserError, one_line
 from harness.core.integrity import damages
 from harness.core.record_files import (
+    is_of_samples,
     read_failures,
     read_mapping,
     read_metrics,
@@ -42,7 +42,6 @@ from harness.core.records import (
 from harness.core.store import DAMAGED, MANIFEST, is_of_key, read_json, read_manifest
 from harness.evaluation.endpoint.cache import CACHE_FILE
 from harness.reporting.judge_checks import FOLDER, read_check
-from harness.reporting.results import is_of_samples
 
 STORE = "store"
 ANEW = "delete {path} and run the experiment again with all seeds of its report, which makes it anew if it needs it"
@@ -253,14 +252,14 @@ def _rows(cell: Path, manifests: Mapping[str, Mapping | None]) -> tuple[dict[str
         except UserError as error:
             findings.append(Finding(cell / name, _reason(error, cell / name), ANEW))
             continue
-        counts = Counter((getattr(row, "at", None), row.id) for row in rows)
+        judged = {(getattr(row, "at", None), row.id) for row in rows}
         if stage == SAMPLE:
             ids[name] = {row.id for row in rows}
             continue
         samples = stage_folder(SAMPLE, target.partition("@")[0])
         if samples in ids and is_of_samples(manifest, manifests[samples] or {}):
-            for at in {at for at, _ in counts}:
-                missing = len(ids[samples] - {id for share, id in counts if share == at})
+            for at in {at for at, _ in judged}:
+                missing = len(ids[samples] - {id for share, id in judged if share == at})
                 if missing:
                     what = f"{missing} of {len(ids[samples])} responses have no row"
                     findings.append(Finding(cell / name, what, ANEW))

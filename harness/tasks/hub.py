@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from harness.core.bounded import check_row
-from harness.core.errors import UserError
+from harness.core.errors import UserError, first_line
 from harness.tasks.rows import Row, characters_in, make_row, split_of
 
 
@@ -72,7 +72,7 @@ def _family(split: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager

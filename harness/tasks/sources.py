@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from harness.core.bounded import bounded_content, bounded_lines, check_row, most_unpacked
+from harness.core.bounded import UNREADABLE, bounded_content, bounded_lines, check_row, most_unpacked
 from harness.core.errors import UserError, first_line
 from harness.tasks.hub import read_hub
 from harness.tasks.rows import Row, characters_in, make_row, not_empty, split_of
@@ -89,7 +88,7 @@ def _file_rows(path: Path, split: str | None) -> Iterator[Row]:
     try:
         for where, values in read(path):
             yield make_row(values, where, split)
-    except (OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read {path}: {first_line(error)}") from None
 
 

@@ -231,6 +231,14 @@ def test_a_row_of_a_csv_file_that_does_not_fit_is_refused_with_its_place(command
     assert (status, out) == (2, "") and said in error and error.count("\n") == 1
 
 
+def test_a_csv_file_that_is_a_truncated_gzip_is_refused(command, tmp_path):
+    path = tmp_path / "both.csv"
+    path.write_bytes(gzip.compress(b"prompt,response,baseline\nWhy?,so,no\n" * 1000, mtime=0)[:-20])
+    status, out, error = command("judge", path, "--judge", LENGTH)
+    assert (status, out) == (2, "") and f"{path} cannot be read: Compressed file ended before" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

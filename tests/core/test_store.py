@@ -184,6 +184,21 @@ def test_files_are_hashed_only_if_size_or_times_changed_and_those_of_a_copy_once
     assert find_artifact(copy) and hashed[2:] == ["hello.txt"]
 
 
+def test_files_that_were_all_checked_need_not_be_hashed_again_except_the_damaged_ones(tmp_path, monkeypatch):
+    artifact, *_ = stored(tmp_path)
+    copy, files = tmp_path / "elsewhere" / "x", artifact.manifest["files"]
+    shutil.copytree(artifact.path, copy)
+    assert not [*integrity.damages(copy, files, {})]
+    hashed = []
+    hash_file = integrity.hash_file
+    monkeypatch.setattr(integrity, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    assert find_artifact(copy) and hashed == []
+    wrong = {**files, "hello.txt": hashlib.sha256(b"jello").hexdigest()}
+    assert [*integrity.damages(copy, wrong, {})] == ["hello.txt is not what was written"]
+    assert sorted(hashed) == ["hello.txt", "rows.jsonl"], "each, whatever is remembered"
+    assert find_artifact(copy) and hashed[2:] == ["hello.txt"], "the damaged one was not remembered"
+
+
 def test_a_manifest_with_another_hash_counts_although_the_file_was_checked_before(tmp_path):
     artifact, *_ = stored(tmp_path)
     manifest = json.loads((artifact.path / MANIFEST).read_text())

@@ -31,7 +31,7 @@ from harness.backbones.language_model.rows import TokenBatch, collate
 from harness.backbones.language_model.tokens import Tokens
 from harness.core.config import ModelConfig
 from harness.core.errors import UserError
-from harness.core.pretrained import check_files, load_model, loading
+from harness.core.pretrained import check_files, load_model, loading, read_tokenizer
 from harness.training.randomness import seeded
 from harness.training.sharding import whole
 
@@ -217,10 +217,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def load_tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder."""
-    from transformers import AutoTokenizer
-
-    with loading(f"tokenizer in {folder}"):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    return read_tokenizer(folder, f"tokenizer in {folder}", trust_remote_code=config.trust_remote_code)
 
 
 def model_settings(folder: Path, config: ModelConfig) -> PretrainedConfig:

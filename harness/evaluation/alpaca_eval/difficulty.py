@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness.core.assets import cache_folder
-from harness.core.errors import UserError
+from harness.core.errors import UserError, first_line
 from harness.core.records import Record
 from harness.core.store import write_text
 from harness.evaluation.statistics.length_control import Anchors
@@ -126,7 +126,7 @@ def official_table(sha256: str = SHA256) -> tuple[str | None, str]:
         response = get_session().get(url, timeout=TIMEOUT, follow_redirects=True)
         response.raise_for_status()
     except Exception as error:  # the hub's client raises many kinds of error; all mean the table is unavailable
-        return None, f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        return None, f"{type(error).__name__}: {first_line(error)}"
     text = _checked(response.content, sha256, url)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_text(kept, text)

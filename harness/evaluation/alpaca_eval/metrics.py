@@ -11,14 +11,13 @@ import csv
 import io
 import math
 import random
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from harness.core.bounded import bounded_content
+from harness.core.bounded import UNREADABLE, bounded_content
 from harness.core.errors import UserError
 from harness.core.records import Judgement
 from harness.evaluation.alpaca_eval.difficulty import INSTRUCTIONS, DifficultyTable
@@ -153,7 +152,7 @@ def read_annotations(path: Path) -> Annotations:
 def _text(path: Path) -> str:
     try:
         return bounded_content(Path(path)).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 

@@ -26,8 +26,6 @@ from harness.evaluation.judges.template import Template, load_template
 if TYPE_CHECKING:
     import torch
 
-    from harness.core.render import Renderer
-
 KIND, FILE = "pairwise-verdicts", "verdicts.json"
 FORMAT = 2  # incremented when the tokens of a request change
 
@@ -134,17 +132,12 @@ class PairwiseJudge:
             verdicts[i] = sure
         return verdicts
 
-    @cached_property
-    def _renderer(self) -> Renderer:
-        from harness.core.render import Renderer
-
-        return Renderer(self._model.tokenizer)
-
     def request_ids(self, request: str) -> tuple[tuple[int, ...], tuple[int, int]]:
         """Return a request's token ids up to where the two labels diverge, and the two tokens at that position."""
-        asked = self._renderer.prompt((Message("user", request),), limit=1 << 30, keep="end")
+        renderer = self._model.renderer
+        asked = renderer.prompt((Message("user", request),), limit=1 << 30, keep="end")
         first, second = (
-            self._renderer.completion(f"{self.template.verdict} {label}", limit=1 << 30, after=asked)[0]
+            renderer.completion(f"{self.template.verdict} {label}", limit=1 << 30, after=asked)[0]
             for label in self.template.labels
         )
         parting = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)

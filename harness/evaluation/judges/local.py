@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.core.assets import model_folder, weights_hash
 from harness.core.dials import dial
-from harness.core.pretrained import check_files, check_ids, load_model, loading
+from harness.core.pretrained import check_files, check_ids, load_model, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.core.render import Renderer
 
 
 @dataclass
@@ -52,10 +55,21 @@ class LocalModel:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer."""
-        from transformers import AutoTokenizer
+        return read_tokenizer(self.folder, self._what)
 
-        with loading(self._what):
-            return AutoTokenizer.from_pretrained(self.folder)
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What renders requests for the model; raises `UserError` where no policy could be trained by its tokenizer."""
+        from harness.core.render import Renderer
+
+        return Renderer(self.tokenizer)
+
+    @cached_property
+    def control(self) -> re.Pattern:
+        """A pattern that matches the tokenizer's control tokens."""
+        from harness.core.render import control_ids, control_words
+
+        return control_words(self.tokenizer, control_ids(self.tokenizer))
 
     @cached_property
     def model(self) -> PreTrainedModel:

@@ -92,10 +92,9 @@ class RewardModelJudge:
 
     def _encoded(self, prompt: Prompt, response: str) -> dict[str, list[int]]:
         """Return the encoded dialogue with the response, by the chat template, or without one as a pair of texts."""
-        from harness.core.render import Renderer, control_words, harmless
+        from harness.core.render import harmless
 
-        tokenizer, limit = self.model.tokenizer, self.options.max_tokens
-        control = control_words(tokenizer)
+        tokenizer, control, limit = self.model.tokenizer, self.model.control, self.options.max_tokens
         if not tokenizer.chat_template:
             tokenizer.truncation_side = "left"  # the response answers the end of the dialogue
             texts = (harmless(readable_prompt(prompt), control), harmless(response, control))
@@ -106,7 +105,7 @@ class RewardModelJudge:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) > limit:
             try:
-                renderer = Renderer(tokenizer)
+                renderer = self.model.renderer
                 answer, _ = renderer.completion(response, limit=limit // 2)
                 ids = [*renderer.prompt(prompt, limit=limit - len(answer), keep="end").ids, *answer]
             except UserError:  # a template by which no policy could be trained

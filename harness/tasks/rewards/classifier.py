@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.assets import model_folder, weights_hash
 from harness.core.errors import UserError
-from harness.core.pretrained import check_files, load_model, loading
+from harness.core.pretrained import check_files, load_model, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,11 +46,9 @@ class ClassifierReward:
     @cached_property
     def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         import torch
-        from transformers import AutoTokenizer
 
         what = f"classifier in {self.folder}"
-        with loading(what):
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        tokenizer = read_tokenizer(self.folder, what)
         model = load_model("AutoModelForSequenceClassification", self.folder, what)
         tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings - 2)
         return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
